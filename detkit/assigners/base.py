@@ -1,0 +1,142 @@
+"""What goes into a label assigner and what comes out of it.
+
+Shapes used in this package:
+    B: images of the batch;  G: ground-truth boxes per image, padded to the largest number in the batch;
+    P: priors (anchors or points) of the grid, in the order of :mod:`detkit.geometry.grid`;  K: classes;  M: listed pairs per image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from detkit.geometry import Priors
+
+if TYPE_CHECKING:
+    from detectron2.structures import Instances
+
+__all__ = ["GroundTruth", "Predictions", "AssignContext", "HardAssignment", "SoftAssignment", "Assigner"]
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The objects of a batch, padded to one shape.
+
+    Attributes:
+        boxes: (B, G, 4) xyxy in pixels of the network's input; zeros where padded.
+        classes: (B, G) int64 in [0, K); 0 where padded.
+        valid: (B, G) bool, False where padded.
+    """
+
+    boxes: Tensor
+    classes: Tensor
+    valid: Tensor
+
+    @classmethod
+    def from_instances(cls, instances: list[Instances]) -> GroundTruth:
+        """Pads the ``gt_boxes`` and ``gt_classes`` of Detectron2 instances. Images without objects are welcome."""
+        boxes = [x.gt_boxes.tensor.float() for x in instances]
+        classes = [x.gt_classes.long() for x in instances]
+        valid = [torch.ones_like(c, dtype=torch.bool) for c in classes]
+        return cls(*(pad_sequence(parts, batch_first=True) for parts in (boxes, classes, valid)))
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the detector predicts at this step, for assigners that look at it. Detached by whoever makes it where no gradient is wanted.
+
+    Attributes:
+        logits: (B, P, K) class logits.
+        boxes: (B, P, 4) decoded boxes xyxy in pixels.
+        quality: (B, P) logits of centerness or IoU, or None.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    quality: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class AssignContext:
+    """All that an assigner may look at.
+
+    Attributes:
+        gt: the objects.
+        priors: where the head predicts; None for set predictors without a grid.
+        predictions: current predictions; None unless the assigner's ``needs_predictions`` is true.
+        valid_sizes: (B, L, 2) int64 (rows, columns) of the part of each level that belongs to an image's own padded area; cells beyond
+            it take no part and come out as ignored. None: all cells of the batch take part.
+        step: training iteration, for schedules.
+    """
+
+    gt: GroundTruth
+    priors: Priors | None = None
+    predictions: Predictions | None = None
+    valid_sizes: Tensor | None = None
+    step: int | None = None
+
+
+@dataclass(frozen=True)
+class HardAssignment:
+    """Each prior belongs to one object, to the background, or to nobody.
+
+    Attributes:
+        gt_index: (B, P) int64, 0-based index into the padded objects of its image, -1 for no object.
+        ignore: (B, P) bool, True for priors that take no part in any loss (RetinaNet's band between the two thresholds, cells beyond
+            an image's own area); None: none. An ignored prior has ``gt_index`` -1.
+    """
+
+    gt_index: Tensor
+    ignore: Tensor | None = None
+
+    def to_soft(self, gt: GroundTruth, num_classes: int) -> SoftAssignment:
+        """The same labels as weights 0 and 1, so that a loss written for soft assignments serves both.
+
+        One pair per prior: weight 1 where it has an object, 0 where not.
+        """
+        batch, num_priors = self.gt_index.shape
+        positive = self.gt_index >= 0
+        negatives = torch.ones(batch, num_priors, num_classes, device=positive.device)
+        if gt.classes.shape[1]:
+            classes = gt.classes.gather(1, self.gt_index.clamp(min=0))
+            negatives.scatter_(2, classes[..., None], (~positive).float()[..., None])
+        if self.ignore is not None:
+            negatives.masked_fill_(self.ignore[..., None], 0.0)
+        prior_index = torch.arange(num_priors, device=positive.device).expand(batch, -1)
+        return SoftAssignment(prior_index, self.gt_index.clamp(min=0), positive.float(), negatives)
+
+
+@dataclass(frozen=True)
+class SoftAssignment:
+    """Weighted pairs of priors and objects; a prior may stand in several pairs (DW, several overlapping objects).
+
+    Attributes:
+        prior_index: (B, M) int64, the prior of each pair.
+        gt_index: (B, M) int64, its object.
+        positive_weight: (B, M) float >= 0, weight of the pair in the positive classification loss and in the box loss; 0 for padding.
+        negative_weight: (B, P, K) float >= 0, weight of every score in the negative classification loss. Factors that carry gradient
+            (DW's squared score) are multiplied by the loss, not here.
+    """
+
+    prior_index: Tensor
+    gt_index: Tensor
+    positive_weight: Tensor
+    negative_weight: Tensor
+
+
+class Assigner(nn.Module):
+    """Decides which priors answer for which objects. Subclasses implement :meth:`forward` and register in ``ASSIGNER_REGISTRY``.
+
+    A module, so that constants live in buffers and travel with the checkpoint where they matter. An assigner never sees the network
+    and works without one; it runs without gradient.
+    """
+
+    #: whether ``AssignContext.predictions`` must be filled
+    needs_predictions: bool = False
+
+    def forward(self, context: AssignContext) -> HardAssignment | SoftAssignment:
+        raise NotImplementedError

@@ -1,0 +1,19 @@
+"""Locations, anchors, box arithmetic and box codings."""
+
+from .box_coding import BoxCoder, DeltaBoxCoder, PointBoxCoder
+from .boxes import box_areas, boxes_to_ltrb, centerness_of, elementwise_iou, ltrb_to_boxes
+from .grid import Grid, Priors, square_anchors
+
+__all__ = [
+    "BoxCoder",
+    "DeltaBoxCoder",
+    "PointBoxCoder",
+    "Grid",
+    "Priors",
+    "box_areas",
+    "boxes_to_ltrb",
+    "centerness_of",
+    "elementwise_iou",
+    "ltrb_to_boxes",
+    "square_anchors",
+]

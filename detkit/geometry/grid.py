@@ -1,0 +1,143 @@
+"""Where a dense head predicts: the locations of a feature pyramid and the anchors on them.
+
+Order of everything flattened over a pyramid, here and in the whole project: levels from fine to
+coarse, within a level row by row, within a location anchor by anchor. ``P`` counts these entries.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+__all__ = ["Grid", "Priors", "square_anchors"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The locations of a feature pyramid. Location (row, col) lies at ``((col + offset) * stride, (row + offset) * stride)``.
+
+    Args:
+        sizes: (height, width) of each level, in cells.
+        strides: pixels of the input image per cell of each level.
+        offset: position inside the cell: 0.5 for FCOS and the official ATSS (their ``i*s + s//2``), 0 for mmdetection's anchors.
+        device: of the tensors made here.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    strides: tuple[int, ...]
+    offset: float
+    device: torch.device
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.sizes)
+
+    @cached_property
+    def level_starts(self) -> tuple[int, ...]:
+        """Index of the first location of each level, and the total number of locations at the end."""
+        starts = [0]
+        for height, width in self.sizes:
+            starts.append(starts[-1] + height * width)
+        return tuple(starts)
+
+    @property
+    def num_points(self) -> int:
+        return self.level_starts[-1]
+
+    @cached_property
+    def points(self) -> Tensor:
+        """Locations of all levels as (x, y) in pixels, float32, shape (num_points, 2)."""
+        return torch.cat([self.points_of_level(level) for level in range(self.num_levels)])
+
+    def points_of_level(self, level: int) -> Tensor:
+        (height, width), stride = self.sizes[level], self.strides[level]
+        ys = (torch.arange(height, dtype=torch.float32, device=self.device) + self.offset) * stride
+        xs = (torch.arange(width, dtype=torch.float32, device=self.device) + self.offset) * stride
+        return torch.stack([xs.repeat(height), ys.repeat_interleave(width)], dim=1)
+
+    @cached_property
+    def point_strides(self) -> Tensor:
+        """Stride of every location in pixels, float32, shape (num_points,)."""
+        return torch.cat(
+            [
+                torch.full((h * w,), float(s), device=self.device)
+                for (h, w), s in zip(self.sizes, self.strides, strict=True)
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Priors:
+    """A grid and the ``A`` anchors that stand on each of its locations.
+
+    Args:
+        grid: the locations.
+        cell_anchors: per level, (A, 4) xyxy relative to the location, in pixels. A is the same on every level.
+        plus_one: 1.0 where boxes follow the legacy inclusive-corner convention of maskrcnn-benchmark (a box from x0 to x1 is
+            ``x1 - x0 + 1`` wide), as the weights of tianzhi0549/FCOS and sfzhang15/ATSS do; else 0.0.
+    """
+
+    grid: Grid
+    cell_anchors: tuple[Tensor, ...]
+    plus_one: float = 0.0
+
+    @property
+    def anchors_per_point(self) -> int:
+        return self.cell_anchors[0].shape[0]
+
+    @property
+    def num_priors(self) -> int:
+        return self.grid.num_points * self.anchors_per_point
+
+    @cached_property
+    def boxes(self) -> Tensor:
+        """All anchors, xyxy in pixels, shape (P, 4)."""
+        per_level = []
+        for level, cells in enumerate(self.cell_anchors):
+            points = self.grid.points_of_level(level).repeat(1, 2)
+            per_level.append((points[:, None] + cells.to(points)[None]).reshape(-1, 4))
+        return torch.cat(per_level)
+
+    @cached_property
+    def points(self) -> Tensor:
+        """Location of every prior, (x, y) in pixels, shape (P, 2)."""
+        return self.grid.points.repeat_interleave(self.anchors_per_point, dim=0)
+
+    @cached_property
+    def strides(self) -> Tensor:
+        """Stride of every prior in pixels, shape (P,)."""
+        return self.grid.point_strides.repeat_interleave(self.anchors_per_point)
+
+
+def square_anchors(
+    strides: Sequence[int],
+    scales: Sequence[float] = (8.0,),
+    ratios: Sequence[float] = (1.0,),
+    plus_one: float = 0.0,
+) -> tuple[Tensor, ...]:
+    """Anchors of ``scale * stride`` pixels (square root of their area) around the origin, for every level.
+
+    Args:
+        strides: stride of each level in pixels.
+        scales: side in strides; several for several octaves (RetinaNet: ``4 * 2**(i/3)``). ATSS uses one of 8 (section 3.1).
+        ratios: height / width.
+        plus_one: subtracted from the sides, so that the legacy width ``x1 - x0 + 1`` is the nominal one.
+
+    Returns:
+        per level a (A, 4) tensor xyxy, scales outer and ratios inner.
+    """
+    levels = []
+    for stride in strides:
+        boxes = []
+        for scale in scales:
+            for ratio in ratios:
+                width = math.sqrt((scale * stride) ** 2 / ratio)
+                half_w, half_h = (width - plus_one) / 2, (width * ratio - plus_one) / 2
+                boxes.append([-half_w, -half_h, half_w, half_h])
+        levels.append(torch.tensor(boxes, dtype=torch.float32))
+    return tuple(levels)
