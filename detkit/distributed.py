@@ -1,0 +1,40 @@
+"""What a loss needs to know of the other workers.
+
+Loss normalisers (number of positives, sum of centerness, ...) are averaged over the workers: gradients are averaged too, so that
+`local sum / mean normaliser`, averaged over the workers, is `global sum / global normaliser` -- the loss of one process on the
+whole batch.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+
+__all__ = ["get_rank", "get_world_size", "reduce_mean"]
+
+
+def get_world_size() -> int:
+    """Number of workers; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def get_rank() -> int:
+    """Index of this worker, in [0, world size)."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def reduce_mean(tensor: torch.Tensor) -> torch.Tensor:
+    """The elementwise mean of `tensor` over all workers, detached; every worker must call it with the same shape and dtype.
+
+    Works with NCCL and gloo, waits for no transfer to the host, and leaves its input alone. Integer tensors are turned to float32.
+    Without a process group (or with one worker) it is the detached input.
+    """
+    tensor = tensor.detach()
+    if not tensor.is_floating_point():
+        tensor = tensor.float()
+    world_size = get_world_size()
+    if world_size == 1:
+        return tensor
+    mean = tensor / world_size
+    dist.all_reduce(mean, op=dist.ReduceOp.SUM)
+    return mean
