@@ -1,0 +1,77 @@
+"""The keys that every dense detector has, below ``MODEL.<METHOD>``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detectron2.config import CfgNode as CN
+
+__all__ = ["dense_node"]
+
+
+def dense_node(**changed: Any) -> CN:
+    """The keys of a dense detector with FCOS's published defaults.
+
+    Args:
+        changed: other defaults, by dotted key with ``__`` for the dot: ``dense_node(LOSS__BOX="giou")``.
+    """
+    node = CN()
+    node.NUM_CLASSES = 80
+    # levels of the pyramid, from fine to coarse
+    node.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    # legacy inclusive corners (x1 - x0 + 1): weights of tianzhi0549/FCOS and sfzhang15/ATSS
+    node.PLUS_ONE = False
+    # leave out locations beyond an image's own padded area: mmdetection's anchor heads
+    node.IGNORE_PADDING = False
+    # a class registered in detkit.assigners.ASSIGNER_REGISTRY; its own keys stand below MODEL.ASSIGNERS
+    node.ASSIGNER = "FCOSAssigner"
+
+    node.ANCHORS = CN()
+    node.ANCHORS.OFFSET = 0.5  # location inside its cell; mmdetection's anchor heads: 0
+    node.ANCHORS.SCALES = [8.0]  # side in strides
+    node.ANCHORS.RATIOS = [1.0]  # height / width
+
+    node.HEAD = CN()
+    node.HEAD.NUM_CONVS = 4
+    node.HEAD.CHANNELS = 256
+    node.HEAD.NORM = "GN"  # "" for none
+    node.HEAD.TOWER_BIAS = True
+    node.HEAD.QUALITY = "cls"  # branch that carries the centerness: "cls", "box", "none"
+    node.HEAD.SCALES = True  # a learnable factor per level on the regression
+    node.HEAD.PRIOR_PROB = 0.01
+    node.HEAD.BOX_BIAS = 0.0
+
+    node.BOX_CODER = CN()
+    node.BOX_CODER.NAME = "exp"  # "exp" (pixels), "relu" and "exp_stride" (strides), "delta" (relative to the anchor)
+    node.BOX_CODER.DELTA_WEIGHTS = [10.0, 10.0, 5.0, 5.0]
+    node.BOX_CODER.DELTA_CLAMP_BELOW = False  # mmdetection: True
+
+    node.LOSS = CN()
+    node.LOSS.FOCAL_ALPHA = 0.25
+    node.LOSS.FOCAL_GAMMA = 2.0
+    node.LOSS.BOX = "iou"  # "iou" (-log), "giou"
+    node.LOSS.IOU_PLUS_ONE = False  # (intersection + 1) / (union + 1): tianzhi0549/FCOS and AdelaiDet
+    node.LOSS.BOX_WEIGHT = 1.0
+    node.LOSS.BOX_WEIGHTING = "centerness"  # or "uniform": Detectron2's FCOS, RetinaNet
+    node.LOSS.NORMALIZER = "positives"  # or "ema": Detectron2's FCOS
+    node.LOSS.MIN_BOX_NORMALIZER = 1e-6  # mmdetection's ATSS: 1
+    node.LOSS.QUALITY_WEIGHT = 1.0
+
+    node.TEST = CN()
+    node.TEST.SCORE = "sqrt_product"  # of class probability and quality; "product": mmdetection; "class"
+    node.TEST.THRESHOLD_ON = "class"  # "product": AdelaiDet's THRESH_WITH_CTR; "score": Detectron2
+    node.TEST.RANK_BY = "product"  # "class": mmdetection
+    node.TEST.SCORE_THRESH = 0.05
+    node.TEST.TOPK_PER_LEVEL = 1000
+    node.TEST.NMS_THRESH = 0.6
+    node.TEST.CLIP_BEFORE_NMS = True  # Detectron2 and AdelaiDet: False
+
+    for key, value in changed.items():
+        *path, last = key.split("__")
+        target = node
+        for part in path:
+            target = target[part]
+        if last not in target:
+            raise KeyError(f"A dense detector has no key {'.'.join([*path, last])}.")
+        target[last] = value
+    return node

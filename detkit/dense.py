@@ -1,0 +1,228 @@
+"""The thin base of dense detectors: preprocess, run the network, assign and compute losses, or post-process."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import Backbone, build_backbone
+from detectron2.modeling.meta_arch.dense_detector import DenseDetector as Detectron2DenseDetector
+from detectron2.structures import ImageList, Instances
+from torch import Tensor, nn
+
+from detkit.assigners import AssignContext, Assigner, GroundTruth, HardAssignment, Predictions, build_assigner
+from detkit.criterion import DenseCriterion, DenseTargets
+from detkit.geometry import BoxCoder, DeltaBoxCoder, Grid, PointBoxCoder, Priors, square_anchors
+from detkit.heads import DenseHead, DenseOutputs
+from detkit.losses import giou_loss, iou_loss
+from detkit.postprocess import DensePostprocessor
+
+__all__ = ["DenseDetector", "dense_parts_from_config"]
+
+
+class DenseDetector(Detectron2DenseDetector):
+    """Predicts classes and boxes at every location of a feature pyramid. FCOS and ATSS are this with different parts.
+
+    Args:
+        backbone: a Detectron2 backbone with a feature pyramid.
+        head: maps the pyramid to :class:`DenseOutputs`.
+        head_in_features: names of the levels used, from fine to coarse.
+        cell_anchors: per level (A, 4) anchors around a location, see :func:`detkit.geometry.square_anchors`.
+        grid_offset: where a location lies in its cell, see :class:`detkit.geometry.Grid`.
+        plus_one: 1 for weights trained with inclusive corners, see :class:`detkit.geometry.Priors`. Inputs and outputs keep
+            Detectron2's convention all the same: they are translated at the border of the model.
+        box_coder: what the raw regression means.
+        assigner: which prior learns which object.
+        criterion: the losses.
+        postprocessor: predictions to detections.
+        ignore_padding: leave out locations beyond an image's own padded area when images of different size share a batch, as
+            mmdetection's anchor heads do; else they are background, as in the official codes.
+        pixel_mean, pixel_std: per channel, for images in the order of ``INPUT.FORMAT``.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        head: nn.Module,
+        head_in_features: Sequence[str],
+        cell_anchors: Sequence[Tensor],
+        box_coder: BoxCoder,
+        assigner: Assigner,
+        criterion: DenseCriterion,
+        postprocessor: DensePostprocessor,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        grid_offset: float = 0.5,
+        plus_one: float = 0.0,
+        ignore_padding: bool = False,
+    ) -> None:
+        super().__init__(backbone, head, list(head_in_features), pixel_mean=tuple(pixel_mean), pixel_std=tuple(pixel_std))
+        shapes = backbone.output_shape()
+        self.strides = tuple(shapes[name].stride for name in head_in_features)
+        self.num_classes = criterion.num_classes
+        self.cell_anchors = tuple(cell_anchors)
+        self.grid_offset = grid_offset
+        self.plus_one = plus_one
+        self.ignore_padding = ignore_padding
+        self.box_coder = box_coder
+        self.assigner = assigner
+        self.criterion = criterion
+        self.postprocessor = postprocessor
+
+    def forward_training(
+        self, images: ImageList, features: list[Tensor], predictions: DenseOutputs, gt_instances: list[Instances]
+    ) -> dict[str, Tensor]:
+        """The losses of a batch."""
+        return self.losses(predictions, self.ground_truth(gt_instances), images.image_sizes)
+
+    def forward_inference(self, images: ImageList, features: list[Tensor], predictions: DenseOutputs) -> list[Instances]:
+        """Detections of every image in pixels of the network's input."""
+        results = self.detect(predictions, images.image_sizes)
+        for result in results:
+            result.pred_boxes.tensor[:, 2:] += self.plus_one
+        return results
+
+    def ground_truth(self, gt_instances: list[Instances]) -> GroundTruth:
+        """Padded objects in the model's own box convention."""
+        gt = GroundTruth.from_instances(gt_instances)
+        if not self.plus_one:
+            return gt
+        shift = gt.boxes.new_tensor([0.0, 0.0, self.plus_one, self.plus_one])
+        return GroundTruth(gt.boxes - shift * gt.valid[..., None], gt.classes, gt.valid)
+
+    def losses(self, outputs: DenseOutputs, gt: GroundTruth, image_sizes: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+        """The losses of raw outputs, ``gt`` in the model's own box convention, ``image_sizes`` (height, width) without padding."""
+        priors = self.priors_of(outputs.level_sizes, outputs.logits[0].device)
+        predictions = self.decode(outputs, priors)
+        assignment = self.assign(priors, gt, predictions, image_sizes)
+        targets = DenseTargets.from_assignment(assignment, gt, priors, self.num_classes)
+        return self.criterion(predictions, targets, priors)
+
+    @torch.no_grad()
+    def assign(
+        self, priors: Priors, gt: GroundTruth, predictions: Predictions | None, image_sizes: Sequence[tuple[int, int]]
+    ) -> HardAssignment:
+        """What the assigner makes of a batch."""
+        valid_sizes = self._valid_sizes(priors.grid, image_sizes) if self.ignore_padding else None
+        return self.assigner(
+            AssignContext(
+                gt=gt,
+                priors=priors,
+                predictions=predictions if self.assigner.needs_predictions else None,
+                valid_sizes=valid_sizes,
+            )
+        )
+
+    def detect(self, outputs: DenseOutputs, image_sizes: Sequence[tuple[int, int]]) -> list[Instances]:
+        """Detections of raw outputs in the model's own box convention."""
+        priors = self.priors_of(outputs.level_sizes, outputs.logits[0].device)
+        per_level = [h * w * priors.anchors_per_point for h, w in outputs.level_sizes]
+        return self.postprocessor(self.decode(outputs, priors), priors_per_level=per_level, image_sizes=image_sizes)
+
+    def decode(self, outputs: DenseOutputs, priors: Priors) -> Predictions:
+        """Raw maps to flat predictions with boxes in pixels, in float32."""
+        logits, raw_boxes, quality = outputs.flatten(self.num_classes)
+        return Predictions(logits, self.box_coder.decode(raw_boxes, priors), quality)
+
+    def priors_of(self, level_sizes: Sequence[tuple[int, int]], device: torch.device) -> Priors:
+        """The priors of a pyramid of these (height, width)."""
+        grid = Grid(tuple(level_sizes), self.strides, self.grid_offset, device)
+        return Priors(grid, self.cell_anchors, self.plus_one)
+
+    def _valid_sizes(self, grid: Grid, image_sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """(B, L, 2) cells of each level within each image padded for itself."""
+        divisor = max(self.backbone.size_divisibility, 1)
+        rows = []
+        for image_size in image_sizes:
+            padded = [math.ceil(side / divisor) * divisor for side in image_size]
+            rows.append(
+                [
+                    [min(math.ceil(side / stride), cells) for side, cells in zip(padded, size, strict=True)]
+                    for size, stride in zip(grid.sizes, grid.strides, strict=True)
+                ]
+            )
+        return torch.tensor(rows, device=grid.device)
+
+
+def dense_parts_from_config(cfg: CfgNode, node: CfgNode) -> dict[str, Any]:
+    """The arguments of :class:`DenseDetector` from a method's keys (``cfg.MODEL.FCOS``, ``cfg.MODEL.ATSS``, ...)."""
+    backbone = build_backbone(cfg)
+    shapes = backbone.output_shape()
+    missing = [name for name in node.IN_FEATURES if name not in shapes]
+    if missing:
+        raise ValueError(f"IN_FEATURES names {missing}, but the backbone gives {sorted(shapes)}: change IN_FEATURES or MODEL.BACKBONE.NAME.")
+    strides = [shapes[name].stride for name in node.IN_FEATURES]
+    plus_one = 1.0 if node.PLUS_ONE else 0.0
+    cell_anchors = square_anchors(strides, node.ANCHORS.SCALES, node.ANCHORS.RATIOS, plus_one)
+    box_coder = _build_box_coder(node.BOX_CODER)
+    return {
+        "backbone": backbone,
+        "head": _build_head(node, shapes[node.IN_FEATURES[0]].channels, len(strides), cell_anchors[0].shape[0]),
+        "head_in_features": node.IN_FEATURES,
+        "cell_anchors": cell_anchors,
+        "grid_offset": node.ANCHORS.OFFSET,
+        "plus_one": plus_one,
+        "box_coder": box_coder,
+        "assigner": build_assigner(node.ASSIGNER, cfg),
+        "criterion": _build_criterion(node, box_coder),
+        "postprocessor": DensePostprocessor(
+            score=node.TEST.SCORE,
+            threshold_on=node.TEST.THRESHOLD_ON,
+            rank_by=node.TEST.RANK_BY,
+            score_thresh=node.TEST.SCORE_THRESH,
+            topk_per_level=node.TEST.TOPK_PER_LEVEL,
+            nms_thresh=node.TEST.NMS_THRESH,
+            max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+            clip=node.TEST.CLIP_BEFORE_NMS,
+            plus_one=plus_one,
+        ),
+        "ignore_padding": node.IGNORE_PADDING,
+        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": cfg.MODEL.PIXEL_STD,
+    }
+
+
+def _build_box_coder(node: CfgNode) -> BoxCoder:
+    if node.NAME == "delta":
+        return DeltaBoxCoder(node.DELTA_WEIGHTS, clamp_below=node.DELTA_CLAMP_BELOW)
+    return PointBoxCoder(node.NAME)
+
+
+def _build_head(node: CfgNode, in_channels: int, num_levels: int, num_anchors: int) -> DenseHead:
+    return DenseHead(
+        in_channels=in_channels,
+        num_classes=node.NUM_CLASSES,
+        num_levels=num_levels,
+        num_anchors=num_anchors,
+        channels=node.HEAD.CHANNELS,
+        num_convs=node.HEAD.NUM_CONVS,
+        norm=node.HEAD.NORM,
+        tower_bias=node.HEAD.TOWER_BIAS,
+        quality=node.HEAD.QUALITY,
+        scales=node.HEAD.SCALES,
+        prior_prob=node.HEAD.PRIOR_PROB,
+        box_bias=node.HEAD.BOX_BIAS,
+    )
+
+
+def _build_criterion(node: CfgNode, box_coder: BoxCoder) -> DenseCriterion:
+    losses = {"iou": iou_loss, "giou": giou_loss}
+    if node.LOSS.BOX not in losses:
+        raise ValueError(f"LOSS.BOX must be one of {', '.join(losses)}, not '{node.LOSS.BOX}'.")
+    return DenseCriterion(
+        num_classes=node.NUM_CLASSES,
+        box_coder=box_coder,
+        box_loss=partial(losses[node.LOSS.BOX], offset=1.0 if node.LOSS.IOU_PLUS_ONE else 0.0),
+        box_weighting=node.LOSS.BOX_WEIGHTING,
+        normalizer=node.LOSS.NORMALIZER,
+        min_box_normalizer=node.LOSS.MIN_BOX_NORMALIZER,
+        focal_alpha=node.LOSS.FOCAL_ALPHA,
+        focal_gamma=node.LOSS.FOCAL_GAMMA,
+        box_weight=node.LOSS.BOX_WEIGHT,
+        quality_weight=node.LOSS.QUALITY_WEIGHT,
+    )

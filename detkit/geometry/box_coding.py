@@ -1,0 +1,113 @@
+"""What a regression branch means: raw outputs to boxes and back.
+
+Invariant of every coder: ``decode(encode(boxes, priors), priors) == boxes`` for boxes that the coding can represent.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .boxes import boxes_to_ltrb, ltrb_to_boxes
+from .grid import Priors
+
+__all__ = ["BoxCoder", "PointBoxCoder", "DeltaBoxCoder"]
+
+
+class BoxCoder(ABC):
+    """Translates between raw regression outputs (..., P, 4) and boxes xyxy in pixels (..., P, 4)."""
+
+    @abstractmethod
+    def decode(self, raw: Tensor, priors: Priors) -> Tensor:
+        """Boxes of raw outputs."""
+
+    @abstractmethod
+    def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
+        """Raw outputs that decode to the boxes: the regression target."""
+
+    @abstractmethod
+    def iou_unit(self, priors: Priors) -> Tensor:
+        """Length in pixels, per prior (P,), in which a box loss that is not scale-free (IoU with +1) is computed."""
+
+
+class PointBoxCoder(BoxCoder):
+    """Distances from a location to the left, top, right and bottom side (FCOS, equations 1 and 2).
+
+    Args:
+        form: ``"exp"``: ``exp(raw)`` pixels (FCOS as published, section 3.2); ``"relu"``: ``relu(raw)`` strides, the improved FCOS
+            (normalised targets), AdelaiDet, Detectron2, mmdetection's "normbbox" and DW; ``"exp_stride"``: ``exp(raw)`` strides.
+        train_unit: ``"pixel"`` or ``"stride"``, the length in which the box loss is computed; None: pixels for ``exp``, else strides.
+    """
+
+    def __init__(
+        self, form: Literal["exp", "relu", "exp_stride"] = "exp", *, train_unit: Literal["pixel", "stride"] | None = None
+    ) -> None:
+        if form not in ("exp", "relu", "exp_stride"):
+            raise ValueError(f"A point box coder's form is 'exp', 'relu' or 'exp_stride', not '{form}'.")
+        self.form = form
+        self.train_unit = train_unit or ("pixel" if form == "exp" else "stride")
+
+    def decode(self, raw: Tensor, priors: Priors) -> Tensor:
+        return ltrb_to_boxes(self.distances(raw) * self._unit(priors)[:, None], priors.points)
+
+    def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
+        distances = boxes_to_ltrb(boxes, priors.points) / self._unit(priors)[:, None]
+        return distances if self.form == "relu" else distances.log()
+
+    def iou_unit(self, priors: Priors) -> Tensor:
+        return priors.strides if self.train_unit == "stride" else torch.ones_like(priors.strides)
+
+    def distances(self, raw: Tensor) -> Tensor:
+        """Non-negative distances in the coder's own unit (pixels for ``exp``, strides otherwise)."""
+        return raw.relu() if self.form == "relu" else raw.exp()
+
+    def _unit(self, priors: Priors) -> Tensor:
+        return torch.ones_like(priors.strides) if self.form == "exp" else priors.strides
+
+
+class DeltaBoxCoder(BoxCoder):
+    """Offsets of centre and log-size relative to an anchor (R-CNN; RetinaNet and ATSS use it).
+
+    Args:
+        weights: what dx, dy, dw, dh are divided by when decoding; ATSS (10, 10, 5, 5).
+        scale_clamp: upper bound of the decoded log-sizes, ln(1000/16) in RetinaNet and ATSS.
+        clamp_below: also bound them from below by ``-scale_clamp``, as mmdetection does.
+    """
+
+    def __init__(
+        self,
+        weights: Sequence[float] = (10.0, 10.0, 5.0, 5.0),
+        *,
+        scale_clamp: float = math.log(1000.0 / 16),
+        clamp_below: bool = False,
+    ) -> None:
+        self.weights = tuple(float(w) for w in weights)
+        self.scale_clamp = scale_clamp
+        self.clamp_below = clamp_below
+
+    def decode(self, raw: Tensor, priors: Priors) -> Tensor:
+        centers, sizes = _centers_sizes(priors.boxes, priors.plus_one)
+        deltas = raw / raw.new_tensor(self.weights)
+        log_sizes = deltas[..., 2:].clamp(min=-self.scale_clamp if self.clamp_below else None, max=self.scale_clamp)
+        new_centers = deltas[..., :2] * sizes + centers
+        half = (log_sizes.exp() * sizes - priors.plus_one) / 2
+        return torch.cat([new_centers - half, new_centers + half], dim=-1)
+
+    def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
+        centers, sizes = _centers_sizes(priors.boxes, priors.plus_one)
+        box_centers, box_sizes = _centers_sizes(boxes, priors.plus_one)
+        deltas = torch.cat([(box_centers - centers) / sizes, (box_sizes / sizes).log()], dim=-1)
+        return deltas * deltas.new_tensor(self.weights)
+
+    def iou_unit(self, priors: Priors) -> Tensor:
+        return torch.ones_like(priors.strides)
+
+
+def _centers_sizes(boxes: Tensor, plus_one: float) -> tuple[Tensor, Tensor]:
+    """Centres and sizes (..., 2) of boxes; the legacy convention adds one pixel to the sizes and keeps the middle."""
+    return (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2] + plus_one

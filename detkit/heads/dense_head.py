@@ -1,0 +1,106 @@
+"""The head of FCOS and ATSS: two towers, classes, boxes and a quality branch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from detectron2.layers import Conv2d
+from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
+from torch import Tensor, cat, nn
+
+from detkit.layers import Scale, conv_tower, init_conv
+
+__all__ = ["DenseHead", "DenseOutputs"]
+
+
+@dataclass(frozen=True)
+class DenseOutputs:
+    """Raw outputs of a dense head, one map per level.
+
+    Attributes:
+        logits: per level (B, A*K, H, W) class logits.
+        boxes: per level (B, A*4, H, W) raw regression; a box coder says what it means.
+        quality: per level (B, A, H, W) logits of centerness, or None.
+    """
+
+    logits: list[Tensor]
+    boxes: list[Tensor]
+    quality: list[Tensor] | None
+
+    @property
+    def level_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of each level."""
+        return tuple((x.shape[-2], x.shape[-1]) for x in self.logits)
+
+    def flatten(self, num_classes: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Logits (B, P, K), boxes (B, P, 4) and quality (B, P) or None over all levels, in float32."""
+        logits = _flatten(self.logits, num_classes)
+        quality = None if self.quality is None else _flatten(self.quality, 1).squeeze(-1)
+        return logits, _flatten(self.boxes, 4), quality
+
+
+def _flatten(maps: list[Tensor], channels: int) -> Tensor:
+    return cat([permute_to_N_HWA_K(x, channels) for x in maps], dim=1).float()
+
+
+class DenseHead(nn.Module):
+    """Classes, boxes and quality from two towers that all pyramid levels share (FCOS, section 3.2 and figure 2).
+
+    Args:
+        in_channels: width of the pyramid.
+        num_classes: K, without a background class.
+        num_levels: of the pyramid.
+        num_anchors: A, anchors per location (1 for FCOS and ATSS).
+        channels, num_convs, norm, tower_bias: of the towers, see :func:`detkit.layers.conv_tower`.
+        quality: where the centerness branch sits: ``"cls"`` (FCOS as published), ``"box"`` (improved FCOS, ATSS) or ``"none"``.
+        scales: one learnable factor per level on the regression.
+        prior_prob: initial class probability (focal loss, section 3.3).
+        box_bias: initial bias of the regression.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_classes: int,
+        num_levels: int,
+        num_anchors: int = 1,
+        channels: int = 256,
+        num_convs: int = 4,
+        norm: str = "GN",
+        tower_bias: bool = True,
+        quality: Literal["cls", "box", "none"] = "box",
+        scales: bool = True,
+        prior_prob: float = 0.01,
+        box_bias: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if quality not in ("cls", "box", "none"):
+            raise ValueError(f"The quality branch sits on 'cls', on 'box' or is 'none', not '{quality}'.")
+        self.num_classes = num_classes
+        self.quality_on = quality
+        self.cls_tower = conv_tower(in_channels, channels, num_convs=num_convs, norm=norm, bias=tower_bias)
+        self.box_tower = conv_tower(in_channels, channels, num_convs=num_convs, norm=norm, bias=tower_bias)
+        width = channels if num_convs else in_channels
+        self.cls_score = Conv2d(width, num_anchors * num_classes, kernel_size=3, padding=1)
+        self.box_pred = Conv2d(width, num_anchors * 4, kernel_size=3, padding=1)
+        self.quality = Conv2d(width, num_anchors, kernel_size=3, padding=1) if quality != "none" else None
+        self.scales = nn.ModuleList(Scale() if scales else nn.Identity() for _ in range(num_levels))
+        init_conv(self.cls_score, bias=-math.log((1 - prior_prob) / prior_prob))
+        init_conv(self.box_pred, bias=box_bias)
+        if self.quality is not None:
+            init_conv(self.quality)
+
+    def forward(self, features: list[Tensor]) -> DenseOutputs:
+        """Raw outputs of features (B, C, H, W), one per level from fine to coarse."""
+        logits, boxes, quality = [], [], []
+        for feature, scale in zip(features, self.scales, strict=True):
+            cls_feature = self.cls_tower(feature)
+            box_feature = self.box_tower(feature)
+            logits.append(self.cls_score(cls_feature))
+            boxes.append(scale(self.box_pred(box_feature)))
+            if self.quality is not None:
+                quality.append(self.quality(cls_feature if self.quality_on == "cls" else box_feature))
+        return DenseOutputs(logits, boxes, quality if self.quality is not None else None)

@@ -1,0 +1,19 @@
+"""A learnable factor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Scale"]
+
+
+class Scale(nn.Module):
+    """Multiplies by one learnable number: FCOS, section 3.2, has one per pyramid level for the regression."""
+
+    def __init__(self, initial: float = 1.0) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(float(initial)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale

@@ -1,0 +1,42 @@
+"""Stacks of convolutions that dense heads share across pyramid levels."""
+
+from __future__ import annotations
+
+from detectron2.layers import Conv2d, get_norm
+from torch import nn
+
+__all__ = ["conv_tower", "init_conv"]
+
+
+def conv_tower(in_channels: int, channels: int, *, num_convs: int, norm: str = "GN", bias: bool = True) -> nn.Sequential:
+    """``num_convs`` times 3x3 convolution, norm, ReLU, at constant resolution.
+
+    Args:
+        in_channels, channels: width of the input and of every layer.
+        num_convs: depth, 0 or more; FCOS, ATSS and DW have 4.
+        norm: a Detectron2 norm name, ``"GN"`` (32 groups, so ``channels`` must be divisible by 32) or ``""`` for none.
+        bias: whether the convolutions have one (the official codes do, mmdetection's plain FCOS and ATSS do not).
+    """
+    if norm == "GN" and channels % 32:
+        raise ValueError(f"GroupNorm with 32 groups needs a number of channels divisible by 32, not {channels}.")
+    layers = []
+    for i in range(num_convs):
+        conv = Conv2d(
+            in_channels if i == 0 else channels,
+            channels,
+            kernel_size=3,
+            padding=1,
+            bias=bias,
+            norm=get_norm(norm, channels),
+            activation=nn.ReLU(inplace=True),
+        )
+        init_conv(conv)
+        layers.append(conv)
+    return nn.Sequential(*layers)
+
+
+def init_conv(conv: nn.Conv2d, *, bias: float = 0.0) -> None:
+    """Normal weights of standard deviation 0.01 (RetinaNet, section 4.1) and a constant bias."""
+    nn.init.normal_(conv.weight, std=0.01)
+    if conv.bias is not None:
+        nn.init.constant_(conv.bias, bias)

@@ -1,0 +1,51 @@
+"""Box losses on pairs of boxes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from detkit.geometry import box_areas
+
+__all__ = ["iou_loss", "giou_loss"]
+
+
+def iou_loss(pred: Tensor, target: Tensor, *, offset: float = 0.0, eps: float = 1e-6) -> Tensor:
+    """``-log(IoU)`` of each pair (UnitBox, equation 3; FCOS, equation 2).
+
+    Args:
+        pred, target: (..., 4) xyxy, any unit.
+        offset: added to intersection and union, as tianzhi0549/FCOS and AdelaiDet do with 1. This makes the loss finite without
+            overlap and dependent on the unit.
+        eps: lower bound of the IoU where ``offset`` is 0 (mmdetection's value).
+
+    Returns:
+        (...) losses >= 0, not reduced.
+    """
+    intersection, union = _intersection_union(pred, target)
+    if offset:
+        return -((intersection + offset) / (union + offset)).log()
+    return -(intersection / union.clamp(min=eps)).clamp(min=eps).log()
+
+
+def giou_loss(pred: Tensor, target: Tensor, *, offset: float = 0.0, eps: float = 1e-7) -> Tensor:
+    """``1 - GIoU`` of each pair (Rezatofighi et al., CVPR 2019).
+
+    Args:
+        pred, target: (..., 4) xyxy, any unit.
+        offset: added to intersection and union of the IoU term alone, as tianzhi0549/FCOS and AdelaiDet do with 1.
+        eps: keeps the quotients finite.
+
+    Returns:
+        (...) losses in [0, 2], not reduced.
+    """
+    intersection, union = _intersection_union(pred, target)
+    hull = box_areas(torch.cat([torch.minimum(pred[..., :2], target[..., :2]), torch.maximum(pred[..., 2:], target[..., 2:])], dim=-1))
+    iou = (intersection + offset) / (union + (offset or eps))
+    return 1 - iou + (hull - union) / (hull + eps)
+
+
+def _intersection_union(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
+    overlap = (torch.minimum(boxes1[..., 2:], boxes2[..., 2:]) - torch.maximum(boxes1[..., :2], boxes2[..., :2])).clamp(min=0)
+    intersection = overlap[..., 0] * overlap[..., 1]
+    return intersection, box_areas(boxes1) + box_areas(boxes2) - intersection
