@@ -1,0 +1,101 @@
+import pytest
+import torch
+from detectron2.structures import Boxes, pairwise_iou
+from torch.testing import assert_close
+
+from detkit.geometry import (
+    DeltaBoxCoder,
+    Grid,
+    PointBoxCoder,
+    Priors,
+    boxes_to_ltrb,
+    centerness_of,
+    elementwise_iou,
+    ltrb_to_boxes,
+    square_anchors,
+)
+
+CPU = torch.device("cpu")
+
+
+def make_priors(*, offset=0.5, plus_one=0.0, scales=(8.0,), ratios=(1.0,)):
+    grid = Grid(((4, 5), (2, 3)), (8, 16), offset, CPU)
+    return Priors(grid, square_anchors((8, 16), scales, ratios, plus_one), plus_one)
+
+
+def test_points_are_ordered_by_level_row_column():
+    points = make_priors().grid.points
+    assert points.shape == (26, 2)
+    assert points[1].tolist() == [12.0, 4.0]
+    assert points[5].tolist() == [4.0, 12.0]
+    assert points[20].tolist() == [8.0, 8.0]
+
+
+def test_offset_zero_puts_points_on_multiples_of_the_stride():
+    assert make_priors(offset=0.0).grid.points[6].tolist() == [8.0, 8.0]
+
+
+def test_every_prior_has_its_location_and_stride():
+    priors = make_priors(scales=(4.0, 8.0), ratios=(0.5, 1.0, 2.0))
+    assert priors.boxes.shape == (26 * 6, 4)
+    centers = (priors.boxes[:, :2] + priors.boxes[:, 2:]) / 2
+    assert_close(centers, priors.points)
+    areas = (priors.boxes[:, 2:] - priors.boxes[:, :2]).prod(1).view(26, 6)
+    expected = torch.tensor([4.0] * 3 + [8.0] * 3)[None] * priors.strides.view(26, 6)
+    assert_close(areas.sqrt(), expected)
+
+
+def test_legacy_anchor_has_its_nominal_size_in_inclusive_pixels():
+    box = make_priors(plus_one=1.0).boxes[0]
+    assert (box[2] - box[0] + 1).item() == 64.0
+
+
+@pytest.mark.parametrize("coder", [PointBoxCoder("exp"), PointBoxCoder("relu"), PointBoxCoder("exp_stride"), DeltaBoxCoder()])
+@pytest.mark.parametrize("plus_one", [0.0, 1.0])
+def test_decode_inverts_encode(coder, plus_one):
+    priors = make_priors(plus_one=plus_one)
+    distances = torch.rand(2, priors.num_priors, 4) * 30 + 1
+    boxes = ltrb_to_boxes(distances, priors.points)
+    assert_close(coder.decode(coder.encode(boxes, priors), priors), boxes, rtol=1e-5, atol=1e-3)
+
+
+def test_delta_coder_agrees_with_detectron2():
+    from detectron2.modeling.box_regression import Box2BoxTransform
+
+    priors, raw = make_priors(), torch.randn(26, 4) * 3
+    theirs = Box2BoxTransform(weights=(10, 10, 5, 5)).apply_deltas(raw, priors.boxes)
+    assert_close(DeltaBoxCoder().decode(raw, priors), theirs, rtol=1e-5, atol=1e-3)
+
+
+def test_delta_coder_clamps_log_sizes():
+    priors = make_priors()
+    raw = torch.full((26, 4), 100.0)
+    sides = DeltaBoxCoder().decode(raw, priors)
+    assert_close((sides[:, 2] - sides[:, 0]) / (8 * priors.strides), torch.full((26,), 1000 / 16))
+    below = DeltaBoxCoder(clamp_below=True).decode(-raw, priors)
+    assert_close((below[:, 2] - below[:, 0]) / (8 * priors.strides), torch.full((26,), 16 / 1000), rtol=1e-3, atol=1e-5)
+
+
+def test_unknown_form_is_refused():
+    with pytest.raises(ValueError, match="'linear'"):
+        PointBoxCoder("linear")
+
+
+def test_elementwise_iou_is_the_diagonal_of_the_pairwise():
+    corners = torch.rand(50, 2, 2) * 20
+    boxes = torch.cat([corners.amin(1), corners.amax(1)], dim=1)
+    other = boxes.flip(0)
+    assert_close(elementwise_iou(boxes, other), pairwise_iou(Boxes(boxes), Boxes(other)).diagonal())
+
+
+def test_iou_of_empty_boxes_is_zero_and_plus_one_counts_pixels():
+    point = torch.tensor([3.0, 3.0, 3.0, 3.0])
+    assert elementwise_iou(point, point).item() == 0.0
+    assert elementwise_iou(point, point, plus_one=1.0).item() == 1.0
+    assert_close(elementwise_iou(torch.tensor([0.0, 0, 9, 9]), torch.tensor([5.0, 0, 14, 9]), plus_one=1.0), torch.tensor(50 / 150))
+
+
+def test_centerness_follows_equation_3():
+    box, points = torch.tensor([0.0, 0, 10, 20]), torch.tensor([[5.0, 10], [2, 10], [2, 5], [10, 10], [11, 10], [-1, -1]])
+    expected = torch.tensor([1.0, (2 / 8) ** 0.5, (2 / 8 * 5 / 15) ** 0.5, 0.0, 0.0, 0.0])
+    assert_close(centerness_of(boxes_to_ltrb(box.expand(6, 4), points)), expected)

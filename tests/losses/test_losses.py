@@ -1,0 +1,70 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from fvcore.nn import giou_loss as fvcore_giou_loss
+from fvcore.nn import sigmoid_focal_loss
+from torch.testing import assert_close
+
+from detkit.losses import focal_loss_from_labels, giou_loss, iou_loss
+
+
+def random_boxes(count, seed):
+    corners = torch.rand(count, 2, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 10
+    return torch.cat([corners.amin(1), corners.amax(1) + 0.5], dim=1)
+
+
+@pytest.mark.parametrize("alpha,gamma", [(0.25, 2.0), (0.5, 1.5), (-1.0, 2.0), (0.25, 0.0)])
+def test_focal_equals_fvcore_in_value_and_gradient(alpha, gamma):
+    logits = torch.randn(3, 40, 6, requires_grad=True)
+    labels = torch.randint(0, 7, (3, 40))
+    one_hot = F.one_hot(labels, 7)[..., :6].float()
+    ours = focal_loss_from_labels(logits, labels, alpha=alpha, gamma=gamma)
+    theirs = sigmoid_focal_loss(logits, one_hot, alpha=alpha, gamma=gamma, reduction="sum")
+    assert_close(ours, theirs)
+    assert_close(torch.autograd.grad(ours, logits), torch.autograd.grad(theirs, logits))
+
+
+def test_focal_stays_finite_at_extreme_logits():
+    logits = torch.tensor([[300.0, -300.0], [-300.0, 300.0]], requires_grad=True)
+    loss = focal_loss_from_labels(logits, torch.tensor([1, 2]))
+    loss.backward()
+    assert loss.isfinite() and logits.grad.isfinite().all()
+
+
+def test_ignored_rows_leave_no_trace():
+    logits, labels = torch.randn(5, 3, requires_grad=True), torch.tensor([0, 1, 3, 3, 2])
+    ignore = torch.tensor([False, True, False, True, False])
+    loss = focal_loss_from_labels(logits, labels, ignore=ignore)
+    assert_close(loss, focal_loss_from_labels(logits[~ignore], labels[~ignore]))
+    loss.backward()
+    assert (logits.grad[ignore] == 0).all() and (logits.grad[~ignore] != 0).all()
+
+
+def test_giou_equals_fvcore_in_value_and_gradient():
+    pred, target = random_boxes(30, 0).requires_grad_(), random_boxes(30, 1)
+    ours, theirs = giou_loss(pred, target), fvcore_giou_loss(pred, target)
+    assert_close(ours, theirs)
+    assert_close(torch.autograd.grad(ours.sum(), pred), torch.autograd.grad(theirs.sum(), pred))
+
+
+def test_iou_loss_by_hand():
+    pred, target = torch.tensor([[0.0, 0, 4, 4]]), torch.tensor([[2.0, 0, 6, 4]])
+    assert_close(iou_loss(pred, target), -torch.tensor([8 / 24]).log())
+    assert_close(iou_loss(pred, target, offset=1.0), -torch.tensor([9 / 25]).log())
+    assert_close(giou_loss(pred, target, offset=1.0), torch.tensor([1 - 9 / 25]))
+
+
+@pytest.mark.parametrize("loss", [iou_loss, giou_loss])
+def test_perfect_boxes_cost_nothing_and_disjoint_ones_stay_finite(loss):
+    boxes = random_boxes(8, 2)
+    assert_close(loss(boxes, boxes), torch.zeros(8, dtype=torch.float64), atol=1e-6, rtol=0)
+    far = (boxes + 1000).requires_grad_()
+    value = loss(far, boxes).sum()
+    value.backward()
+    assert value.isfinite() and far.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("loss", [iou_loss, giou_loss])
+def test_gradients_by_finite_differences(loss):
+    pred, target = random_boxes(6, 3), random_boxes(6, 3) + 0.7
+    assert torch.autograd.gradcheck(lambda p: loss(p, target, offset=1.0), pred.requires_grad_())
