@@ -1,0 +1,223 @@
+"""The only place where config files are read: safely, and with errors that name file, key and remedy.
+
+:class:`SafeCfgNode` is Detectron2's ``CfgNode`` with another way of merging, so ``cfg.merge_from_file(path)`` and
+``cfg.merge_from_list(["KEY", "value"])`` are used as ever. Files are read with ``yaml.safe_load``, whatever the caller allows
+(Detectron2 falls back to ``yaml.unsafe_load``, which runs code, also for files named in ``_BASE_``).
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import yaml
+from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
+
+__all__ = ["ConfigError", "SafeCfgNode"]
+
+BASE_KEY = "_BASE_"
+
+
+class ConfigError(ValueError):
+    """A config file or override that cannot be used. The message names the file, the key and the remedy."""
+
+
+class _Setting(NamedTuple):
+    value: Any
+    source: str
+
+
+class SafeCfgNode(CfgNode):
+    """A config whose files and overrides are read safely and checked before anything is changed.
+
+    All wrong keys and values of a file, its ``_BASE_`` files included, or of a list of overrides are reported in one
+    :class:`ConfigError`; the config is then left as it was.
+    """
+
+    @classmethod
+    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
+        """The content of a file merged over its ``_BASE_`` files. ``allow_unsafe`` is ignored: unsafe yaml is never read."""
+        tree: dict[str, Any] = {}
+        for key, setting in _read_with_bases(filename, ()).items():
+            *sections, last = key.split(".")
+            node = tree
+            for section in sections:
+                node = node.setdefault(section, {})
+            node[last] = setting.value
+        return tree
+
+    def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
+        """Merges a yaml file and its ``_BASE_`` files. ``allow_unsafe`` is ignored.
+
+        Raises:
+            ConfigError: file missing or not yaml, ``_BASE_`` missing or cyclic, keys that do not exist, values of a wrong type.
+        """
+        self._merge_settings(_read_with_bases(cfg_filename, ()))
+
+    def merge_from_other_cfg(self, cfg_other: CfgNode) -> None:
+        """Merges another config, whose keys must all exist here."""
+        self._merge_settings({key: _Setting(value, "config") for key, value in _flatten(cfg_other, "config")})
+
+    def merge_from_list(self, cfg_list: Sequence[Any]) -> None:
+        """Merges overrides as ``["SOLVER.BASE_LR", "0.01", ...]``, for instance from a command line."""
+        if len(cfg_list) % 2:
+            raise ConfigError(
+                f"overrides: {len(cfg_list)} words cannot be pairs of KEY VALUE: {' '.join(map(str, cfg_list))}. "
+                "Write each override as two words, 'SOLVER.BASE_LR 0.01', and quote values that contain spaces."
+            )
+        self._merge_settings(
+            {key: _Setting(value, "overrides") for key, value in zip(cfg_list[0::2], cfg_list[1::2], strict=True)}
+        )
+
+    def _merge_settings(self, settings: Mapping[str, _Setting]) -> None:
+        accepted, problems = [], []
+        for key, (value, source) in settings.items():
+            if self.key_is_deprecated(key):
+                continue
+            try:
+                accepted.append(self._checked(key, value))
+            except ConfigError as error:
+                problems.append(f"{source}: {error}")
+        if problems:
+            raise ConfigError("\n".join(problems))
+        for node, name, value in accepted:
+            node[name] = value
+
+    def _checked(self, key: str, value: Any) -> tuple[CfgNode, str, Any]:
+        """The node and name that a dotted key leads to, and the value in the type of the one it replaces."""
+        if self.key_is_renamed(key):
+            self._raise_renamed(key)
+        *sections, name = key.split(".")
+        node: Any = self
+        for section in sections:
+            if not isinstance(node, CfgNode) or section not in node:
+                raise ConfigError(self._no_such_key(key))
+            node = node[section]
+        if isinstance(node, CfgNode) and name not in node and node.is_new_allowed():
+            return node, name, self._decode_cfg_value(copy.deepcopy(value))
+        if not isinstance(node, CfgNode) or name not in node:
+            raise ConfigError(self._no_such_key(key))
+        return node, name, _coerce(copy.deepcopy(value), node[name], key)
+
+    def _no_such_key(self, key: str) -> str:
+        known = [name for name, _ in _flatten(self, "config")]
+        folded = {name.casefold(): name for name in known}
+        near = difflib.get_close_matches(key.casefold(), folded, n=1, cutoff=0.0)
+        hint = f" The nearest that exists is '{folded[near[0]]}'." if near else ""
+        return f"there is no config key '{key}'.{hint}"
+
+    def _raise_renamed(self, key: str) -> None:
+        try:
+            self.raise_key_rename_error(key)
+        except KeyError as error:
+            raise ConfigError(error.args[0]) from None
+
+
+def _read_with_bases(filename: str, includers: tuple[str, ...]) -> dict[str, _Setting]:
+    """Dotted keys of a file and of the files it builds on, each with the file that sets it. Nearer files win."""
+    path = os.path.normpath(os.path.expanduser(filename)) if "://" not in filename else filename
+    if path in includers:
+        raise ConfigError(f"{includers[-1]}: its {BASE_KEY} leads in a circle: {' -> '.join((*includers, path))}")
+    tree = _read_yaml(path, includers)
+    bases = tree.pop(BASE_KEY, [])
+    if isinstance(bases, str):
+        bases = [bases]
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{path}: {BASE_KEY} takes a file name or a list of them, not {bases!r}")
+    settings: dict[str, _Setting] = {}
+    for base in bases:
+        beside = os.path.join(os.path.dirname(path), os.path.expanduser(base)) if "://" not in base else base
+        settings |= _read_with_bases(beside, (*includers, path))
+    return settings | {key: _Setting(value, path) for key, value in _flatten(tree, path)}
+
+
+def _read_yaml(path: str, includers: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        with PathManager.open(path, "r") as file:
+            tree = yaml.load(file, _StrictLoader)  # noqa: S506  a SafeLoader
+    except (OSError, UnicodeDecodeError) as error:
+        named_by = f" (named as {BASE_KEY} in {includers[-1]})" if includers else ""
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
+        raise ConfigError(f"config file '{path}'{named_by} {reason}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        if "python" in problem and "tag" in problem:
+            problem = f"{problem}. Such tags run code and are never read; write the value out"
+        raise ConfigError(f"{path}{line}: not a plain yaml config: {problem}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a config is a yaml mapping of keys to values, this is a {type(tree).__name__}")
+    return tree
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Plain yaml: no tags that make objects, no key given twice, no alias of an alias (a few such lines can fill the memory)."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._alias_positions: list[int] = []
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            target = self.anchors.get(event.anchor)
+            if target is not None and self._holds_alias(target):
+                raise yaml.composer.ComposerError(None, None, f"'*{event.anchor}' repeats an alias", event.start_mark)
+            self._alias_positions.append(event.start_mark.index)
+        return super().compose_node(parent, index)
+
+    def _holds_alias(self, node: yaml.Node) -> bool:
+        if node.end_mark is None:  # not finished: it would contain itself
+            return True
+        return any(node.start_mark.index <= position <= node.end_mark.index for position in self._alias_positions)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key_node.value}' stands twice in one section", key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _flatten(tree: Mapping[Any, Any], source: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys of the leaves and their values. An empty section has none."""
+    for key, value in tree.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"{source}: {prefix}{key!r} is no config key, keys are words")
+        if isinstance(value, Mapping):
+            yield from _flatten(value, source, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+_LEAF_TYPES = (bool, int, float, str, list, tuple, type(None))
+
+
+def _coerce(raw: Any, current: Any, key: str) -> Any:
+    """A new value in the type of the current one. None stands for any type; int becomes float, list and tuple each other."""
+    if isinstance(current, CfgNode):
+        raise ConfigError(f"'{key}' is a section, not a value; its keys are {', '.join(sorted(current))}")
+    value = CfgNode._decode_cfg_value(raw)
+    if type(value) not in _LEAF_TYPES:
+        raise ConfigError(f"'{key}' cannot take the {type(value).__name__} {value!r}")
+    if current is None or value is None or type(value) is type(current):
+        return value
+    if isinstance(current, str) and isinstance(raw, str):
+        return raw  # a word that looks like a number
+    if isinstance(current, float) and type(value) is int:
+        return float(value)
+    if isinstance(current, (list, tuple)) and isinstance(value, (list, tuple)):
+        return type(current)(value)
+    raise ConfigError(
+        f"'{key}' takes a value like {current!r} ({type(current).__name__}), not {value!r} ({type(value).__name__})"
+    )
