@@ -1,0 +1,140 @@
+"""FCOS label assignment (Tian et al., FCOS: Fully Convolutional One-Stage Object Detection, ICCV 2019, sections 3.1 and 3.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from torch import Tensor
+
+from detkit.geometry import Grid, box_areas
+
+from .base import AssignContext, Assigner, HardAssignment
+from .registry import ASSIGNER_REGISTRY
+from .windows import beyond_image, cell_limits, cells_to_index, level_table
+
+__all__ = ["FCOSAssigner"]
+
+
+@ASSIGNER_REGISTRY.register()
+class FCOSAssigner(Assigner):
+    """A location answers for the smallest object that contains it, on the level whose range holds its largest distance to a side.
+
+    Only the cells that can qualify are looked at. A location x with ``x1 - x <= hi`` and ``x - x0 <= hi`` lies in an interval of length
+    at most ``hi``, so a level with upper bound ``hi`` needs a window of ``hi / stride + 2`` cells per axis, and center sampling one of
+    ``2 * radius + 1``. What depends on x alone or y alone is computed per axis. Memory and time: objects x levels x window cells.
+
+    Args:
+        sizes_of_interest: inner bounds in pixels between the levels' ranges of ``max(l, t, r, b)``, ascending, one less than there are
+            levels (64, 128, 256, 512 for P3 to P7, section 3.2). The first range starts below zero, the last has no end.
+        center_radius: a location must also lie within this many strides of the object's centre, per axis (center sampling, the
+            authors' improvement after publication: 1.5); 0: anywhere in the object.
+        inclusive_ranges: both ends belong to a range (tianzhi0549/FCOS, AdelaiDet, mmdetection); False: neither does (Detectron2).
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        sizes_of_interest: Sequence[float] = (64, 128, 256, 512),
+        center_radius: float = 1.5,
+        inclusive_ranges: bool = True,
+    ) -> None:
+        super().__init__()
+        bounds = [-1.0, *(float(size) for size in sizes_of_interest), math.inf]
+        if bounds != sorted(bounds):
+            raise ValueError(f"SIZES_OF_INTEREST must be positive and ascending, not {list(sizes_of_interest)}.")
+        if center_radius < 0:
+            raise ValueError(f"CENTER_RADIUS is a number of strides, 0 for no center sampling, not {center_radius}.")
+        self.center_radius = float(center_radius)
+        self.inclusive_ranges = inclusive_ranges
+        self.upper_bounds = bounds[1:]
+        self.register_buffer("range_starts", torch.tensor(bounds[:-1]), persistent=False)  # (L,)
+        self.register_buffer("range_ends", torch.tensor(bounds[1:]), persistent=False)  # (L,)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        node = cfg.MODEL.ASSIGNERS.FCOS
+        return {
+            "sizes_of_interest": node.SIZES_OF_INTEREST,
+            "center_radius": node.CENTER_RADIUS,
+            "inclusive_ranges": node.INCLUSIVE_RANGES,
+        }
+
+    @torch.no_grad()
+    def forward(self, context: AssignContext) -> HardAssignment:
+        gt, priors = context.gt, context.priors
+        grid = priors.grid
+        self._check_levels(grid)
+        ranks, order = _ranks_by_area(box_areas(gt.boxes, priors.plus_one), gt.valid)
+        (batch, num_gts), nobody = ranks.shape, ranks.shape[1]
+        winners = ranks.new_full((batch, grid.num_points), nobody)
+        if num_gts:
+            index, positive = self._window(gt.boxes, grid, context.valid_sizes)
+            positive &= gt.valid[:, :, None, None, None]
+            claims = torch.where(positive, ranks[:, :, None, None, None], nobody)
+            winners.scatter_reduce_(1, index.flatten(1), claims.flatten(1), "amin")
+        order = torch.cat([order, order.new_full((batch, 1), -1)], dim=1)
+        gt_index = order.gather(1, winners.long()).repeat_interleave(priors.anchors_per_point, dim=1)
+        return HardAssignment(gt_index, beyond_image(priors, context.valid_sizes))
+
+    def _window(self, boxes: Tensor, grid: Grid, valid_sizes: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Candidate locations of every object and level, and whether they qualify; both (B, G, L, rows, columns)."""
+        cells, far = self._axis_windows(boxes, grid, valid_sizes)
+        widths, heights = self._window_sizes(grid)
+        far_x, cells_x = far[..., 0, None, :widths], cells[..., 0, None, :widths]
+        far_y, cells_y = far[..., 1, :heights, None], cells[..., 1, :heights, None]
+        largest = torch.maximum(far_x, far_y)  # max(l, t, r, b), nan where the location lies outside
+        starts, ends = self.range_starts[:, None, None], self.range_ends[:, None, None]
+        if self.inclusive_ranges:
+            positive = (largest >= starts) & (largest <= ends)
+        else:
+            positive = (largest > starts) & (largest < ends)
+        return cells_to_index(cells_x, cells_y, grid), positive
+
+    def _axis_windows(self, boxes: Tensor, grid: Grid, valid_sizes: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Per axis: the cells of the window, and their larger distance to the two sides in pixels, nan where not allowed.
+
+        Both (B, G, L, 2, n).
+        """
+        table, limits = level_table(grid), cell_limits(grid, valid_sizes)
+        low, high = boxes[:, :, None, :2], boxes[:, :, None, 2:]  # sides of the object (B, G, 1, 2)
+        first, last = low.expand(-1, -1, grid.num_levels, -1), high  # open interval in which locations are allowed
+        if self.center_radius:
+            center, reach = (low + high) / 2, self.center_radius * table.strides
+            first, last = torch.maximum(low, center - reach), torch.minimum(high, center + reach)
+        window_start = torch.maximum(first, high - self.range_ends[:, None]).double() / table.strides - grid.offset
+        window_start = torch.minimum(window_start.floor().clamp(min=0), table.sizes).long()
+        cells = window_start[..., None] + torch.arange(max(self._window_sizes(grid)), device=boxes.device)
+        positions = (cells + grid.offset) * table.strides[..., None]
+        inside = (positions > first[..., None]) & (positions < last[..., None]) & (cells < limits[..., None])
+        far = torch.maximum(positions - low[..., None], high[..., None] - positions)
+        return torch.minimum(cells, table.sizes[..., None] - 1), far.masked_fill(~inside, math.nan)
+
+    def _window_sizes(self, grid: Grid) -> tuple[int, int]:
+        """Columns and rows of a window that is large enough on every level."""
+        columns = rows = 1
+        for (height, width), stride, bound in zip(grid.sizes, grid.strides, self.upper_bounds, strict=True):
+            by_center = math.ceil(2 * self.center_radius) + 1 if self.center_radius else math.inf
+            by_range = bound // stride + 2 if bound < math.inf else math.inf
+            columns = max(columns, min(width, by_center, by_range))
+            rows = max(rows, min(height, by_center, by_range))
+        return int(columns), int(rows)
+
+    def _check_levels(self, grid: Grid) -> None:
+        if grid.num_levels != len(self.upper_bounds):
+            sizes = self.upper_bounds[:-1]
+            raise ValueError(
+                f"MODEL.ASSIGNERS.FCOS.SIZES_OF_INTEREST {sizes} makes {len(sizes) + 1} ranges, but the detector has "
+                f"{grid.num_levels} levels (IN_FEATURES). Give one bound less than there are levels."
+            )
+
+
+def _ranks_by_area(areas: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Rank of every object within its image, smallest area first, equal areas by index: (B, G) int32; and the objects in that order."""
+    order = areas.masked_fill(~valid, math.inf).argsort(dim=1, stable=True)
+    places = torch.arange(order.shape[1], dtype=torch.int32, device=order.device).expand_as(order)
+    return torch.empty_like(places).scatter_(1, order, places), order

@@ -1,0 +1,88 @@
+"""Label assignment by fixed IoU thresholds (Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, section 4; Ren et al., Faster
+R-CNN, NIPS 2015, section 3.1.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from torch import Tensor
+
+from detkit.geometry import elementwise_iou
+
+from .base import AssignContext, Assigner, GroundTruth, HardAssignment
+from .registry import ASSIGNER_REGISTRY
+from .windows import beyond_image
+
+__all__ = ["IoUAssigner"]
+
+
+@ASSIGNER_REGISTRY.register()
+class IoUAssigner(Assigner):
+    """Each anchor goes to the object that it overlaps most (the lowest index at equal IoU), if it overlaps it enough.
+
+    The labels are those of Detectron2's ``Matcher``, with one difference: an object that overlaps no anchor at all gets none, where
+    ``Matcher`` makes every anchor of the image positive.
+
+    The best anchors of an object may tie anywhere on the grid (all anchors inside a large object have the same IoU), so all anchors are
+    compared with all objects, a few objects at a time with running maxima. Memory: B x P x ``chunk``; time grows with B x P x G.
+
+    Args:
+        thresholds: background below the first, object from the second on, ignored in between.
+        allow_low_quality: every object also makes the anchors that overlap it most positive, all equal ones. Such an anchor still goes
+            to the object that *it* overlaps most, which may be another.
+        chunk: objects of each image that are compared at a time.
+    """
+
+    @configurable
+    def __init__(
+        self, *, thresholds: Sequence[float] = (0.4, 0.5), allow_low_quality: bool = True, chunk: int = 8
+    ) -> None:
+        super().__init__()
+        if len(thresholds) != 2 or not 0 < thresholds[0] <= thresholds[1]:
+            raise ValueError(
+                f"MODEL.ASSIGNERS.IOU.THRESHOLDS takes two IoUs above 0, the lower first, not {list(thresholds)}."
+            )
+        self.negative_below, self.positive_from = thresholds
+        self.allow_low_quality = allow_low_quality
+        self.chunk = chunk
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        node = cfg.MODEL.ASSIGNERS.IOU
+        return {"thresholds": node.THRESHOLDS, "allow_low_quality": node.ALLOW_LOW_QUALITY}
+
+    @torch.no_grad()
+    def forward(self, context: AssignContext) -> HardAssignment:
+        priors, beyond = context.priors, beyond_image(context.priors, context.valid_sizes)
+        best_iou, best_gt, is_best = self._compare(context.gt, priors.boxes, priors.plus_one, beyond)
+        positive = best_iou >= self.positive_from
+        if self.allow_low_quality:
+            positive |= is_best
+        ignore = ~positive & (best_iou >= self.negative_below)
+        if beyond is not None:
+            ignore |= beyond
+        return HardAssignment(torch.where(positive, best_gt, -1), ignore)
+
+    def _compare(
+        self, gt: GroundTruth, anchors: Tensor, plus_one: float, beyond: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Per anchor, all (B, P): its highest IoU (-1 if there is no object), the object, and whether it is some object's best anchor."""
+        batch, num_gts = gt.valid.shape
+        best_iou = anchors.new_full((batch, len(anchors)), -1.0)
+        best_gt = torch.zeros_like(best_iou, dtype=torch.int64)
+        is_best = torch.zeros_like(best_iou, dtype=torch.bool)
+        for first in range(0, num_gts, self.chunk):
+            boxes, valid = gt.boxes[:, first : first + self.chunk, None], gt.valid[:, first : first + self.chunk, None]
+            ious = elementwise_iou(boxes, anchors, plus_one).masked_fill(~valid, -1.0)  # (B, chunk, P)
+            if beyond is not None:
+                ious.masked_fill_(beyond[:, None], -1.0)
+            iou, index = ious.max(dim=1)
+            better = iou > best_iou
+            best_iou = torch.where(better, iou, best_iou)
+            best_gt = torch.where(better, index + first, best_gt)
+            highest = ious.amax(dim=2, keepdim=True)
+            is_best |= ((ious == highest) & (highest > 0)).any(dim=1)
+        return best_iou, best_gt, is_best
