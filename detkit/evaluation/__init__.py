@@ -1,0 +1,21 @@
+"""Evaluators, average precision, precision-recall curves and the quality of single images."""
+
+from .coco import AveragePrecision, CocoEvaluation, Task
+from .evaluators import RESULTS_FILE, build_evaluator, inference_folder
+from .files import EvaluationError, read_detections, read_ground_truth
+from .image_quality import ImageQuality, best_score_threshold, image_qualities
+
+__all__ = [
+    "RESULTS_FILE",
+    "AveragePrecision",
+    "CocoEvaluation",
+    "EvaluationError",
+    "ImageQuality",
+    "Task",
+    "best_score_threshold",
+    "build_evaluator",
+    "image_qualities",
+    "inference_folder",
+    "read_detections",
+    "read_ground_truth",
+]

@@ -1,0 +1,37 @@
+"""Which Detectron2 evaluator a data set gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, LVISEvaluator, PascalVOCDetectionEvaluator
+
+__all__ = ["RESULTS_FILE", "build_evaluator", "inference_folder"]
+
+#: name of the file with the detections that Detectron2's COCOEvaluator writes
+RESULTS_FILE = "coco_instances_results.json"
+
+
+def inference_folder(cfg: CfgNode, dataset_name: str) -> Path:
+    """Where the detections on a data set go: ``OUTPUT_DIR/inference/<dataset_name>``."""
+    return Path(cfg.OUTPUT_DIR) / "inference" / dataset_name
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | Path | None = None) -> DatasetEvaluator:
+    """The evaluator of a registered data set, by its ``evaluator_type``; COCO's where it has none or another.
+
+    COCO's evaluator takes its tasks (boxes, masks, keypoints) from what the model predicts, and pycocotools instead of Detectron2's
+    compiled variant.
+
+    Args:
+        output_folder: for the detections; default :func:`inference_folder`.
+    """
+    folder = str(output_folder or inference_folder(cfg, dataset_name))
+    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if evaluator_type == "lvis":
+        return LVISEvaluator(dataset_name, output_dir=folder)
+    if evaluator_type == "pascal_voc":
+        return PascalVOCDetectionEvaluator(dataset_name)
+    return COCOEvaluator(dataset_name, output_dir=folder, use_fast_impl=False, kpt_oks_sigmas=tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS))

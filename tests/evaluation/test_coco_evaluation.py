@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.structures import Boxes, Instances
+
+from detkit.config import get_cfg
+from detkit.evaluation import CocoEvaluation, build_evaluator, inference_folder, read_detections, read_ground_truth
+
+
+def test_scores_equal_those_of_detectron2(
+    ground_truth_file: Path, detections: list[dict[str, Any]], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    name = "evaluation_test"
+    MetadataCatalog.get(name).set(
+        json_file=str(ground_truth_file),
+        evaluator_type="coco",
+        thing_classes=["ball", "cube", "never seen"],
+        thing_dataset_id_to_contiguous_id={3: 0, 7: 1, 9: 2},
+    )
+    request.addfinalizer(lambda: MetadataCatalog.remove(name))
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR = str(tmp_path)
+    evaluator = build_evaluator(cfg, name)
+    evaluator.reset()
+    for image_id in (1, 2, 3):
+        own = [d for d in detections if d["image_id"] == image_id]
+        boxes = torch.tensor([d["bbox"] for d in own]).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        instances = Instances((100, 200), pred_boxes=Boxes(boxes), scores=torch.tensor([d["score"] for d in own]))
+        instances.pred_classes = torch.tensor([{3: 0, 7: 1}[d["category_id"]] for d in own], dtype=torch.int64)
+        evaluator.process([{"image_id": image_id}], [{"instances": instances}])
+    expected = evaluator.evaluate()["bbox"]
+
+    ground_truth = read_ground_truth(ground_truth_file)
+    written = read_detections(inference_folder(cfg, name) / "coco_instances_results.json", ground_truth)
+    precision = CocoEvaluation(ground_truth, written).average_precision
+    actual = precision.table() | {f"AP-{c}": precision.ap(class_name=c) for c in precision.class_names}
+    assert actual == pytest.approx(expected, nan_ok=True)
+
+
+def test_precision_recall_by_hand(ground_truth_file: Path, detections: list[dict[str, Any]]) -> None:
+    precision = CocoEvaluation(read_ground_truth(ground_truth_file), detections).average_precision
+    assert precision.class_names == ("ball", "cube", "never seen")
+    assert precision.num_objects == (3, 1, 0)
+    # balls at IoU 0.5: three hits in the order of the scores, nothing false
+    np.testing.assert_allclose(precision.precision_at(0.5, "ball"), 1.0)
+    # at 0.75 the third ball still counts (IoU 0.875); the cube (0.8) comes before its only false alarm
+    np.testing.assert_allclose(precision.precision_at(0.75), 1.0)
+    # at 0.9 two of three balls are left and no cube
+    assert precision.ap(iou=0.9, class_name="cube") == 0.0
+    assert precision.ap(iou=0.9, class_name="ball") == pytest.approx(100 * 67 / 101)
+    assert math.isnan(precision.ap(class_name="never seen"))
+    assert np.isnan(precision.precision_at(0.5, "never seen")).all()
+
+
+def test_no_detections_score_zero(ground_truth_file: Path) -> None:
+    precision = CocoEvaluation(read_ground_truth(ground_truth_file), []).average_precision
+    assert precision.ap() == 0.0
+    np.testing.assert_array_equal(precision.precision_at(0.5), 0.0)
+
+
+def test_masks_are_sized_by_their_own_area(ground_truth_file: Path) -> None:
+    ground_truth = read_ground_truth(ground_truth_file)
+    for annotation in ground_truth.dataset["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    rle = ground_truth.annToRLE(ground_truth.anns[1])
+    found = {"image_id": 1, "category_id": 3, "bbox": [0, 0, 200, 100], "segmentation": rle, "score": 0.5}
+    precision = CocoEvaluation(ground_truth, [found], task="segm").average_precision
+    assert precision.ap(iou=0.95, class_name="ball") == pytest.approx(100 * 34 / 101)
+    assert found["bbox"] == [0, 0, 200, 100]
+
+
+def test_unknown_iou_is_named(ground_truth_file: Path) -> None:
+    precision = CocoEvaluation(read_ground_truth(ground_truth_file), []).average_precision
+    with pytest.raises(ValueError, match=r"IoU 0\.33"):
+        precision.precision_at(0.33)
