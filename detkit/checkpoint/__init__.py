@@ -1,0 +1,20 @@
+"""Weights: read safely and from every known source, written whole or not at all."""
+
+from .checkpointer import DetkitCheckpointer, load_weights
+from .conversion import ConversionReport, convert_state_dict, read_published_layouts
+from .files import CheckpointError, read_checkpoint
+from .writer import LAST_CHECKPOINT, CheckpointFolder, write_atomically, write_text_atomically
+
+__all__ = [
+    "LAST_CHECKPOINT",
+    "CheckpointError",
+    "CheckpointFolder",
+    "ConversionReport",
+    "DetkitCheckpointer",
+    "convert_state_dict",
+    "load_weights",
+    "read_checkpoint",
+    "read_published_layouts",
+    "write_atomically",
+    "write_text_atomically",
+]

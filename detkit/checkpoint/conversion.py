@@ -1,0 +1,177 @@
+"""Fits the state dict of any known source to one of our models."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .files import CheckpointError
+from .key_maps import KEY_MAPS, OURS, KeyMap
+
+__all__ = ["ConversionReport", "convert_state_dict", "read_published_layouts"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What became of every key of a source and of every weight of the model.
+
+    Attributes:
+        source: name of the layout that was recognised.
+        loaded: our keys that are set.
+        ignored: the source's keys that carry nothing the model needs.
+        unexpected: the source's keys that have no place in the model.
+        missing: our weights that the source does not have.
+        mismatched: our keys whose shape differs, with the source's shape and ours.
+        backbone_only: the source is a pretrained classifier, so that weights of the head are missing as a matter of course.
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    ignored: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    missing: tuple[str, ...]
+    mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    backbone_only: bool
+
+    @property
+    def complete(self) -> bool:
+        """Whether every weight of the model is set and every key of the source has found its place."""
+        return not (self.unexpected or self.missing or self.mismatched)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.loaded)} weights from the layout of {self.source}."]
+        for key, theirs, ours in self.mismatched:
+            lines.append(f"  {key} has shape {theirs} in the file and {ours} in the model: left at its initial value.")
+        if any("cls_score" in key for key, _, _ in self.mismatched):
+            lines.append("  The number of classes differs: the classifier has to be trained (NUM_CLASSES of the model).")
+        if self.missing:
+            lines.append(f"  not in the file, left at the initial value ({len(self.missing)}): {_summary(self.missing)}")
+        if self.unexpected:
+            lines.append(f"  in the file, but not in the model ({len(self.unexpected)}): {_summary(self.unexpected)}")
+        return "\n".join(lines)
+
+
+def _summary(keys: Iterable[str], limit: int = 12) -> str:
+    """Keys grouped by module: ``head.cls_tower.0.{bias, weight}``."""
+    groups: dict[str, list[str]] = {}
+    for key in keys:
+        module, _, name = key.rpartition(".")
+        groups.setdefault(module, []).append(name)
+    texts = [f"{module}.{{{', '.join(names)}}}" if len(names) > 1 else f"{module}.{names[0]}" for module, names in groups.items()]
+    return ", ".join(texts[:limit]) + (f", and {len(texts) - limit} modules more" if len(texts) > limit else "")
+
+
+def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module) -> tuple[dict[str, Tensor], ConversionReport]:
+    """Names and values of a state dict as the model has them.
+
+    Args:
+        state_dict: of our own model or of any source in :data:`detkit.checkpoint.key_maps.KEY_MAPS`, as tensors or numpy arrays, with or
+            without the ``module.`` of a parallel wrapper.
+        model: whose names and shapes count. It is not changed.
+
+    Returns:
+        the state dict to load, without keys whose shape differs, and the report.
+
+    Raises:
+        CheckpointError: an entry is no tensor, or not one key fits the model.
+    """
+    tensors = _tensors(state_dict)
+    ours = model.state_dict()
+    key_map = max(KEY_MAPS, key=lambda candidate: sum(candidate.rename(key) in ours for key in tensors))
+    converted: dict[str, Tensor] = {}
+    ignored, unexpected, mismatched = [], [], []
+    for key, value in tensors.items():
+        name = key_map.rename(key)
+        if name in converted:
+            raise CheckpointError(f"'{key}' and another key of the checkpoint both stand for '{name}'.")
+        if name not in ours:
+            optional = key_map.backbone_only or key_map.ignores(key) or key.endswith("num_batches_tracked")
+            (ignored if optional else unexpected).append(key)
+        elif value.shape != ours[name].shape and not value.numel() == ours[name].numel() == 1:
+            mismatched.append((name, tuple(value.shape), tuple(ours[name].shape)))
+        else:
+            converted[name] = _value(name, value.reshape(ours[name].shape), key_map)
+    if not converted:
+        raise CheckpointError(_fits_nothing(tensors, ours))
+    if key_map.backbone_only:
+        _add_identity_statistics(converted, ours)
+    accounted = {*converted, *(name for name, _, _ in mismatched)}
+    missing = [name for name in _weights(model) if name not in accounted]
+    report = ConversionReport(
+        key_map.name,
+        tuple(converted),
+        tuple(ignored),
+        tuple(unexpected),
+        tuple(missing),
+        tuple(mismatched),
+        key_map.backbone_only,
+    )
+    return converted, report
+
+
+def _tensors(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
+    prefix = "module." if all(key.startswith("module.") for key in state_dict) else ""
+    tensors = {}
+    for key, value in state_dict.items():
+        if isinstance(value, np.ndarray):
+            value = torch.from_numpy(value)
+        if not isinstance(value, Tensor):
+            raise CheckpointError(f"The entry '{key}' of the checkpoint is a {type(value).__name__}, not a tensor.")
+        tensors[key.removeprefix(prefix)] = value
+    return tensors
+
+
+def _value(name: str, value: Tensor, key_map: KeyMap) -> Tensor:
+    return value + key_map.running_var_shift if key_map.running_var_shift and name.endswith(".running_var") else value
+
+
+def _add_identity_statistics(converted: dict[str, Tensor], ours: Mapping[str, Tensor]) -> None:
+    """MSRA's ResNets have their batch statistics folded into the affine part: mean 0 and, with the epsilon added, variance 1."""
+    for name in [name for name in converted if name.endswith(".norm.weight")]:
+        module = name.removesuffix("weight")
+        if module + "running_mean" in ours:
+            converted.setdefault(module + "running_mean", torch.zeros_like(ours[module + "running_mean"]))
+            converted.setdefault(module + "running_var", torch.ones_like(ours[module + "running_var"]) - 1e-5)
+
+
+def _weights(model: nn.Module) -> list[str]:
+    """Names of all that a source of weights has to set: parameters and batch statistics, but not counters and running normalisers."""
+    state = model.state_dict()
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return [name for name in state if name in parameters or name.endswith((".running_mean", ".running_var", ".weight", ".bias"))]
+
+
+def _fits_nothing(tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str:
+    return (
+        f"Not one of the checkpoint's {len(tensors)} keys fits the model. It has {_summary(tensors, 4)}; the model has "
+        f"{_summary(ours, 4)}. Layouts that are known: {', '.join(key_map.name for key_map in KEY_MAPS)}."
+    )
+
+
+def read_published_layouts(model: nn.Module) -> None:
+    """Makes ``model.load_state_dict`` take the layout of any known source, whoever calls it (Detectron2's ``DefaultPredictor`` does)."""
+    model.register_load_state_dict_pre_hook(_convert_in_place)
+
+
+def _convert_in_place(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    if prefix or not state_dict or any(not isinstance(value, Tensor) for value in state_dict.values()):
+        return
+    try:
+        converted, report = convert_state_dict(state_dict, model)
+    except CheckpointError:
+        return  # torch says what it lacks
+    if report.source == OURS.name:
+        return
+    logger.info("Converted %s", report)
+    kept = {name: state_dict[name] for name in report.unexpected}
+    state_dict.clear()
+    state_dict.update(kept)
+    state_dict.update(converted)

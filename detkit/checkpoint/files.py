@@ -1,0 +1,126 @@
+"""The only place where weights are read: never by running what a file contains."""
+
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.checkpoint.c2_model_loading import convert_basic_c2_names
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+__all__ = ["CheckpointError", "read_checkpoint"]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used. The message names the file or the keys and the remedy."""
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Reads a file of weights into the memory of the CPU.
+
+    Three formats, told apart by the suffix: ``.safetensors``; ``.pkl`` (numpy arrays, as in Detectron2's model zoo); anything else is a
+    file of ``torch.save``, read with ``weights_only=True``.
+
+    Returns:
+        what the file holds, a dict. Under ``"model"`` stands the state dict; where a file is a bare state dict, it is put there.
+
+    Raises:
+        CheckpointError: file missing, damaged, without a dict of tensors, or holding objects that could run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint '{path}': check MODEL.WEIGHTS.")
+    readers = {".safetensors": _read_safetensors, ".pkl": _read_pickle}
+    content = readers.get(path.suffix, _read_torch)(path)
+    if not isinstance(content, dict) or not content:
+        raise CheckpointError(f"{path} holds no state dict, but a {type(content).__name__} of {_size(content)} entries.")
+    for wrapper in ("model", "state_dict", "model_state"):
+        if isinstance(content.get(wrapper), dict):
+            content["model"] = content.pop(wrapper)
+            return content
+    return {"model": content}
+
+
+def _size(content: Any) -> int:
+    return len(content) if hasattr(content, "__len__") else 0
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "Unsupported operand" in str(error) or "Unsupported class" in str(error):
+            raise CheckpointError(
+                f"{path} holds more than tensors, numbers and texts, and reading that could run code: {_first_reason(error)} "
+                "If you trust the file, save its state dict alone with the code that wrote it."
+            ) from None
+        raise CheckpointError(f"{path} is no file of torch.save, or it is damaged: {_first_reason(error)}") from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, IndexError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path} is no file of torch.save, or it is damaged: {_first_reason(error)}") from None
+
+
+def _first_reason(error: Exception) -> str:
+    """The sentence of an error that says why, without torch's advice to read unsafely."""
+    text = str(error)
+    start = text.find("WeightsUnpickler error:")
+    lines = text[max(start, 0) :].strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is no safetensors file, or it is damaged: {error}") from None
+
+
+def _read_pickle(path: Path) -> Any:
+    with path.open("rb") as file:
+        try:
+            content = _ArrayUnpickler(file, encoding="latin1").load()
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+        except Exception as error:  # a damaged pickle can raise nearly anything
+            raise CheckpointError(f"{path} is no pickle of arrays, or it is damaged: {error or type(error).__name__}") from None
+    return _with_detectron2_names(content) if isinstance(content, dict) else content
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads pickles of numpy arrays in plain containers, and refuses every other class or function."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in ("_reconstruct", "scalar"):
+            return getattr(np._core.multiarray, name)
+        allowed = {
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy", "dtype"): np.dtype,
+            ("collections", "OrderedDict"): OrderedDict,
+            ("_codecs", "encode"): _encode_latin1,
+        }
+        if (module, name) not in allowed:
+            raise pickle.UnpicklingError(
+                f"it asks for '{module}.{name}', and only numpy arrays in dicts, lists and tuples are read from a .pkl: "
+                "reading more could run code."
+            )
+        return allowed[module, name]
+
+
+def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
+    """How Python 2 strings of bytes stand in a pickle of protocol 2."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it asks for the encoding '{encoding}', and arrays need latin1 alone.")
+    return text.encode("latin1")
+
+
+def _with_detectron2_names(content: dict[str, Any]) -> dict[str, Any]:
+    """Renames the keys of a Caffe2 file (``conv1_w``, ``res2_0_branch2a_bn_s``), as MSRA's ResNets are; leaves others as they are."""
+    if "model" in content:
+        return content
+    blobs = content.get("blobs", content)
+    arrays = {key: value for key, value in blobs.items() if isinstance(value, np.ndarray) and not key.endswith("_momentum")}
+    return dict(zip(convert_basic_c2_names(list(arrays)), arrays.values(), strict=True))

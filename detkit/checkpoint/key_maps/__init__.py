@@ -1,0 +1,26 @@
+"""How published weights call what our models call differently: data only. A new source is one table and its line in ``KEY_MAPS``."""
+
+from .adelaidet import ADELAIDET_FCOS
+from .base import KeyMap
+from .detectron2 import DETECTRON2_BACKBONE, DETECTRON2_FCOS, DETECTRON2_RETINANET
+from .fcos_core import FCOS_CORE
+from .mmdetection import MMDETECTION
+from .torchvision import TORCHVISION_NETWORK, TORCHVISION_RESNET
+
+__all__ = ["KEY_MAPS", "OURS", "KeyMap"]
+
+#: the names of our own models
+OURS = KeyMap(name="detkit", rules={"{...}": "{...}"}, ignore=("pixel_mean", "pixel_std"))
+
+#: all sources; the one that fits most keys of a model is taken, the first of equals
+KEY_MAPS = (
+    OURS,
+    FCOS_CORE,
+    ADELAIDET_FCOS,
+    DETECTRON2_FCOS,
+    DETECTRON2_RETINANET,
+    MMDETECTION,
+    DETECTRON2_BACKBONE,
+    TORCHVISION_RESNET,
+    TORCHVISION_NETWORK,
+)

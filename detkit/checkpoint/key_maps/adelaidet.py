@@ -1,0 +1,21 @@
+"""aim-uofa/AdelaiDet."""
+
+from .base import KeyMap
+
+__all__ = ["ADELAIDET_FCOS"]
+
+ADELAIDET_FCOS = KeyMap(
+    name="AdelaiDet FCOS",
+    rules={
+        "backbone.{...}": "backbone.{...}",
+        "proposal_generator.fcos_head.cls_tower.{3i}.{param}": "head.cls_tower.{i}.{param}",
+        "proposal_generator.fcos_head.cls_tower.{3i+1}.{param}": "head.cls_tower.{i}.norm.{param}",
+        "proposal_generator.fcos_head.bbox_tower.{3i}.{param}": "head.box_tower.{i}.{param}",
+        "proposal_generator.fcos_head.bbox_tower.{3i+1}.{param}": "head.box_tower.{i}.norm.{param}",
+        "proposal_generator.fcos_head.cls_logits.{param}": "head.cls_score.{param}",
+        "proposal_generator.fcos_head.bbox_pred.{param}": "head.box_pred.{param}",
+        "proposal_generator.fcos_head.ctrness.{param}": "head.quality.{param}",
+        "proposal_generator.fcos_head.scales.{l}.scale": "head.scales.{l}.scale",
+    },
+    ignore=("pixel_mean", "pixel_std"),
+)

@@ -1,0 +1,39 @@
+"""mmdetection's FCOS and ATSS, of all versions."""
+
+from .base import KeyMap
+
+__all__ = ["MMDETECTION"]
+
+MMDETECTION = KeyMap(
+    name="mmdetection FCOS or ATSS",
+    rules={
+        "backbone.conv1.{param}": "backbone.bottom_up.stem.conv1.{param}",
+        "backbone.bn1.{param}": "backbone.bottom_up.stem.conv1.norm.{param}",
+        "backbone.layer{s}.{b}.conv{n}.{param}": "backbone.bottom_up.res{s+1}.{b}.conv{n}.{param}",
+        "backbone.layer{s}.{b}.bn{n}.{param}": "backbone.bottom_up.res{s+1}.{b}.conv{n}.norm.{param}",
+        "backbone.layer{s}.{b}.downsample.0.{param}": "backbone.bottom_up.res{s+1}.{b}.shortcut.{param}",
+        "backbone.layer{s}.{b}.downsample.1.{param}": "backbone.bottom_up.res{s+1}.{b}.shortcut.norm.{param}",
+        "neck.lateral_convs.{l}.conv.{param}": "backbone.fpn_lateral{l+3}.{param}",
+        # the fourth and fifth output convolution make P6 and P7
+        "neck.fpn_convs.3.conv.{param}": "backbone.top_block.p6.{param}",
+        "neck.fpn_convs.4.conv.{param}": "backbone.top_block.p7.{param}",
+        "neck.fpn_convs.{l}.conv.{param}": "backbone.fpn_output{l+3}.{param}",
+        "bbox_head.cls_convs.{i}.conv.{param}": "head.cls_tower.{i}.{param}",
+        "bbox_head.cls_convs.{i}.gn.{param}": "head.cls_tower.{i}.norm.{param}",
+        "bbox_head.reg_convs.{i}.conv.{param}": "head.box_tower.{i}.{param}",
+        "bbox_head.reg_convs.{i}.gn.{param}": "head.box_tower.{i}.norm.{param}",
+        "bbox_head.conv_cls.{param}": "head.cls_score.{param}",
+        "bbox_head.conv_reg.{param}": "head.box_pred.{param}",
+        "bbox_head.conv_centerness.{param}": "head.quality.{param}",
+        # FCOS before version 2.0
+        "bbox_head.fcos_cls.{param}": "head.cls_score.{param}",
+        "bbox_head.fcos_reg.{param}": "head.box_pred.{param}",
+        "bbox_head.fcos_centerness.{param}": "head.quality.{param}",
+        # ATSS
+        "bbox_head.atss_cls.{param}": "head.cls_score.{param}",
+        "bbox_head.atss_reg.{param}": "head.box_pred.{param}",
+        "bbox_head.atss_centerness.{param}": "head.quality.{param}",
+        "bbox_head.scales.{l}.scale": "head.scales.{l}.scale",
+    },
+    ignore=("data_preprocessor.{param}",),
+)
