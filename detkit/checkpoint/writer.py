@@ -1,0 +1,164 @@
+"""The only place where checkpoints are written: whole or not at all.
+
+A file is written beside its place, flushed to the disk, and then renamed; so whatever stops the process in between (a kill, a full
+disk, a power cut), the file of that name is either the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+__all__ = ["LAST_CHECKPOINT", "CheckpointFolder", "write_atomically", "write_text_atomically"]
+
+logger = logging.getLogger(__name__)
+
+#: Name of the file that names the checkpoint to resume from, as in Detectron2.
+LAST_CHECKPOINT = "last_checkpoint"
+_PERIODIC = re.compile(r"model_(\d{7,})\.pth")
+_FINAL = "model_final.pth"
+
+
+def write_atomically(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Writes a file so that it is never seen half written.
+
+    Args:
+        path: of the file; its folder must exist.
+        write: called with an open binary file.
+
+    Raises:
+        OSError: it could not be written (no space, no permission), named by path. What stood there before still stands.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        raise OSError(f"{path} could not be written: {error}. Is there space on the disk, and the right to write there?") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text_atomically(path: str | Path, text: str) -> None:
+    """:func:`write_atomically` for text, in UTF-8."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename in the folder survive a power cut, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class CheckpointFolder:
+    """The checkpoints of one run: ``model_0000099.pth`` (after iteration 99), ``model_final.pth``, and which of them is the last.
+
+    Args:
+        folder: where they lie; made if it is missing.
+        keep: how many of the periodic checkpoints to keep, the newest; 0 keeps all.
+    """
+
+    def __init__(self, folder: str | Path, *, keep: int = 0) -> None:
+        self.folder = Path(folder)
+        self._keep = keep
+
+    def save(self, name: str, data: Mapping[str, Any], *, resumable: bool = True) -> Path:
+        """Writes ``data`` to ``<name>.pth``.
+
+        Args:
+            name: without the suffix.
+            data: of tensors, numbers, strings, lists and dicts only, so that it can be read without running code.
+            resumable: whether it becomes the checkpoint that a resumed run starts from.
+
+        Returns:
+            path of the file.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{name}.pth"
+        write_atomically(path, lambda file: torch.save(dict(data), file))
+        if resumable:
+            write_text_atomically(self.folder / LAST_CHECKPOINT, path.name)
+            self._prune(newest=path)
+        return path
+
+    @property
+    def final(self) -> Path:
+        """Where the checkpoint at the end of training lies."""
+        return self.folder / _FINAL
+
+    def remove_leftovers(self) -> None:
+        """Removes the temporary files of writes that a kill has interrupted. Only while no other run writes here."""
+        for leftover in self.folder.glob(".*.pth.*.tmp"):
+            leftover.unlink(missing_ok=True)
+
+    def load_last(self, read: Callable[[str], Mapping[str, Any]]) -> tuple[Path, Mapping[str, Any]] | None:
+        """The newest whole checkpoint that a run can resume from.
+
+        Args:
+            read: reads one file and raises where that fails.
+
+        Returns:
+            its path and content, or None where there is no checkpoint.
+
+        Raises:
+            OSError: there are checkpoints, and every one is broken.
+        """
+        candidates = self._candidates()
+        broken = []
+        for path in candidates:
+            try:
+                data = read(str(path))
+            except Exception as error:  # whatever a broken file makes the reader raise
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                logger.warning("Checkpoint %s is broken (%s); looking for the one before it.", path, reason)
+                broken.append(path.name)
+                continue
+            if broken:
+                logger.warning("Resuming from %s, the newest whole checkpoint.", path)
+            return path, data
+        if broken:
+            raise OSError(
+                f"Every checkpoint in {self.folder} is broken: {', '.join(broken)}. Remove them to start anew, or start without --resume."
+            )
+        return None
+
+    def _candidates(self) -> list[Path]:
+        """The checkpoint named as last, then the others from newest to oldest."""
+        found = [path for path in self.folder.glob("model_*.pth") if path.name == _FINAL or _PERIODIC.fullmatch(path.name)]
+        found.sort(key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            named = self.folder / (self.folder / LAST_CHECKPOINT).read_text().strip()
+            if named.is_file():
+                return [named, *(path for path in found if path != named)]
+            if named.suffix == ".pth":
+                logger.warning("%s names %s, which is not there.", self.folder / LAST_CHECKPOINT, named.name)
+        return found
+
+    def _prune(self, *, newest: Path) -> None:
+        if not self._keep:
+            return
+        periodic = sorted(
+            (path for path in self.folder.glob("model_*.pth") if _PERIODIC.fullmatch(path.name)),
+            key=lambda path: path.stat().st_mtime_ns,
+            reverse=True,
+        )
+        for path in periodic[self._keep :]:
+            if path != newest:
+                path.unlink(missing_ok=True)

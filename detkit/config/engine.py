@@ -1,0 +1,34 @@
+"""The keys of the training engine that Detectron2 does not have."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode as CN
+
+__all__ = ["add_engine_config"]
+
+
+def add_engine_config(cfg: CN) -> None:
+    """Adds them below ``SOLVER``."""
+    solver = cfg.SOLVER
+    solver.OPTIMIZER = "SGD"  # or "AdamW"
+    # [[prefix of parameter names, factor on the learning rate, factor on the weight decay], ...]; the longest matching prefix counts.
+    # BIAS_LR_FACTOR, WEIGHT_DECAY_BIAS and WEIGHT_DECAY_NORM are Detectron2's.
+    solver.PARAMETER_FACTORS = []
+
+    # The batch that BASE_LR and the schedule are meant for; 0: they are meant for IMS_PER_BATCH as it stands. Where IMS_PER_BATCH
+    # differs, BASE_LR is scaled with it, and MAX_ITER, STEPS, WARMUP_ITERS, CHECKPOINT_PERIOD and TEST.EVAL_PERIOD inversely, so
+    # that the same number of images is seen. Keys given on the command line are taken as they are given.
+    solver.REFERENCE_BATCH_SIZE = 0
+    # Each batch of IMS_PER_BATCH images is computed in this many parts, one after the other, to save memory. One iteration stays
+    # one optimizer step; a loss is normalised within its part.
+    solver.ACCUMULATE = 1
+
+    # CLIP_GRADIENTS.CLIP_TYPE also takes "full_model": the norm of all gradients together, as in DETR and Sparse R-CNN.
+    solver.AMP.DTYPE = "float16"  # with loss scaling; or "bfloat16", which needs none
+
+    # An exponential moving average of the weights, evaluated and saved as the model; the weights being trained are saved beside it.
+    solver.EMA = CN()
+    solver.EMA.ENABLED = False
+    solver.EMA.DECAY = 0.9998  # after t iterations at most (1 + t) / (10 + t), so that short trainings profit too
+
+    solver.CHECKPOINT_KEEP = 0  # newest periodic checkpoints to keep; 0: all

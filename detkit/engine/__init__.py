@@ -1,0 +1,32 @@
+"""Training and evaluation: trainer, optimizer, moving average, hooks, launcher, console, record of the run."""
+
+from detkit.engine.console import quiet_dependencies
+
+quiet_dependencies()  # before Detectron2 is imported, whose import alone warns
+
+# ruff: noqa: E402
+from detkit.engine.evaluate import Results, check_expected_results, evaluate, save_results
+from detkit.engine.launch import launch
+from detkit.engine.main import main, run
+from detkit.engine.optimizer import build_gradient_clipper, build_optimizer
+from detkit.engine.setup import read_config, resolve_config
+from detkit.engine.step import NonFiniteLossError, TrainingStep
+from detkit.engine.trainer import Trainer
+
+__all__ = [
+    "NonFiniteLossError",
+    "Results",
+    "Trainer",
+    "TrainingStep",
+    "build_gradient_clipper",
+    "build_optimizer",
+    "check_expected_results",
+    "evaluate",
+    "launch",
+    "main",
+    "quiet_dependencies",
+    "read_config",
+    "resolve_config",
+    "run",
+    "save_results",
+]

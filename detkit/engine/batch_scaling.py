@@ -1,0 +1,57 @@
+"""Fits learning rate and schedule to a batch of another size."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+
+from detectron2.config import CfgNode
+
+__all__ = ["scale_to_batch"]
+
+logger = logging.getLogger(__name__)
+
+_ITERATIONS = ("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")
+
+
+def scale_to_batch(cfg: CfgNode, keep: Collection[str] = ()) -> None:
+    """Applies the linear scaling rule (Goyal et al., 2017, section 2.1) where the batch is not the one the config is meant for.
+
+    With ``r = IMS_PER_BATCH / REFERENCE_BATCH_SIZE``, the learning rates are multiplied by ``r``, and everything that counts
+    iterations is divided by it, so that as many images are seen. ``REFERENCE_BATCH_SIZE`` then says ``IMS_PER_BATCH``, so that
+    applying this twice is applying it once.
+
+    Args:
+        cfg: changed in place.
+        keep: keys to leave alone, for instance those given on the command line.
+
+    Raises:
+        ValueError: Detectron2's ``REFERENCE_WORLD_SIZE``, which changes the batch, is set.
+    """
+    solver = cfg.SOLVER
+    if solver.REFERENCE_WORLD_SIZE:
+        raise ValueError(
+            "SOLVER.REFERENCE_WORLD_SIZE would change the batch with the number of processes. Set it to 0, give the batch as "
+            "SOLVER.IMS_PER_BATCH and the one that the learning rate is meant for as SOLVER.REFERENCE_BATCH_SIZE."
+        )
+    if solver.REFERENCE_BATCH_SIZE in (0, solver.IMS_PER_BATCH):
+        return
+    ratio = solver.IMS_PER_BATCH / solver.REFERENCE_BATCH_SIZE
+    changes = []
+    for key in ("SOLVER.BASE_LR", "SOLVER.BASE_LR_END", *_ITERATIONS):
+        section, name = key.split(".")
+        old = cfg[section][name]
+        if key in keep or not old:
+            continue
+        new = _scaled(old, 1 / ratio) if key in _ITERATIONS else old * ratio
+        cfg[section][name] = new
+        changes.append(f"{name} {old} -> {new:.6g}" if isinstance(new, float) else f"{name} {old} -> {new}")
+    logger.info("Batch of %d instead of %d images: %s.", solver.IMS_PER_BATCH, solver.REFERENCE_BATCH_SIZE, ", ".join(changes))
+    solver.REFERENCE_BATCH_SIZE = solver.IMS_PER_BATCH
+
+
+def _scaled(iterations: int | tuple[int, ...] | list[int], factor: float) -> int | tuple[int, ...] | list[int]:
+    """At least 1 iteration stays 1; negative periods mean never and stay as they are."""
+    if isinstance(iterations, (tuple, list)):
+        return type(iterations)(_scaled(i, factor) for i in iterations)
+    return max(1, round(iterations * factor)) if iterations > 0 else iterations

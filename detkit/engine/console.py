@@ -1,0 +1,110 @@
+"""What a run says and where: a clean console, everything in ``log.txt``.
+
+This is the one place where warnings of dependencies are silenced, each by its text and its module, so that nothing else is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from tqdm import tqdm
+
+__all__ = ["OUR_LOGGERS", "quiet_dependencies", "setup_logging"]
+
+#: Their INFO messages are for the user; those of other packages go to the log file only.
+OUR_LOGGERS = ("detkit", "fcos_atss", "sparsercnn", "lsnet", "dw")
+
+_DEPENDENCY_LOGGERS = ("detectron2", "fvcore", "timm")
+#: What of Detectron2 the console shows where there is no progress bar: the periodic line with losses and ETA.
+_PROGRESS_LOGGER = "detectron2.utils.events"
+
+#: (category, start of the message as a regular expression, module that is blamed for it as a regular expression)
+_KNOWN_NOISE: tuple[tuple[type[Warning], str, str], ...] = (
+    # Detectron2 scripts a few functions when it is imported; new torch prefers torch.compile.
+    (FutureWarning, r"`torch\.jit\.script", r"torch\.jit\."),
+    (DeprecationWarning, r"`torch\.jit\.", r"torch\.jit\."),
+    # torch.meshgrid without `indexing` in Detectron2's anchor generator.
+    (UserWarning, r"torch\.meshgrid: in an upcoming release", r"torch\.functional"),
+    # Detectron2 and fvcore read a file's own tensors through torch.load without naming weights_only.
+    (FutureWarning, r"You are using `torch\.load` with `weights_only=False`", r"(detectron2|fvcore)\."),
+    (FutureWarning, r"`torch\.cuda\.amp\.", r"(detectron2|fvcore)\."),
+    (DeprecationWarning, r"pkg_resources is deprecated", r".*"),
+    (UserWarning, r"pkg_resources is deprecated", r".*"),
+    (FutureWarning, r"Importing from timm\.models", r"timm\."),
+    # The loss scaler skips the first steps of fp16 training while it looks for its scale.
+    (UserWarning, r"Detected call of `lr_scheduler\.step\(\)` before `optimizer\.step\(\)`", r"torch\.optim\.lr_scheduler"),
+)
+
+
+def quiet_dependencies() -> None:
+    """Silences the known warnings of dependencies in this process. Call it before Detectron2 is imported; twice does no harm."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported: its C++ side has warnings of its own
+    for category, message, module in _KNOWN_NOISE:
+        warnings.filterwarnings("ignore", message=message, category=category, module=module)
+
+
+def setup_logging(output_dir: str | Path, rank: int = 0, *, stream=None) -> None:
+    """Sends our messages and everybody's warnings to the console, and all messages to ``output_dir/log.txt``.
+
+    Safe to call again, for the next run in the same process. Workers other than the first write to ``log.txt.rank<n>`` only.
+
+    Args:
+        output_dir: made if it is missing.
+        rank: of this worker.
+        stream: the console; ``sys.stdout`` by default. Where it is a terminal, progress is shown as a bar and not as lines.
+    """
+    folder = Path(output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    stream = stream or sys.stdout
+    formatter = logging.Formatter("[%(asctime)s] %(message)s", datefmt="%m/%d %H:%M:%S")
+    to_file = logging.FileHandler(folder / ("log.txt" if rank == 0 else f"log.txt.rank{rank}"))
+    to_file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S"))
+    handlers: list[logging.Handler] = [to_file]
+    if rank == 0:
+        to_console = _ConsoleHandler(stream)
+        to_console.setFormatter(formatter)
+        to_console.addFilter(_ConsoleFilter(show_progress=not stream.isatty()))
+        handlers.append(to_console)
+    for name in (*OUR_LOGGERS, *_DEPENDENCY_LOGGERS, "py.warnings"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.DEBUG)
+        logger.propagate = False
+        for old in list(logger.handlers):
+            logger.removeHandler(old)
+            old.close()
+        for handler in handlers:
+            logger.addHandler(handler)
+    logging.captureWarnings(True)  # Python's warnings neither tear the progress bar nor miss in the log
+
+
+class _ConsoleFilter(logging.Filter):
+    """Warnings of all, our messages, and the periodic line of losses where no bar shows them."""
+
+    def __init__(self, *, show_progress: bool) -> None:
+        super().__init__()
+        self._show_progress = show_progress
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            return True
+        if record.name == _PROGRESS_LOGGER:
+            return self._show_progress
+        return record.levelno >= logging.INFO and record.name.split(".")[0] in OUR_LOGGERS
+
+
+class _ConsoleHandler(logging.Handler):
+    """Writes above the progress bar, if there is one."""
+
+    def __init__(self, stream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            tqdm.write(self.format(record), file=self._stream)
+        except Exception:  # as every logging handler: a message must not stop a training
+            self.handleError(record)

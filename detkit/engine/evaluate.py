@@ -1,0 +1,125 @@
+"""Evaluates a model on the test sets of a config."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader
+from detectron2.evaluation import inference_on_dataset
+from detectron2.utils import comm
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from detkit.engine.run_record import command_line, write_json
+from detkit.evaluation import build_evaluator
+
+__all__ = ["RESULTS_FILE", "Results", "check_expected_results", "evaluate", "save_results"]
+
+logger = logging.getLogger(__name__)
+
+RESULTS_FILE = "results.json"
+#: Data set -> task ("bbox", "segm", "keypoints") -> metric -> value in percent.
+Results = dict[str, dict[str, Any]]
+
+
+def evaluate(
+    cfg: CfgNode,
+    model: nn.Module,
+    *,
+    build_loader: Callable[[CfgNode, str], DataLoader] = build_detection_test_loader,
+    before_batch: Callable[[], None] = lambda: None,
+) -> Results:
+    """Runs the model on every set of ``DATASETS.TEST`` and saves its detections below ``OUTPUT_DIR/inference``.
+
+    Args:
+        model: its mode (training or not) is restored afterwards.
+        build_loader: makes the batches of a data set.
+        before_batch: called before every batch.
+
+    Returns:
+        the results, on the first worker; empty ones on the others, and for a set that has no annotations.
+    """
+    results = {}
+    for name in cfg.DATASETS.TEST:
+        loader = build_loader(cfg, name)
+        results[name] = _evaluate_one(model, loader, build_evaluator(cfg, name), name, before_batch) or {}
+        if comm.is_main_process():
+            _log_results(name, results[name])
+    return results
+
+
+def _evaluate_one(model: nn.Module, loader: DataLoader, evaluator, name: str, before_batch: Callable[[], None]) -> dict[str, Any]:
+    show = comm.is_main_process() and sys.stdout.isatty()
+    with tqdm(loader, desc=name, unit="img", leave=False, disable=not show, file=sys.stdout, dynamic_ncols=True) as batches:
+        printed = io.StringIO()
+        silent = _Silent(evaluator, printed)
+        results = inference_on_dataset(model, batches, silent, callbacks={"before_inference": before_batch})
+    logger.debug("%s", printed.getvalue())
+    return results
+
+
+class _Silent:
+    """An evaluator whose prints (pycocotools prints a table of its own) go elsewhere."""
+
+    def __init__(self, evaluator, into: io.StringIO) -> None:
+        self._evaluator, self._into = evaluator, into
+
+    def reset(self) -> None:
+        self._evaluator.reset()
+
+    def process(self, inputs, outputs) -> None:
+        self._evaluator.process(inputs, outputs)
+
+    def evaluate(self) -> dict[str, Any] | None:
+        with contextlib.redirect_stdout(self._into):
+            return self._evaluator.evaluate()
+
+
+def _log_results(dataset: str, results: dict[str, Any]) -> None:
+    if not results:
+        logger.info("%s: detections saved; there are no annotations to compare them with.", dataset)
+    for task, metrics in results.items():
+        main = {name: value for name, value in metrics.items() if not name.startswith("AP-")}
+        logger.info("%s, %s: %s", dataset, task, "  ".join(f"{name} {value:.2f}" for name, value in main.items()))
+
+
+def save_results(cfg: CfgNode, results: Results, *, weights: str, iteration: int | None = None) -> Path:
+    """Writes ``OUTPUT_DIR/results.json``: the metrics and all that is needed to measure them again."""
+    path = Path(cfg.OUTPUT_DIR) / RESULTS_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(
+        path,
+        {"results": results, "weights": weights, "iteration": iteration, "command": command_line(), "config": _as_dict(cfg)},
+    )
+    return path
+
+
+def _as_dict(node: Any) -> Any:
+    return {key: _as_dict(value) for key, value in node.items()} if isinstance(node, CfgNode) else node
+
+
+def check_expected_results(cfg: CfgNode, results: Results) -> None:
+    """Compares the results on the first test set with ``TEST.EXPECTED_RESULTS``: ``[[task, metric, value, tolerance], ...]``.
+
+    Raises:
+        SystemExit: one of them is missing or further off than its tolerance.
+    """
+    if not len(cfg.TEST.EXPECTED_RESULTS):
+        return
+    found = results.get(cfg.DATASETS.TEST[0], {}) if len(cfg.DATASETS.TEST) else {}
+    misses = []
+    for task, metric, expected, tolerance in cfg.TEST.EXPECTED_RESULTS:
+        value = found.get(task, {}).get(metric)
+        if value is None or not abs(value - expected) <= tolerance:
+            misses.append(f"{task} {metric} is {value if value is None else round(value, 2)}, expected {expected} +- {tolerance}")
+    if misses:
+        raise SystemExit(f"TEST.EXPECTED_RESULTS: {'; '.join(misses)}.")
+    logger.info("The results are as expected (TEST.EXPECTED_RESULTS).")

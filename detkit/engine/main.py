@@ -1,0 +1,112 @@
+"""Training and evaluation from a command line."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser
+from detectron2.utils import comm
+
+from detkit.checkpoint.writer import CheckpointFolder
+from detkit.distributed import get_rank
+from detkit.engine.console import setup_logging
+from detkit.engine.evaluate import Results, check_expected_results, evaluate, save_results
+from detkit.engine.launch import launch
+from detkit.engine.run_record import save_run_record
+from detkit.engine.setup import read_config, resolve_config, usable_device
+from detkit.engine.trainer import Trainer, load_weights, read_checkpoint
+
+__all__ = ["main", "run"]
+
+logger = logging.getLogger(__name__)
+
+#: What bad input raises; anything else is a defect and shows its traceback.
+_INPUT_ERRORS = (ValueError, OSError, KeyError)
+#: Seconds that the other workers give the first one to speak.
+_PATIENCE = 5.0
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Runs a command line of Detectron2's ``default_argument_parser`` in as many workers as it asks for.
+
+    Raises:
+        SystemExit: bad input, with one message that says what and where; or the training was asked to stop.
+    """
+    args = default_argument_parser().parse_args(argv)
+    with _one_clear_error():
+        device = torch.device(usable_device(read_config(args))).type
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        device=device,
+        args=(args,),
+    )
+
+
+def main(args: argparse.Namespace) -> Results:
+    """What every worker does with a parsed command line; for one process also from Python.
+
+    Returns:
+        the results of the evaluation, on the first worker.
+    """
+    with _one_clear_error():
+        cfg = _set_up(args)
+        if args.eval_only:
+            model, weights = _load_for_evaluation(cfg, resume=args.resume)
+        else:
+            trainer = Trainer(cfg)
+            trainer.resume_or_load(resume=args.resume)
+            trainer.data_loader  # noqa: B018  made now, so that what is wrong with the data is said before training starts
+    if not args.eval_only:
+        return trainer.train()
+    results = evaluate(cfg, model, build_loader=Trainer.build_test_loader)
+    if comm.is_main_process():
+        save_results(cfg, results, weights=weights)
+        check_expected_results(cfg, results)
+    return results
+
+
+def _set_up(args: argparse.Namespace) -> CfgNode:
+    """Logging, the resolved config, the data sets and the record of the run."""
+    cfg = read_config(args)
+    setup_logging(cfg.OUTPUT_DIR, get_rank())
+    cfg = resolve_config(cfg, given=(args.opts or [])[0::2])
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
+    if comm.is_main_process() and not args.eval_only:
+        save_run_record(cfg)
+    return cfg
+
+
+def _load_for_evaluation(cfg: CfgNode, *, resume: bool) -> tuple[torch.nn.Module, str]:
+    """The model and the name of its weights: the last checkpoint of the run with ``--resume``, else ``MODEL.WEIGHTS``."""
+    model = Trainer.build_model(cfg)
+    found = CheckpointFolder(cfg.OUTPUT_DIR).load_last(read_checkpoint) if resume else None
+    weights = str(found[0]) if found else cfg.MODEL.WEIGHTS
+    if not weights:
+        raise ValueError("--eval-only: there is nothing to evaluate. Name a checkpoint: MODEL.WEIGHTS output/model_final.pth.")
+    load_weights(model, weights)
+    return model, weights
+
+
+@contextlib.contextmanager
+def _one_clear_error() -> Iterator[None]:
+    """Bad input ends the process with its message alone, said once; the traceback stands in ``log.txt``."""
+    try:
+        yield
+    except _INPUT_ERRORS as error:
+        logger.debug("Stopped by bad input:", exc_info=True)
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        if get_rank() == 0:
+            sys.exit(f"error: {message}")
+        time.sleep(_PATIENCE)  # what is wrong for all is said by the first worker, whose end ends this one
+        sys.exit(f"error in worker {get_rank()}: {message}")

@@ -1,0 +1,114 @@
+"""What a run was: its config, seed, command, code and machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+
+import detkit
+from detkit.checkpoint.writer import write_text_atomically
+from detkit.distributed import get_world_size
+
+__all__ = ["command_line", "describe_environment", "save_run_record", "write_json"]
+
+_PACKAGES = ("torch", "torchvision", "timm", "fvcore", "pycocotools", "opencv-python-headless", "numpy", "Pillow", "scipy")
+
+
+def save_run_record(cfg: CfgNode) -> None:
+    """Writes ``config.yaml`` and ``run.json`` into ``OUTPUT_DIR``. A resumed run adds its start to the record."""
+    folder = Path(cfg.OUTPUT_DIR)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(folder / "config.yaml", cfg.dump())
+    start = {
+        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": command_line(),
+        "seed": cfg.SEED,
+        "workers": get_world_size(),
+        **describe_environment(),
+    }
+    path = folder / "run.json"
+    write_json(path, {"starts": [*_earlier_starts(path), start]})
+
+
+def command_line() -> str:
+    """The command of this process, ready to be pasted into a shell."""
+    return shlex.join([Path(sys.executable).name, *sys.argv])
+
+
+def describe_environment() -> dict[str, Any]:
+    """Versions, code and hardware; only what can be looked up at once."""
+    return {
+        "versions": {
+            "detkit": detkit.__version__,
+            "python": platform.python_version(),
+            "detectron2": _detectron2_version(),
+            **{name: version for name in _PACKAGES if (version := _version(name))},
+        },
+        "code": _git_state(),
+        "hardware": {
+            "machine": platform.platform(),
+            "cpu": _cpu_name(),
+            "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+            "cuda": torch.version.cuda,
+        },
+    }
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Writes readable json, whole or not at all."""
+    write_text_atomically(path, json.dumps(content, indent=2, default=str) + "\n")
+
+
+def _earlier_starts(path: Path) -> list[Any]:
+    try:
+        return json.loads(path.read_text())["starts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _detectron2_version() -> str:
+    import detectron2
+
+    return detectron2.__version__
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of the checkout that detkit is imported from, and whether it was changed; None outside a checkout."""
+    folder = Path(detkit.__file__).parent
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return {"commit": commit, "changed": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *args: str) -> str:
+    done = subprocess.run(["git", *args], cwd=folder, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -1,0 +1,68 @@
+"""From the command line to a config that says what will really be done."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from collections.abc import Collection
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from detkit.config import get_cfg
+from detkit.engine.batch_scaling import scale_to_batch
+from detkit.engine.seeding import fresh_seed
+
+__all__ = ["read_config", "resolve_config", "usable_device"]
+
+logger = logging.getLogger(__name__)
+
+
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """The config that a command line of Detectron2's ``default_argument_parser`` asks for.
+
+    Raises:
+        detkit.config.ConfigError: a file, key or value that cannot be used.
+    """
+    cfg = get_cfg()
+    if args.config_file:
+        cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(args.opts or [])
+    return cfg
+
+
+def usable_device(cfg: CfgNode) -> str:
+    """``MODEL.DEVICE``, or "cpu" where it asks for CUDA and there is none."""
+    wants_cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
+    return "cpu" if wants_cuda and not torch.cuda.is_available() else cfg.MODEL.DEVICE
+
+
+def resolve_config(cfg: CfgNode, *, given: Collection[str] = ()) -> CfgNode:
+    """A frozen copy of a config in which nothing is left open; a resolved config stays as it is.
+
+    - ``MODEL.DEVICE``: the CPU where there is no CUDA.
+    - ``SEED``: drawn, the same in all workers, where it is negative.
+    - ``DATALOADER.NUM_WORKERS``: at most one per CPU.
+    - Learning rate and schedule: see :func:`detkit.engine.batch_scaling.scale_to_batch`.
+
+    Args:
+        given: keys from the command line, whose values are not scaled.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    device = usable_device(cfg)
+    if device != cfg.MODEL.DEVICE:
+        logger.info("There is no CUDA device: running on the CPU (MODEL.DEVICE cpu).")
+        cfg.MODEL.DEVICE = device
+    if cfg.SEED < 0:
+        cfg.SEED = comm.all_gather(fresh_seed())[0]
+    cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, _num_cpus())
+    scale_to_batch(cfg, keep=given)
+    cfg.freeze()
+    return cfg
+
+
+def _num_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,283 @@
+"""The trainer: Detectron2's loop and hooks around a training step that can be stopped and continued anywhere."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, NoReturn
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetMapper, build_detection_test_loader
+from detectron2.engine import HookBase, TrainerBase, hooks
+from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler
+from detectron2.utils import comm
+from fvcore.nn.precise_bn import get_bn_modules
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from detkit.checkpoint.writer import CheckpointFolder
+from detkit.distributed import get_rank, get_world_size
+from detkit.engine.data_loader import TrainLoader, build_train_loader
+from detkit.engine.ema import WeightAverage
+from detkit.engine.evaluate import Results, check_expected_results, evaluate, save_results
+from detkit.engine.hooks import Evaluation, PeriodicCheckpoint, StopOnRequest
+from detkit.engine.optimizer import build_gradient_clipper, build_optimizer
+from detkit.engine.seeding import seed_everything
+from detkit.engine.setup import resolve_config
+from detkit.engine.step import NonFiniteLossError, TrainingStep
+from detkit.engine.stopping import StopRequest
+from detkit.engine.writers import MetricFiles, ProgressBar
+
+__all__ = ["Trainer"]
+
+logger = logging.getLogger(__name__)
+
+
+def read_checkpoint(path: str) -> Mapping[str, Any]:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_weights(model: nn.Module, path: str) -> None:
+    model.load_state_dict(read_checkpoint(path)["model"])
+
+
+_AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Trainer(TrainerBase):
+    """Trains, evaluates and saves what a config describes.
+
+    Override the ``build_*`` methods to train something else, or add hooks with ``register_hooks``::
+
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=False)
+        results = trainer.train()
+
+    A checkpoint holds under ``model`` the weights to use: the moving average where ``SOLVER.EMA`` is enabled; the weights being trained
+    are then its ``trained_model``.
+
+    Args:
+        cfg: a config from :func:`detkit.config.get_cfg`; the trainer's own ``cfg`` is it with device, seed and schedule resolved.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__()
+        self.cfg = cfg = resolve_config(cfg)
+        seed_everything(cfg.SEED)
+        self.model = self.build_model(cfg)
+        self.optimizer = self.build_optimizer(cfg, self.model)
+        self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
+        self.ema = WeightAverage(self.model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
+        self.training_step = TrainingStep(
+            model=_data_parallel(self.model),
+            optimizer=self.optimizer,
+            parts=cfg.SOLVER.ACCUMULATE,
+            amp_dtype=_amp_dtype(cfg),
+            clip=build_gradient_clipper(cfg),
+        )
+        self.checkpoints = CheckpointFolder(cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINT_KEEP)
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self.stop_request, self.stop_agreed = StopRequest(), False
+        self.results: Results = {}
+        self.register_hooks(self.build_hooks())
+
+    # what is trained -------------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The model on its device."""
+        model = build_model(cfg)
+        logger.debug("Model:\n%s", model)
+        return model
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """See :func:`detkit.engine.optimizer.build_optimizer`."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        """Detectron2's schedules: multi-step, cosine, each with warm-up."""
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
+        """See :func:`detkit.engine.data_loader.build_train_loader`."""
+        return build_train_loader(cfg, DatasetMapper(cfg, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        """Detectron2's loader of a test set."""
+        return build_detection_test_loader(cfg, dataset_name)
+
+    def build_hooks(self) -> list[HookBase]:
+        """In the order in which they run after a step; the checkpoint is written when the rest of the iteration is done."""
+        cfg = self.cfg
+        built: list[HookBase] = [hooks.IterationTimer(), hooks.LRScheduler()]
+        if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
+            data = self.build_train_loader(cfg)
+            built.append(hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, data, cfg.TEST.PRECISE_BN.NUM_ITER))
+        built += [PeriodicCheckpoint(cfg.SOLVER.CHECKPOINT_PERIOD), StopOnRequest(), Evaluation(cfg.TEST.EVAL_PERIOD)]
+        if comm.is_main_process():
+            built.append(MetricFiles(cfg.OUTPUT_DIR))
+            if sys.stdout.isatty():
+                built.append(ProgressBar())
+        return built
+
+    @cached_property
+    def data_loader(self) -> TrainLoader:
+        """The training data; made when it is first needed, for its order depends on the seed, which a resumed run inherits."""
+        return self.build_train_loader(self.cfg)
+
+    # training ----------------------------------------------------------------------------------------------------------------------
+
+    def train(self) -> Results:
+        """Trains from where :meth:`resume_or_load` has left it, evaluates, and writes ``results.json``.
+
+        Returns:
+            the results of the last evaluation, on the first worker.
+
+        Raises:
+            NonFiniteLossError: a loss is NaN or infinite; ``model_nan_iter<n>.pth`` holds the weights that have led to it.
+            SystemExit: the process was asked to stop, and a checkpoint was saved; or ``TEST.EXPECTED_RESULTS`` were missed.
+        """
+        self._batches = self.data_loader.from_iteration(self.start_iter)
+        logger.info("Training from iteration %d to %d; everything goes to %s.", self.start_iter, self.max_iter, self.cfg.OUTPUT_DIR)
+        with self.stop_request.listening():
+            super().train(self.start_iter, self.max_iter)
+        if comm.is_main_process():
+            save_results(self.cfg, self.results, weights=str(self.checkpoints.final), iteration=self.max_iter)
+            check_expected_results(self.cfg, self.results)
+        return self.results
+
+    def run_step(self) -> None:
+        """One iteration. Its randomness depends on the seed, the worker and the iteration alone."""
+        self.model.train()
+        seed_everything(self.cfg.SEED, get_rank(), self.iter)
+        try:
+            report = self.training_step(self._batches, iteration=self.iter, stop=bool(self.stop_request))
+        except NonFiniteLossError:
+            self._save(f"model_nan_iter{self.iter:07d}", resumable=False)
+            raise
+        if self.ema is not None:
+            self.ema.update(self.model)
+        self.stop_agreed = report.stop
+        self.storage.put_scalars(total_loss=sum(report.losses.values()), data_time=report.data_time, **report.losses)
+
+    def evaluate(self) -> Results:
+        """Evaluates the weights to use on ``DATASETS.TEST``."""
+        model = self.model if self.ema is None else self.ema.model
+        self.results = evaluate(self.cfg, model, build_loader=self.build_test_loader, before_batch=self._stop_if_alone)
+        return self.results
+
+    def stop(self) -> NoReturn:
+        """Saves a checkpoint and ends the process. In every worker, between two iterations."""
+        if self.iter < self.max_iter:
+            self.save_checkpoint()
+        comm.synchronize()
+        logger.info("Asked to stop: saved the state after iteration %d. Continue with --resume.", self.iter)
+        raise SystemExit(self.stop_request.exit_code)
+
+    def _stop_if_alone(self) -> None:
+        """An evaluation can be left at once, unless other workers would wait for this one."""
+        if self.stop_request and get_world_size() == 1:
+            self.stop()
+
+    # checkpoints -------------------------------------------------------------------------------------------------------------------
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continues from the last whole checkpoint in ``OUTPUT_DIR``, if asked and there is one; else loads ``MODEL.WEIGHTS``.
+
+        Raises:
+            OSError: there are checkpoints to resume from, and all are broken.
+        """
+        found = self.checkpoints.load_last(read_checkpoint) if resume else None
+        if found is None:
+            if resume:
+                logger.info("There is no checkpoint in %s to resume from: starting from MODEL.WEIGHTS.", self.cfg.OUTPUT_DIR)
+            if self.cfg.MODEL.WEIGHTS:
+                load_weights(self.model, self.cfg.MODEL.WEIGHTS)
+            return
+        path, state = found
+        self.load_state_dict(state)
+        self.start_iter = self.iter + 1
+        logger.info("Resuming after iteration %d from %s.", self.iter, path)
+
+    def save_checkpoint(self) -> None:
+        """Saves all that :meth:`resume_or_load` needs to continue after the current iteration."""
+        last = self.iter + 1 >= self.max_iter
+        self._save("model_final" if last else f"model_{self.iter:07d}")
+
+    def _save(self, name: str, *, resumable: bool = True) -> None:
+        if comm.is_main_process():
+            path = self.checkpoints.save(name, self.state_dict(), resumable=resumable)
+            logger.debug("Saved %s.", path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to continue: weights, optimizer, schedule, loss scale, average, iteration, seed."""
+        state = super().state_dict() | {
+            "seed": self.cfg.SEED,
+            "optimizer": self.optimizer.state_dict(),
+            "grad_scaler": self.training_step.grad_scaler.state_dict(),
+        }
+        if self.ema is None:
+            return {"model": self.model.state_dict(), **state}
+        return {
+            "model": self.ema.model.state_dict(),
+            "trained_model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            **state,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues exactly where the state was taken.
+
+        Raises:
+            ValueError: the state is of a run with another model or optimizer.
+        """
+        try:
+            self.model.load_state_dict(state.get("trained_model", state["model"]))
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"The checkpoint does not belong to this config, so it cannot be resumed: {error}. Start without --resume, with "
+                "MODEL.WEIGHTS naming the checkpoint, to take over its weights only."
+            ) from error
+        super().load_state_dict(dict(state))
+        self.training_step.grad_scaler.load_state_dict(state["grad_scaler"])
+        if self.ema is not None:
+            self.ema.model.load_state_dict(state["model"])
+            self.ema.load_state_dict(state.get("ema", {"updates": 0}))
+        self._take_over_seed(state["seed"])
+
+    def _take_over_seed(self, seed: int) -> None:
+        if seed == self.cfg.SEED:
+            return
+        logger.info("Continuing with the seed of the checkpoint, %d.", seed)
+        self.cfg.defrost()
+        self.cfg.SEED = seed
+        self.cfg.freeze()
+
+
+def _data_parallel(model: nn.Module) -> nn.Module:
+    if get_world_size() == 1:
+        return model
+    device = next(model.parameters()).device
+    known = inspect.signature(DistributedDataParallel).parameters
+    sync_buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # newer and older torch
+    device_ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=device_ids, **{sync_buffers: False})
+
+
+def _amp_dtype(cfg: CfgNode) -> torch.dtype | None:
+    if not cfg.SOLVER.AMP.ENABLED:
+        return None
+    if cfg.SOLVER.AMP.DTYPE not in _AMP_DTYPES:
+        raise ValueError(f"SOLVER.AMP.DTYPE {cfg.SOLVER.AMP.DTYPE!r} is not known; take one of {', '.join(_AMP_DTYPES)}.")
+    return _AMP_DTYPES[cfg.SOLVER.AMP.DTYPE]
