@@ -14,7 +14,9 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector as Detect
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
+import detkit.backbones  # noqa: F401, registers the builders that MODEL.BACKBONE.NAME may name
 from detkit.assigners import AssignContext, Assigner, GroundTruth, HardAssignment, Predictions, build_assigner
+from detkit.checkpoint import read_published_layouts
 from detkit.criterion import DenseCriterion, DenseTargets
 from detkit.geometry import BoxCoder, DeltaBoxCoder, Grid, PointBoxCoder, Priors, square_anchors
 from detkit.heads import DenseHead, DenseOutputs
@@ -73,6 +75,7 @@ class DenseDetector(Detectron2DenseDetector):
         self.assigner = assigner
         self.criterion = criterion
         self.postprocessor = postprocessor
+        read_published_layouts(self)
 
     def forward_training(
         self, images: ImageList, features: list[Tensor], predictions: DenseOutputs, gt_instances: list[Instances]
