@@ -2,7 +2,8 @@
 Selection, CVPR 2020, section 3.1 and algorithm 1).
 
 Two independent halves: :func:`nearest_on_grid` finds candidates (other ways of finding them are possible: a detector may compare
-boxes that stand on no grid), :func:`select_by_iou_statistics` and :func:`highest_iou_wins` choose among candidates, whatever they are.
+boxes that stand on no grid); :func:`select_by_iou_statistics`, :func:`center_inside` and :func:`highest_iou_wins` choose among
+candidates, wherever they come from.
 """
 
 from __future__ import annotations
@@ -14,13 +15,20 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
-from detkit.geometry import Priors, boxes_to_ltrb, elementwise_iou
+from detkit.geometry import Priors, elementwise_iou
 
 from .base import AssignContext, Assigner, HardAssignment
 from .registry import ASSIGNER_REGISTRY
-from .windows import beyond_image, cell_limits, cells_to_index, level_table, nearest_cells
+from .windows import beyond_image, cell_limits, cells_to_index, level_table, nearest_cells, scatter_to_priors
 
-__all__ = ["ATSSAssigner", "Candidates", "nearest_on_grid", "select_by_iou_statistics", "highest_iou_wins"]
+__all__ = [
+    "ATSSAssigner",
+    "Candidates",
+    "nearest_on_grid",
+    "center_inside",
+    "select_by_iou_statistics",
+    "highest_iou_wins",
+]
 
 #: An anchor's centre must lie further than this inside the object, in pixels (the authors' code; the paper only says "in").
 MIN_INSIDE = 0.01
@@ -33,11 +41,13 @@ class Candidates(NamedTuple):
     """Priors that an object may get.
 
     Attributes:
-        index: (B, G, M) int64, priors; no prior stands twice for the same object.
-        valid: (B, G, M) bool, False for places that hold no candidate; their index is some prior.
+        index: (M, B, G) int64, priors; no prior stands twice for the same object.
+        boxes: (M, B, G, 4) their boxes, xyxy in pixels.
+        valid: (M, B, G) bool, False for places that hold no candidate; index and box are some finite ones there.
     """
 
     index: Tensor
+    boxes: Tensor
     valid: Tensor
 
 
@@ -67,13 +77,10 @@ class ATSSAssigner(Assigner):
     @torch.no_grad()
     def forward(self, context: AssignContext) -> HardAssignment:
         gt, priors = context.gt, context.priors
-        candidates = nearest_on_grid(gt.boxes, priors, self.topk, context.valid_sizes)
-        boxes = priors.boxes[candidates.index]  # (B, G, M, 4)
-        gt_boxes = gt.boxes[:, :, None]
-        ious = elementwise_iou(boxes, gt_boxes, priors.plus_one)
-        inside = boxes_to_ltrb(gt_boxes, (boxes[..., :2] + boxes[..., 2:]) / 2).amin(-1) > MIN_INSIDE
-        positive = select_by_iou_statistics(ious, candidates.valid) & inside & gt.valid[..., None]
-        gt_index = highest_iou_wins(candidates.index, ious, positive, priors.num_priors)
+        index, boxes, valid = nearest_on_grid(gt.boxes, priors, self.topk, context.valid_sizes)
+        ious = elementwise_iou(boxes, gt.boxes, priors.plus_one)
+        positive = select_by_iou_statistics(ious, valid) & center_inside(boxes, gt.boxes) & gt.valid
+        gt_index = highest_iou_wins(index, ious, positive, priors.num_priors)
         return HardAssignment(gt_index, beyond_image(priors, context.valid_sizes))
 
 
@@ -97,28 +104,34 @@ def nearest_on_grid(gt_boxes: Tensor, priors: Priors, k: int, valid_sizes: Tenso
         candidates with M = L * k * A.
     """
     grid = priors.grid
-    table, limits = level_table(grid), cell_limits(grid, valid_sizes)
-    centers = ((gt_boxes[..., :2] + gt_boxes[..., 2:]) / 2)[:, :, None].double()  # (B, G, 1, 2)
-    cells, exists = nearest_cells(centers / table.strides - grid.offset, limits, k)  # (B, G, L, 2, k)
-    positions = (cells + grid.offset) * table.strides[..., None].double()
-    squared = (positions - centers[..., None]).square().masked_fill(~exists, torch.inf)
+    strides = level_table(grid).strides.double()
+    centers = ((gt_boxes[..., :2] + gt_boxes[..., 2:]) / 2).double().movedim(-1, 0)[:, None]  # (2, 1, B, G): x, y
+    cells, exists = nearest_cells(centers / strides - grid.offset, cell_limits(grid, valid_sizes), k)  # (k, 2, L, B, G)
+    squared = ((cells + grid.offset) * strides - centers).square_().masked_fill_(~exists, torch.inf)
 
     # one integer per pair that sorts by distance, then row, then column; its low bits name the cell relative to the nearest one
     bits = (2 * k - 2).bit_length()
-    nearest = cells[..., :1] - (k - 1)
-    relative = cells - nearest  # in [0, 2k - 2]
+    bases = cells[0] - (k - 1)
+    relative = (cells - bases).long()  # in [0, 2k - 2]
     ranks_x, ranks_y = _rank_pairs(k, gt_boxes.device)
-    distance = _pick(squared[..., 0, :], ranks_x) + _pick(squared[..., 1, :], ranks_y)
-    place = _pick(relative[..., 0, :], ranks_x) + _pick(relative[..., 1, :] << bits, ranks_y)
-    keys = (distance.view(torch.int64) >> 2 * bits << 2 * bits) + place  # (B, G, L, pairs)
-    keys = keys.topk(k, dim=-1, largest=False, sorted=False).values
+    distance = squared[ranks_x, 0] + squared[ranks_y, 1]  # (pairs, L, B, G)
+    place = relative[ranks_x, 0] + (relative[:, 1] << bits)[ranks_y]
+    keys = (distance.view(torch.int64) & -(1 << 2 * bits)) + place
+    keys = keys.topk(k, dim=0, largest=False, sorted=False).values  # (k, L, B, G)
 
-    low_bits = (1 << bits) - 1
-    columns = (keys & low_bits) + nearest[..., 0, :]
-    rows = (keys >> bits & low_bits) + nearest[..., 1, :]
     valid = keys < INFINITE
-    index = torch.where(valid, cells_to_index(columns[..., None], rows[..., None], grid)[..., 0], 0).flatten(2)
-    return _all_anchors(index, valid.flatten(2), priors.anchors_per_point)
+    low_bits, (base_x, base_y) = (1 << bits) - 1, bases.long()
+    columns, rows = (keys & low_bits) + base_x, (keys >> bits & low_bits) + base_y
+    index = torch.where(valid, cells_to_index(columns, rows, grid), 0)
+    points = (torch.stack([columns, rows]) + grid.offset) * level_table(grid).strides  # (2, k, L, B, G)
+    return _anchors_on(index, points, valid, priors)
+
+
+def center_inside(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
+    """Whether the centres of boxes (..., 4) lie inside gt boxes (..., 4), by more than :data:`MIN_INSIDE` pixels."""
+    centers = (boxes[..., :2] + boxes[..., 2:]) / 2
+    left_top, right_bottom = centers - gt_boxes[..., :2], gt_boxes[..., 2:] - centers
+    return torch.minimum(left_top, right_bottom).amin(-1) > MIN_INSIDE
 
 
 def select_by_iou_statistics(ious: Tensor, valid: Tensor) -> Tensor:
@@ -127,14 +140,13 @@ def select_by_iou_statistics(ious: Tensor, valid: Tensor) -> Tensor:
     Computed in float64, so that equal IoUs are not below their own mean. A single candidate has standard deviation 0.
 
     Args:
-        ious: (B, G, M) of each candidate with its object.
-        valid: (B, G, M) bool; the others count for nothing and are not selected.
+        ious: (M, B, G) of each candidate with its object.
+        valid: (M, B, G) bool; the others count for nothing and are not selected.
     """
     ious = ious.double()
-    count = valid.sum(-1, keepdim=True).clamp(min=1)
-    mean = (ious * valid).sum(-1, keepdim=True) / count
-    deviations = (ious - mean) * valid
-    variance = deviations.square().sum(-1, keepdim=True) / (count - 1).clamp(min=1)
+    count = valid.sum(0).clamp(min=1)
+    mean = (ious * valid).sum(0) / count
+    variance = ((ious - mean) * valid).square_().sum(0) / (count - 1).clamp(min=1)
     return (ious >= mean + variance.sqrt()) & valid
 
 
@@ -142,19 +154,19 @@ def highest_iou_wins(index: Tensor, ious: Tensor, positive: Tensor, num_priors: 
     """Gives every prior to the object with the highest IoU among those that want it, at equal IoU to the lowest index.
 
     Args:
-        index, ious, positive: (B, G, M) the wanted priors, their IoU with the object (float32, >= 0), and whether the wish counts.
+        index, ious, positive: (M, B, G) the wanted priors, their IoU with the object (float32, >= 0), and whether the wish counts.
         num_priors: P.
 
     Returns:
         (B, P) int64 gt index, -1 where nobody wants the prior.
     """
-    batch, num_gts, _ = index.shape
-    # IoU above, complement of the gt index below: the bits of non-negative floats sort like the floats
-    backwards = torch.arange(num_gts - 1, -1, -1, device=index.device)[:, None]
-    bids = torch.where(positive, (ious.float().view(torch.int32).long() << 32) + backwards, -1)
-    best = torch.full((batch, num_priors), -1, dtype=torch.int64, device=index.device)
-    best.scatter_reduce_(1, index.flatten(1), bids.flatten(1), "amax")
-    return torch.where(best < 0, -1, num_gts - 1 - (best & 0xFFFFFFFF))
+    num_gts = index.shape[-1]
+    # IoU above (the bits of non-negative floats sort like the floats), below what makes the lowest gt index win
+    nobody = (-1 << 32) + num_gts
+    backwards = torch.arange(num_gts - 1, -1, -1, device=index.device)
+    bids = torch.where(positive, (ious.view(torch.int32).long() << 32) + backwards, nobody)
+    best = scatter_to_priors(index, bids, nobody, num_priors, "amax")
+    return num_gts - 1 - (best & 0xFFFFFFFF)
 
 
 @lru_cache(maxsize=16)
@@ -165,15 +177,12 @@ def _rank_pairs(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return columns, rows
 
 
-def _pick(values: Tensor, ranks: Tensor) -> Tensor:
-    """``values[..., ranks]``, which is what index_select does faster."""
-    return values.index_select(-1, ranks)
-
-
-def _all_anchors(index: Tensor, valid: Tensor, anchors_per_point: int) -> Candidates:
-    """From locations to the anchors on them: (B, G, N) to (B, G, N * A)."""
-    if anchors_per_point == 1:
-        return Candidates(index, valid)
-    anchors = torch.arange(anchors_per_point, device=index.device)
-    index = (index[..., None] * anchors_per_point + anchors).flatten(2)
-    return Candidates(index, valid.repeat_interleave(anchors_per_point, dim=2))
+def _anchors_on(index: Tensor, points: Tensor, valid: Tensor, priors: Priors) -> Candidates:
+    """From the locations of each level, (k, L, B, G), to the anchors on them: M = k * L * A."""
+    cell_anchors = torch.stack(priors.cell_anchors).to(points).permute(2, 1, 0)[..., None, None]  # (4, A, L, 1, 1)
+    boxes = points.repeat(2, 1, 1, 1, 1)[:, :, None] + cell_anchors[:, None]  # (4, k, A, L, B, G)
+    num_anchors = priors.anchors_per_point
+    anchors = torch.arange(num_anchors, device=index.device)[:, None, None, None]
+    index = index[:, None] * num_anchors + anchors  # (k, A, L, B, G)
+    valid = valid[:, None].expand_as(index)
+    return Candidates(index.flatten(0, 2), boxes.flatten(1, 3).movedim(0, -1), valid.flatten(0, 2))

@@ -14,7 +14,7 @@ from detkit.geometry import Grid, box_areas
 
 from .base import AssignContext, Assigner, HardAssignment
 from .registry import ASSIGNER_REGISTRY
-from .windows import beyond_image, cell_limits, cells_to_index, level_table
+from .windows import beyond_image, cell_limits, cells_to_index, level_table, scatter_to_priors
 
 __all__ = ["FCOSAssigner"]
 
@@ -70,49 +70,44 @@ class FCOSAssigner(Assigner):
         grid = priors.grid
         self._check_levels(grid)
         ranks, order = _ranks_by_area(box_areas(gt.boxes, priors.plus_one), gt.valid)
-        (batch, num_gts), nobody = ranks.shape, ranks.shape[1]
-        winners = ranks.new_full((batch, grid.num_points), nobody)
-        if num_gts:
-            index, positive = self._window(gt.boxes, grid, context.valid_sizes)
-            positive &= gt.valid[:, :, None, None, None]
-            claims = torch.where(positive, ranks[:, :, None, None, None], nobody)
-            winners.scatter_reduce_(1, index.flatten(1), claims.flatten(1), "amin")
-        order = torch.cat([order, order.new_full((batch, 1), -1)], dim=1)
+        index, positive = self._windows(gt.boxes, grid, context.valid_sizes)
+        nobody = ranks.shape[1]
+        claims = torch.where(positive & gt.valid, ranks, nobody)
+        winners = scatter_to_priors(index, claims, nobody, grid.num_points, "amin")
+        order = torch.cat([order, order.new_full((len(order), 1), -1)], dim=1)
         gt_index = order.gather(1, winners.long()).repeat_interleave(priors.anchors_per_point, dim=1)
         return HardAssignment(gt_index, beyond_image(priors, context.valid_sizes))
 
-    def _window(self, boxes: Tensor, grid: Grid, valid_sizes: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Candidate locations of every object and level, and whether they qualify; both (B, G, L, rows, columns)."""
+    def _windows(self, boxes: Tensor, grid: Grid, valid_sizes: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Locations that may qualify for each object, and whether they do; both (rows, columns, L, B, G)."""
         cells, far = self._axis_windows(boxes, grid, valid_sizes)
-        widths, heights = self._window_sizes(grid)
-        far_x, cells_x = far[..., 0, None, :widths], cells[..., 0, None, :widths]
-        far_y, cells_y = far[..., 1, :heights, None], cells[..., 1, :heights, None]
-        largest = torch.maximum(far_x, far_y)  # max(l, t, r, b), nan where the location lies outside
+        num_columns, num_rows = self._window_sizes(grid)
+        index = cells_to_index(cells[:num_columns, 0], cells[:num_rows, None, 1], grid)
+        farthest = torch.maximum(far[:num_columns, 0], far[:num_rows, None, 1])  # max(l, t, r, b), nan outside
         starts, ends = self.range_starts[:, None, None], self.range_ends[:, None, None]
         if self.inclusive_ranges:
-            positive = (largest >= starts) & (largest <= ends)
-        else:
-            positive = (largest > starts) & (largest < ends)
-        return cells_to_index(cells_x, cells_y, grid), positive
+            return index, (farthest >= starts) & (farthest <= ends)
+        return index, (farthest > starts) & (farthest < ends)
 
     def _axis_windows(self, boxes: Tensor, grid: Grid, valid_sizes: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Per axis: the cells of the window, and their larger distance to the two sides in pixels, nan where not allowed.
+        """Per axis the cells of the window, and their larger distance to the two sides in pixels, nan where a cell is not allowed.
 
-        Both (B, G, L, 2, n).
+        Both (n, 2, L, B, G).
         """
         table, limits = level_table(grid), cell_limits(grid, valid_sizes)
-        low, high = boxes[:, :, None, :2], boxes[:, :, None, 2:]  # sides of the object (B, G, 1, 2)
-        first, last = low.expand(-1, -1, grid.num_levels, -1), high  # open interval in which locations are allowed
+        low, high = boxes.permute(2, 0, 1).view(2, 2, 1, *boxes.shape[:2])  # sides of the objects, (2, 1, B, G) each
+        first, last = low, high  # the open interval in which locations are allowed
         if self.center_radius:
             center, reach = (low + high) / 2, self.center_radius * table.strides
             first, last = torch.maximum(low, center - reach), torch.minimum(high, center + reach)
-        window_start = torch.maximum(first, high - self.range_ends[:, None]).double() / table.strides - grid.offset
-        window_start = torch.minimum(window_start.floor().clamp(min=0), table.sizes).long()
-        cells = window_start[..., None] + torch.arange(max(self._window_sizes(grid)), device=boxes.device)
-        positions = (cells + grid.offset) * table.strides[..., None]
-        inside = (positions > first[..., None]) & (positions < last[..., None]) & (cells < limits[..., None])
-        far = torch.maximum(positions - low[..., None], high[..., None] - positions)
-        return torch.minimum(cells, table.sizes[..., None] - 1), far.masked_fill(~inside, math.nan)
+        window_starts = torch.maximum(first, high - self.range_ends[:, None, None]).double() / table.strides - grid.offset
+        window_starts = torch.minimum(window_starts.floor().clamp(min=0), table.sizes).long()
+        steps = torch.arange(max(self._window_sizes(grid)), device=boxes.device)
+        cells = window_starts + steps.view(-1, 1, 1, 1, 1)
+        positions = (cells + grid.offset) * table.strides
+        inside = (positions > first) & (positions < last) & (cells < limits)
+        far = torch.maximum(positions - low, high - positions)
+        return torch.minimum(cells, table.sizes - 1), torch.where(inside, far, math.nan)
 
     def _window_sizes(self, grid: Grid) -> tuple[int, int]:
         """Columns and rows of a window that is large enough on every level."""

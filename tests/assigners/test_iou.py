@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling.matcher import Matcher
+from detectron2.structures import Boxes, pairwise_iou
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detkit.assigners import AssignContext, IoUAssigner
+from detkit.geometry import Grid, Priors, square_anchors
+from tests.assigners import oracles
+from tests.assigners.strategies import assert_same, contexts, padded
+
+
+@settings(deadline=None, derandomize=True)
+@given(contexts(), st.booleans(), st.sampled_from([(0.4, 0.5), (0.3, 0.7), (0.5, 0.5)]), st.integers(1, 8))
+def test_equals_the_oracle(context, allow_low_quality, thresholds, chunk):
+    assigner = IoUAssigner(thresholds=thresholds, allow_low_quality=allow_low_quality, chunk=chunk)
+    assert_same(assigner(context), oracles.iou(context, thresholds, allow_low_quality))
+
+
+@pytest.mark.parametrize("allow_low_quality", [True, False])
+@pytest.mark.parametrize("raster", [8.0, 0.01])
+def test_equals_detectron2(allow_low_quality, raster):
+    grid = Grid(((12, 16), (6, 8), (3, 4)), (8, 16, 32), 0.0, torch.device("cpu"))
+    priors = Priors(grid, square_anchors(grid.strides, scales=(4.0, 5.04), ratios=(0.5, 1.0, 2.0)))
+    rng = np.random.default_rng(1)
+    corners = rng.uniform(0, 60, (3, 20, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(8, 60, (3, 20, 2))], 2)
+    boxes = (np.round(boxes / raster) * raster).astype(np.float32)
+    result = IoUAssigner(allow_low_quality=allow_low_quality)(AssignContext(padded(list(boxes)), priors))
+    matcher = Matcher([0.4, 0.5], [0, -1, 1], allow_low_quality_matches=allow_low_quality)
+    for image in range(3):
+        matches, labels = matcher(pairwise_iou(Boxes(torch.from_numpy(boxes[image])), Boxes(priors.boxes)))
+        assert result.gt_index[image].equal(torch.where(labels == 1, matches, -1))
+        assert result.ignore[image].equal(labels == -1)
+
+
+def test_object_without_overlap_takes_no_anchor():
+    grid = Grid(((4, 4),), (8,), 0.5, torch.device("cpu"))
+    context = AssignContext(
+        padded([np.array([[500, 500, 600, 600]], np.float32)]), Priors(grid, square_anchors(grid.strides))
+    )
+    assert (IoUAssigner()(context).gt_index == -1).all()
+
+
+@pytest.mark.parametrize("thresholds", [(0.5, 0.4), (0.5,), (0.0, 0.5)])
+def test_wrong_thresholds_are_named(thresholds):
+    with pytest.raises(ValueError, match="THRESHOLDS"):
+        IoUAssigner(thresholds=thresholds)
