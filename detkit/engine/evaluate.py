@@ -95,15 +95,8 @@ def save_results(cfg: CfgNode, results: Results, *, weights: str, iteration: int
     """Writes ``OUTPUT_DIR/results.json``: the metrics and all that is needed to measure them again."""
     path = Path(cfg.OUTPUT_DIR) / RESULTS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(
-        path,
-        {"results": results, "weights": weights, "iteration": iteration, "command": command_line(), "config": _as_dict(cfg)},
-    )
+    write_json(path, {"results": results, "weights": weights, "iteration": iteration, "command": command_line(), "config": cfg})
     return path
-
-
-def _as_dict(node: Any) -> Any:
-    return {key: _as_dict(value) for key, value in node.items()} if isinstance(node, CfgNode) else node
 
 
 def check_expected_results(cfg: CfgNode, results: Results) -> None:

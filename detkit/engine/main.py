@@ -14,14 +14,14 @@ from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
-from detkit.checkpoint.writer import CheckpointFolder
+from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint
 from detkit.distributed import get_rank
 from detkit.engine.console import setup_logging
 from detkit.engine.evaluate import Results, check_expected_results, evaluate, save_results
 from detkit.engine.launch import launch
 from detkit.engine.run_record import save_run_record
 from detkit.engine.setup import read_config, resolve_config, usable_device
-from detkit.engine.trainer import Trainer, load_weights, read_checkpoint
+from detkit.engine.trainer import Trainer
 
 __all__ = ["main", "run"]
 
@@ -94,7 +94,7 @@ def _load_for_evaluation(cfg: CfgNode, *, resume: bool) -> tuple[torch.nn.Module
     weights = str(found[0]) if found else cfg.MODEL.WEIGHTS
     if not weights:
         raise ValueError("--eval-only: there is nothing to evaluate. Name a checkpoint: MODEL.WEIGHTS output/model_final.pth.")
-    load_weights(model, weights)
+    load_weights(model, weights, strict=True)
     return model, weights
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +19,7 @@ import torch
 from detectron2.config import CfgNode
 
 import detkit
-from detkit.checkpoint.writer import write_text_atomically
+from detkit.checkpoint import write_text_atomically
 from detkit.distributed import get_world_size
 
 __all__ = ["command_line", "describe_environment", "save_run_record", "write_json"]
@@ -67,8 +69,18 @@ def describe_environment() -> dict[str, Any]:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Writes readable json, whole or not at all."""
-    write_text_atomically(path, json.dumps(content, indent=2, default=str) + "\n")
+    """Writes readable json, whole or not at all. NaN and infinity, which json does not have, become null."""
+    write_text_atomically(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+
+
+def _plain(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {str(key): _plain(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_plain(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content
 
 
 def _earlier_starts(path: Path) -> list[Any]:

@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from detkit.distributed import get_rank, reduce_mean
+from detkit.distributed import reduce_mean
 from detkit.engine.optimizer import GradientClipper
 
 __all__ = ["NonFiniteLossError", "StepReport", "TrainingStep"]

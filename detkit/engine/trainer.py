@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from detkit.checkpoint.writer import CheckpointFolder
+from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint
 from detkit.distributed import get_rank, get_world_size
 from detkit.engine.data_loader import TrainLoader, build_train_loader
 from detkit.engine.ema import WeightAverage
@@ -37,14 +37,6 @@ from detkit.engine.writers import MetricFiles, ProgressBar
 __all__ = ["Trainer"]
 
 logger = logging.getLogger(__name__)
-
-
-def read_checkpoint(path: str) -> Mapping[str, Any]:
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def load_weights(model: nn.Module, path: str) -> None:
-    model.load_state_dict(read_checkpoint(path)["model"])
 
 
 _AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}

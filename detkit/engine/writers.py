@@ -10,7 +10,7 @@ from detectron2.engine import HookBase
 from detectron2.utils.events import CommonMetricPrinter, EventStorage, EventWriter, JSONWriter, TensorboardXWriter
 from tqdm import tqdm
 
-from detkit.checkpoint.writer import write_text_atomically
+from detkit.checkpoint import write_text_atomically
 
 __all__ = ["METRICS_FILE", "MetricFiles", "ProgressBar", "trim_metrics"]
 

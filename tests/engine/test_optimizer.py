@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from detkit.config import get_cfg
+from detkit.engine.optimizer import ParameterFactor, build_gradient_clipper, build_optimizer, parameter_groups
+
+
+def _model() -> nn.Module:
+    model = nn.ModuleDict({"backbone": nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), "head": nn.Linear(4, 2)})
+    model["backbone"][0].bias.requires_grad_(False)
+    return model
+
+
+def _by_name(model: nn.Module, groups: list[dict]) -> dict[str, tuple[float, float]]:
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {names[id(p)]: (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+
+
+def test_biases_norms_and_prefixes_have_their_own_rates() -> None:
+    model = _model()
+    groups = parameter_groups(
+        model,
+        lr=1.0,
+        weight_decay=0.5,
+        norm_weight_decay=0.0,
+        bias_weight_decay=0.25,
+        bias_lr_factor=2.0,
+        factors=[ParameterFactor("backbone.", 0.1), ParameterFactor("backbone.1.", 0.01, 10.0)],
+    )
+    assert _by_name(model, groups) == {
+        "backbone.0.weight": (0.1, 0.5),
+        "backbone.1.weight": (0.01, 0.0),
+        "backbone.1.bias": (0.02, 2.5),
+        "head.weight": (1.0, 0.5),
+        "head.bias": (2.0, 0.25),
+    }
+
+
+def test_shared_parameters_stand_in_one_group() -> None:
+    layer = nn.Linear(2, 2)
+    groups = parameter_groups(nn.ModuleList([layer, layer]), lr=1.0, weight_decay=0.0)
+    assert sum(len(group["params"]) for group in groups) == 2
+
+
+def test_a_prefix_that_fits_nothing_is_named() -> None:
+    cfg = get_cfg()
+    cfg.SOLVER.PARAMETER_FACTORS = [["bakcbone.", 0.1]]
+    with pytest.raises(ValueError, match=r"begins with 'bakcbone\.'.*begin with backbone, head"):
+        build_optimizer(cfg, _model())
+
+
+@pytest.mark.parametrize("entry", ["backbone", ["backbone."], [0.1, "backbone."], ["a", 1, 2, 3]])
+def test_a_malformed_factor_is_explained(entry: object) -> None:
+    cfg = get_cfg()
+    cfg.SOLVER.PARAMETER_FACTORS = [entry]
+    with pytest.raises(ValueError, match="PARAMETER_FACTORS"):
+        build_optimizer(cfg, _model())
+
+
+@pytest.mark.parametrize(("name", "kind"), [("SGD", torch.optim.SGD), ("AdamW", torch.optim.AdamW)])
+def test_the_named_optimizer_is_built(name: str, kind: type) -> None:
+    cfg = get_cfg()
+    cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BASE_LR, cfg.SOLVER.MOMENTUM, cfg.SOLVER.NESTEROV = name, 0.5, 0.8, True
+    optimizer = build_optimizer(cfg, _model())
+    assert type(optimizer) is kind
+    assert optimizer.defaults["lr"] == 0.5
+    if name == "SGD":
+        assert optimizer.defaults["momentum"] == 0.8 and optimizer.defaults["nesterov"]
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    cfg = get_cfg()
+    cfg.SOLVER.OPTIMIZER = "Adam"
+    with pytest.raises(ValueError, match="'SGD' or 'AdamW'"):
+        build_optimizer(cfg, _model())
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED, cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = True, "all"
+    with pytest.raises(ValueError, match="value, norm, full_model"):
+        build_gradient_clipper(cfg)
+
+
+@pytest.mark.parametrize(
+    ("clip_type", "expected"),
+    [("value", [[1.0, -1.0], [0.5]]), ("norm", [[0.6, -0.8], [0.5]]), ("full_model", [[3 / 25.25**0.5, -4 / 25.25**0.5], [0.5 / 25.25**0.5]])],
+)
+def test_gradients_are_clipped(clip_type: str, expected: list[list[float]]) -> None:
+    cfg = get_cfg()
+    assert build_gradient_clipper(cfg) is None
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE, cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = clip_type, 1.0
+    parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))]
+    parameters[0].grad, parameters[1].grad = torch.tensor([3.0, -4.0]), torch.tensor([0.5])
+    build_gradient_clipper(cfg)(parameters)
+    torch.testing.assert_close([p.grad for p in parameters], [torch.tensor(e) for e in expected], atol=1e-5, rtol=1e-5)
