@@ -1,0 +1,20 @@
+"""Backbones beside Detectron2's own: torchvision's and timm's networks as feature extractors, and the FPN on any of them.
+
+Importing this package registers ``build_torchvision_backbone``, ``build_timm_backbone`` and ``build_fpn_backbone`` in Detectron2's
+``BACKBONE_REGISTRY``. The keys stand in :mod:`detkit.config.backbones`.
+"""
+
+from .extractor import FeatureExtractor
+from .pyramid import LinearP6P7, build_fpn_backbone
+from .timm_backbone import TimmBackbone, build_timm_backbone
+from .torchvision_backbone import TorchvisionBackbone, build_torchvision_backbone
+
+__all__ = [
+    "FeatureExtractor",
+    "LinearP6P7",
+    "TimmBackbone",
+    "TorchvisionBackbone",
+    "build_fpn_backbone",
+    "build_timm_backbone",
+    "build_torchvision_backbone",
+]

