@@ -4,6 +4,7 @@ from .coco import AveragePrecision, CocoEvaluation, Task
 from .evaluators import RESULTS_FILE, build_evaluator, inference_folder
 from .files import EvaluationError, read_detections, read_ground_truth
 from .image_quality import ImageQuality, best_score_threshold, image_qualities
+from .mistakes import Mistake, why_false
 
 __all__ = [
     "RESULTS_FILE",
@@ -11,6 +12,7 @@ __all__ = [
     "CocoEvaluation",
     "EvaluationError",
     "ImageQuality",
+    "Mistake",
     "Task",
     "best_score_threshold",
     "build_evaluator",
@@ -18,4 +20,5 @@ __all__ = [
     "inference_folder",
     "read_detections",
     "read_ground_truth",
+    "why_false",
 ]

@@ -1,0 +1,129 @@
+"""Pictures of what a dense detector's assigner picks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.evaluation.evaluator import inference_context
+from torch import Tensor
+
+from detkit.assigners import GroundTruth, HardAssignment, SoftAssignment
+from detkit.dense import DenseDetector
+from detkit.geometry import Priors
+
+from .pictures import RGBImage, canvas
+from .style import CATEGORICAL
+
+__all__ = ["AssignmentPicture", "assignment_pictures"]
+
+
+@dataclass(frozen=True)
+class AssignmentPicture:
+    """The positives of one image.
+
+    Args:
+        by_object: the image with its boxes and its positive locations, coloured by object, larger on coarser levels.
+        by_level: the same, coloured by level of the pyramid, see :attr:`level_names`.
+        per_level: number of positives on each level.
+        per_object: number of positives of each object.
+        level_names: e.g. ("p3", "p4", ...).
+    """
+
+    by_object: RGBImage
+    by_level: RGBImage
+    per_level: tuple[int, ...]
+    per_object: tuple[int, ...]
+    level_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Positives:
+    """The M positive pairs of one image: locations (M, 2) in pixels, objects, levels, weights in [0, 1] (M,)."""
+
+    points: Tensor
+    objects: Tensor
+    levels: Tensor
+    weights: Tensor
+
+
+@torch.no_grad()
+def assignment_pictures(model: DenseDetector, batched_inputs: Sequence[dict[str, Any]], *, channels: str = "BGR") -> list[AssignmentPicture]:
+    """Runs the model's own assigner on a batch and draws its positives.
+
+    Args:
+        model: on any device; its mode and statistics are left as they are.
+        batched_inputs: as for training, with ``image`` (3, H, W) in [0, 255] and ``instances`` with ``gt_boxes`` and ``gt_classes``.
+        channels: their order in ``image``, ``cfg.INPUT.FORMAT``: "BGR" or "RGB".
+
+    Returns:
+        one picture per image, in the network's input size before padding.
+    """
+    with inference_context(model):
+        images = model.preprocess_image(list(batched_inputs))
+        features = model.backbone(images.tensor)
+        features = [features[name] for name in model.head_in_features]
+        priors = model.priors_of([tuple(feature.shape[-2:]) for feature in features], images.tensor.device)
+        predictions = model.decode(model.head(features), priors) if model.assigner.needs_predictions else None
+        gt = model.ground_truth([inputs["instances"].to(images.tensor.device) for inputs in batched_inputs])
+        assignment = model.assign(priors, gt, predictions, images.image_sizes)
+    names = tuple(model.head_in_features)
+    return [
+        _draw(_to_rgb(inputs["image"], channels), inputs["instances"].gt_boxes.tensor, positives, names)
+        for inputs, positives in zip(batched_inputs, _positives(assignment, gt, priors, model.num_classes), strict=True)
+    ]
+
+
+def _positives(
+    assignment: HardAssignment | SoftAssignment, gt: GroundTruth, priors: Priors, num_classes: int
+) -> list[_Positives]:
+    soft = assignment.to_soft(gt, num_classes) if isinstance(assignment, HardAssignment) else assignment
+    starts = torch.tensor(priors.grid.level_starts[1:], device=priors.points.device) * priors.anchors_per_point
+    images = []
+    for prior_index, gt_index, weight in zip(soft.prior_index, soft.gt_index, soft.positive_weight, strict=True):
+        picked = weight > 0
+        index = prior_index[picked]
+        levels = torch.bucketize(index, starts, right=True)
+        strength = weight[picked] / weight[picked].amax().clamp(min=1e-12) if picked.any() else weight[picked]
+        images.append(_Positives(priors.points[index].cpu(), gt_index[picked].cpu(), levels.cpu(), strength.cpu()))
+    return images
+
+
+def _draw(image: RGBImage, boxes: Tensor, positives: _Positives, level_names: tuple[str, ...]) -> AssignmentPicture:
+    return AssignmentPicture(
+        by_object=_draw_points(image, boxes, positives, positives.objects, box_colors=CATEGORICAL),
+        by_level=_draw_points(image, boxes, positives, positives.levels, box_colors=("#ffffff",)),
+        per_level=tuple(torch.bincount(positives.levels, minlength=len(level_names)).tolist()),
+        per_object=tuple(torch.bincount(positives.objects, minlength=len(boxes)).tolist()),
+        level_names=level_names,
+    )
+
+
+def _draw_points(
+    image: RGBImage, boxes: Tensor, positives: _Positives, groups: Tensor, *, box_colors: tuple[str, ...]
+) -> RGBImage:
+    visualizer = canvas(image)
+    axes = visualizer.output.ax
+    axes.set(xlim=(0, image.shape[1]), ylim=(image.shape[0], 0), autoscale_on=False)
+    for number, box in enumerate(boxes.tolist()):
+        visualizer.draw_box(box, alpha=0.9, edge_color=box_colors[number % len(box_colors)])
+    axes.scatter(
+        *positives.points.T.numpy(),
+        c=[CATEGORICAL[group % len(CATEGORICAL)] for group in groups.tolist()],
+        s=(4.5 + 2.0 * positives.levels.numpy()) ** 2,
+        alpha=np.clip(positives.weights.numpy(), 0.15, 1.0),
+        edgecolors="black",
+        linewidths=0.9,
+        zorder=5,
+    )
+    return visualizer.output.get_image()
+
+
+def _to_rgb(image: Tensor, channels: str) -> RGBImage:
+    if channels not in ("BGR", "RGB"):
+        raise ValueError(f"Pictures can be drawn of images in BGR or RGB order, not '{channels}'.")
+    pixels = image.permute(1, 2, 0).to(torch.uint8).cpu().numpy()
+    return np.ascontiguousarray(pixels[:, :, ::-1] if channels == "BGR" else pixels)

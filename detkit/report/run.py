@@ -1,0 +1,91 @@
+"""What a training run left behind: its config, its logged numbers, its record of command and environment."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from detectron2.config import CfgNode
+
+from detkit.config import get_cfg
+
+from .curves import Series, read_metrics
+from .errors import ReportError
+
+__all__ = ["ChangedKey", "Run", "changed_keys"]
+
+
+class ChangedKey(NamedTuple):
+    """A config key whose value is not the default."""
+
+    key: str
+    value: Any
+    default: Any
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, finished or not.
+
+    Args:
+        folder: its ``OUTPUT_DIR``.
+        cfg: its config.
+        metrics: the series of ``metrics.json``; empty where nothing is logged yet.
+        starts: what ``run.json`` records of each start (time, command, versions, hardware); empty without the file.
+    """
+
+    folder: Path
+    cfg: CfgNode
+    metrics: dict[str, Series]
+    starts: list[dict[str, Any]]
+
+    @classmethod
+    def read(cls, cfg: CfgNode, folder: Path) -> Run:
+        """Reads the folder.
+
+        Raises:
+            ReportError: ``metrics.json`` or ``run.json`` is broken.
+            FileNotFoundError: there is no such folder.
+        """
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: no such folder. The output folder of a run is its OUTPUT_DIR.")
+        metrics, record = folder / "metrics.json", folder / "run.json"
+        return cls(
+            folder=folder,
+            cfg=cfg,
+            metrics=read_metrics(metrics) if metrics.exists() else {},
+            starts=_read_starts(record) if record.exists() else [],
+        )
+
+    @property
+    def iterations_done(self) -> int:
+        return max((int(series.iterations[-1]) + 1 for series in self.metrics.values()), default=0)
+
+
+def _read_starts(path: Path) -> list[dict[str, Any]]:
+    try:
+        starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ReportError(f"{path}: not the record of a run ({error!r}). Move the file away to report without it.") from None
+    if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
+        raise ReportError(f"{path}: 'starts' is no list of records. Move the file away to report without it.")
+    return starts
+
+
+def changed_keys(cfg: CfgNode) -> list[ChangedKey]:
+    """The keys of a config that differ from ``detkit.config.get_cfg()``, in alphabetical order."""
+    defaults = _flat(get_cfg())
+    return [
+        ChangedKey(key, value, defaults.get(key, "(no such key)"))
+        for key, value in sorted(_flat(cfg).items())
+        if key not in defaults or value != defaults[key]
+    ]
+
+
+def _flat(node: CfgNode, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value}
+    return flat

@@ -1,0 +1,39 @@
+#!/usr/bin/env python
+"""Writes the HTML page of a run: numbers, curves, pictures.
+
+    python tools/report.py --output-dir output/my_run
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from detkit.config import get_cfg
+from detkit.report import write_report
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Reads the command line and prints the path of the page.
+
+    Raises:
+        SystemExit: bad input, with one message that names the file and the remedy.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", required=True, type=Path, help="the run's OUTPUT_DIR, with metrics.json and inference/")
+    parser.add_argument("--config-file", type=Path, help="default: config.yaml in the output folder")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of config keys")
+    args = parser.parse_args(argv)
+    try:
+        cfg = get_cfg()
+        cfg.merge_from_file(str(args.config_file or args.output_dir / "config.yaml"))
+        cfg.merge_from_list([*args.opts, "OUTPUT_DIR", str(args.output_dir)])
+        print(write_report(cfg, args.output_dir))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
