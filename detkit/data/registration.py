@@ -1,0 +1,88 @@
+"""Data sets by name: any COCO json with its image folder, and the embedded `shapes`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+
+from .keypoints import connection_rules, flip_map
+from .shapes import default_shapes_root, ensure_shapes, shapes_categories, shapes_paths
+
+__all__ = ["find_image_folder", "register_coco_folder", "register_shapes", "set_categories"]
+
+
+def register_coco_folder(name: str, json_file: str | Path, image_root: str | Path) -> None:
+    """Registers a COCO-format json and the folder of its images with Detectron2. Nothing is read before the data is asked for.
+
+    Class names and, where a category has them, keypoint names, mirror pairs and skeleton enter the metadata when the data is loaded.
+    A name that is registered already now means the new files.
+    """
+    _register(name, Path(json_file), Path(image_root))
+
+
+def register_shapes() -> None:
+    """Registers ``shapes_train`` and ``shapes_val``, which are made below ``$DETKIT_CACHE`` when they are first loaded."""
+    root = default_shapes_root()
+    for split in ("train", "val"):
+        name = f"shapes_{split}"
+        _register(name, *shapes_paths(root, split), prepare=partial(ensure_shapes, root))
+        set_categories(name, shapes_categories())
+
+
+def _register(name: str, json_file: Path, image_root: Path, prepare: Callable[[], object] | None = None) -> None:
+    def load() -> list[dict]:
+        if prepare is not None:
+            prepare()
+        dicts = load_coco_json(str(json_file), str(image_root), name)
+        set_categories(name, json.loads(json_file.read_bytes())["categories"])
+        return dicts
+
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        if name in catalog:
+            catalog.remove(name)
+    DatasetCatalog.register(name, load)
+    MetadataCatalog.get(name).set(json_file=str(json_file), image_root=str(image_root), evaluator_type="coco")
+
+
+def set_categories(name: str, categories: Sequence[dict[str, Any]]) -> None:
+    """Enters the class names, ids and keypoints of a COCO json's ``categories`` into the metadata of a data set."""
+    metadata = MetadataCatalog.get(name)
+    ordered = sorted(categories, key=lambda category: category["id"])
+    metadata.set(
+        thing_classes=[category["name"] for category in ordered],
+        thing_dataset_id_to_contiguous_id={category["id"]: index for index, category in enumerate(ordered)},
+    )
+    with_keypoints = [category for category in ordered if category.get("keypoints")]
+    if with_keypoints and not hasattr(metadata, "keypoint_names"):
+        names = list(with_keypoints[0]["keypoints"])
+        rules = connection_rules(names, with_keypoints[0].get("skeleton", []))
+        metadata.set(keypoint_names=names, keypoint_flip_map=flip_map(names), keypoint_connection_rules=rules)
+
+
+def find_image_folder(json_file: str | Path, first_image: str) -> Path:
+    """The folder of a json's images, where none is given: the json's own, its parent, or beside the json's folder one of the json's name.
+
+    Args:
+        json_file: such as ``data/annotations/train.json``, for which ``data/annotations``, ``data`` and ``data/train`` are tried.
+        first_image: file name of one image of the json.
+
+    Raises:
+        FileNotFoundError: the image lies in none of them.
+    """
+    folder = Path(json_file).parent
+    candidates = [folder, folder.parent, folder.parent / Path(json_file).stem]
+    for candidate in candidates:
+        if (candidate / first_image).is_file():
+            return candidate
+    tried = ", ".join(str(candidate) for candidate in candidates)
+    raise FileNotFoundError(
+        f"The images of {json_file} (the first is {first_image}) lie in none of {tried}. Name their folder in DATASETS.TRAIN_IMAGES or "
+        "DATASETS.VAL_IMAGES."
+    )
+

@@ -1,0 +1,133 @@
+"""The files of `shapes`: COCO json and JPEG images, made on first use from a seed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from iopath.common.file_io import file_lock
+
+from ..keypoints import COCO_PERSON_KEYPOINTS, COCO_PERSON_SKELETON
+from .annotations import annotate_scene
+from .outlines import OUTLINES
+from .scene import MAX_OBJECTS, render_scene
+
+__all__ = ["SHAPES_CLASSES", "SHAPES_VERSION", "ShapesSpec", "default_shapes_root", "ensure_shapes", "shapes_categories", "shapes_paths"]
+
+logger = logging.getLogger(__name__)
+
+#: raised whenever the pictures or annotations change; part of the folder's name
+SHAPES_VERSION = "1"
+
+SHAPES_CLASSES = tuple(OUTLINES)
+
+
+@dataclass(frozen=True)
+class ShapesSpec:
+    """How many pictures of which seed. Every picture has its own random stream: picture i does not depend on how many there are."""
+
+    num_train: int = 400
+    num_val: int = 100
+    seed: int = 0
+
+    @property
+    def splits(self) -> dict[str, int]:
+        return {"train": self.num_train, "val": self.num_val}
+
+
+def default_shapes_root() -> Path:
+    """``$DETKIT_CACHE/shapes-<version>``, by default below ``~/.cache/detkit``."""
+    cache = os.environ.get("DETKIT_CACHE") or Path.home() / ".cache" / "detkit"
+    return Path(cache).expanduser() / f"shapes-{SHAPES_VERSION}"
+
+
+def shapes_paths(root: Path, split: str) -> tuple[Path, Path]:
+    """The json file and the image folder of ``train`` or ``val``."""
+    return root / "annotations" / f"{split}.json", root / split
+
+
+def ensure_shapes(root: Path | None = None, spec: ShapesSpec | None = None) -> Path:
+    """Makes the data set unless it is there. Safe to call from several processes at once: one makes it, the others wait.
+
+    Args:
+        root: folder of the data set; None: :func:`default_shapes_root`.
+        spec: None: the standard data set.
+
+    Returns:
+        the folder. It never exists half filled: it is written beside and renamed.
+
+    Raises:
+        OSError: the folder cannot be written; names it and the remedy.
+    """
+    root = root or default_shapes_root()
+    if root.is_dir():
+        return root
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with file_lock(str(root)):
+            if not root.is_dir():
+                _write_and_rename(root, spec or ShapesSpec())
+    except OSError as error:
+        raise OSError(
+            f"Cannot write the data set 'shapes' to {root}: {error}. Set the environment variable DETKIT_CACHE to a writable folder."
+        ) from error
+    return root
+
+
+def _write_and_rename(root: Path, spec: ShapesSpec) -> None:
+    logger.info("Making the data set 'shapes' in %s (%d + %d images, once).", root, spec.num_train, spec.num_val)
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{root.name}.", dir=root.parent))
+    try:
+        for split, count in spec.splits.items():
+            _write_split(unfinished, split, count, spec.seed)
+        unfinished.chmod(0o755)
+        os.rename(unfinished, root)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _write_split(root: Path, split: str, count: int, seed: int) -> None:
+    json_file, image_root = shapes_paths(root, split)
+    json_file.parent.mkdir(exist_ok=True)
+    image_root.mkdir()
+    stream = {"train": 0, "val": 1}[split]
+    images, annotations = [], []
+    for index in range(count):
+        rng = np.random.default_rng([seed, stream, index])
+        width, height = _image_size(rng)
+        scene = render_scene(rng, _labels(rng), height, width)
+        name = f"{index:06d}.jpg"
+        cv2.imwrite(str(image_root / name), scene.image, [cv2.IMWRITE_JPEG_QUALITY, 92])
+        images.append({"id": index + 1, "file_name": name, "width": width, "height": height})
+        for annotation in annotate_scene(scene):
+            annotations.append({"id": len(annotations) + 1, "image_id": index + 1, **annotation})
+    info = {"description": f"shapes {SHAPES_VERSION}, {split}, seed {seed}: generated pictures", "version": SHAPES_VERSION}
+    data = {"info": info, "images": images, "annotations": annotations, "categories": shapes_categories()}
+    json_file.write_text(json.dumps(data))
+
+
+def _image_size(rng: np.random.Generator) -> tuple[int, int]:
+    """Width and height: about 256 x 320 in either orientation."""
+    long, short = int(rng.integers(288, 337)), int(rng.integers(240, 273))
+    return (long, short) if rng.random() < 0.7 else (short, long)
+
+
+def _labels(rng: np.random.Generator) -> list[int]:
+    """Classes of a picture's objects, each equally likely; one picture in thirty is empty."""
+    if rng.random() < 1 / 30:
+        return []
+    return rng.integers(0, len(OUTLINES), size=int(rng.integers(2, MAX_OBJECTS + 1))).tolist()
+
+
+def shapes_categories() -> list[dict]:
+    """The ``categories`` of the COCO json; the person has keypoints."""
+    categories: list[dict] = [{"id": index + 1, "name": name, "supercategory": "shape"} for index, name in enumerate(SHAPES_CLASSES)]
+    categories[0] |= {"keypoints": list(COCO_PERSON_KEYPOINTS), "skeleton": COCO_PERSON_SKELETON}
+    return categories
