@@ -15,7 +15,15 @@ from torch import Tensor
 
 from detkit.geometry import Grid, Priors
 
-__all__ = ["LevelTable", "level_table", "cell_limits", "cells_to_index", "nearest_cells", "scatter_to_priors", "beyond_image"]
+__all__ = [
+    "LevelTable",
+    "level_table",
+    "cell_limits",
+    "cells_to_index",
+    "nearest_cells",
+    "scatter_to_priors",
+    "beyond_image",
+]
 
 
 @dataclass(frozen=True)

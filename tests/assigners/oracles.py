@@ -54,9 +54,7 @@ def area_of(box: Sequence[np.float32], plus_one: float) -> np.float32:
 
 
 def iou_of(box1: Sequence[np.float32], box2: Sequence[np.float32], plus_one: float) -> np.float32:
-    overlaps = (
-        max(min(box1[i + 2], box2[i + 2]) - max(box1[i], box2[i]) + F32(plus_one), F32(0)) for i in (0, 1)
-    )
+    overlaps = (max(min(box1[i + 2], box2[i + 2]) - max(box1[i], box2[i]) + F32(plus_one), F32(0)) for i in (0, 1))
     intersection = np.prod(list(overlaps), dtype=F32)
     union = area_of(box1, plus_one) + area_of(box2, plus_one) - intersection
     return intersection / union if union > 0 else F32(0)
@@ -130,8 +128,8 @@ def nearest_candidates(context: AssignContext, priors: list[Prior], box: np.ndar
         distance = {
             i: sum((Fraction(float(p)) - c) ** 2 for p, c in zip(priors[i].point, center, strict=True)) for i in points
         }
-        nearest = sorted(points, key=lambda i: (distance[i], i))[:k]  # noqa: B023
-        chosen += [i + anchor for i in nearest for anchor in range(per_point)]
+        nearest = sorted((distance[i], i) for i in points)[:k]
+        chosen += [i + anchor for _, i in nearest for anchor in range(per_point)]
     return chosen
 
 
@@ -157,7 +155,9 @@ def iou(context: AssignContext, thresholds: tuple[float, float], allow_low_quali
     for image in range(len(context.gt.boxes)):
         priors, objects = priors_of(context, image), objects_of(context, image)
         ious = {
-            index: [iou_of(prior.box, box, context.priors.plus_one) if prior.takes_part else F32(-1) for prior in priors]
+            index: [
+                iou_of(prior.box, box, context.priors.plus_one) if prior.takes_part else F32(-1) for prior in priors
+            ]
             for index, box in objects.items()
         }
         row, ignored = [], []

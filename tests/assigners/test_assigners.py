@@ -16,7 +16,9 @@ STRIDES = (8, 16, 32, 64, 128)
 def context_of(boxes_per_image, valid_sizes=None):
     sizes = tuple((max(96 // s, 1), max(128 // s, 1)) for s in STRIDES)
     priors = Priors(Grid(sizes, STRIDES, 0.5, torch.device("cpu")), square_anchors(STRIDES))
-    return AssignContext(padded([np.array(b, np.float32).reshape(-1, 4) for b in boxes_per_image]), priors, valid_sizes=valid_sizes)
+    return AssignContext(
+        padded([np.array(b, np.float32).reshape(-1, 4) for b in boxes_per_image]), priors, valid_sizes=valid_sizes
+    )
 
 
 @pytest.fixture(params=NAMES)
@@ -50,7 +52,10 @@ def test_cells_beyond_the_image_are_ignored(assigner):
     sizes = [[max(48 // s, 1), max(128 // s, 1)] for s in STRIDES]
     result = assigner(context_of([[[16, 30, 64, 90]]], torch.tensor([sizes])))
     beyond = torch.cat(
-        [(torch.arange(max(96 // s, 1)) >= rows).repeat_interleave(max(128 // s, 1)) for s, (rows, _) in zip(STRIDES, sizes, strict=True)]
+        [
+            (torch.arange(max(96 // s, 1)) >= rows).repeat_interleave(max(128 // s, 1))
+            for s, (rows, _) in zip(STRIDES, sizes, strict=True)
+        ]
     )
     assert result.ignore[0, beyond].all()
     assert (result.gt_index[0, beyond] == -1).all()
@@ -62,9 +67,10 @@ def test_no_gradient(assigner):
     assert not assigner(context).gt_index.requires_grad
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_compiles_without_graph_breaks(name):
-    assigner, context = build_assigner(name, get_cfg()), context_of([[[16, 16, 64, 64]], [[10, 20, 60, 70], [30, 30, 50, 90]]])
-    compiled = torch.compile(assigner, fullgraph=True, backend="aot_eager")
-    assert compiled(context).gt_index.equal(assigner(context).gt_index)
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
+def test_compiles_without_graph_breaks(assigner):
+    """One graph, so nothing waits for a value on the device. The eager call fills the grid's cached properties first."""
+    context = context_of([[[16, 16, 64, 64]], [[10, 20, 60, 70], [30, 30, 50, 90]]])
+    expected = assigner(context)
+    compiled = torch.compile(assigner, fullgraph=True, backend="eager")
+    assert compiled(context).gt_index.equal(expected.gt_index)

@@ -31,7 +31,9 @@ def test_distance_on_the_end_of_a_range(inclusive):
     priors = points(((8, 8), (4, 4)), (8, 16))
     box = np.array([[20.0, 20.0, 84.0, 52.0]], np.float32)  # from (20, 36) the right side is 64 away: no location there
     context = AssignContext(padded([box]), priors)
-    at_32 = (torch.maximum(priors.points - torch.tensor([20.0, 20]), torch.tensor([84.0, 52]) - priors.points).amax(1)) == 32
+    at_32 = (
+        torch.maximum(priors.points - torch.tensor([20.0, 20]), torch.tensor([84.0, 52]) - priors.points).amax(1)
+    ) == 32
     inside = (priors.points > torch.tensor([20.0, 20])).all(1) & (priors.points < torch.tensor([84.0, 52])).all(1)
     on_end = at_32 & inside
     assert on_end.any()
