@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Writes the HTML page of a run: numbers, curves, pictures.
 
-    python tools/report.py --output-dir output/my_run
+python tools/report.py --output-dir output/my_run
 """
 
 from __future__ import annotations

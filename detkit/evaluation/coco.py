@@ -19,7 +19,7 @@ from pycocotools.cocoeval import COCOeval
 
 from .files import detections_as_coco
 
-__all__ = ["Task", "AveragePrecision", "CocoEvaluation"]
+__all__ = ["AveragePrecision", "CocoEvaluation", "Task"]
 
 Task = Literal["bbox", "segm", "keypoints"]
 

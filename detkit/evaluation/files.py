@@ -10,7 +10,7 @@ from typing import Any
 
 from pycocotools.coco import COCO
 
-__all__ = ["EvaluationError", "read_ground_truth", "read_detections"]
+__all__ = ["EvaluationError", "read_detections", "read_ground_truth"]
 
 
 class EvaluationError(ValueError):

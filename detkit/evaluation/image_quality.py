@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from .coco import CocoEvaluation
 
-__all__ = ["ImageQuality", "image_qualities", "best_score_threshold"]
+__all__ = ["ImageQuality", "best_score_threshold", "image_qualities"]
 
 
 @dataclass

@@ -56,12 +56,15 @@ def assigner_section(cfg: CfgNode, folder: Path, model: nn.Module | None) -> Ass
     dataset = cfg.DATASETS.TRAIN[0]
     if dataset not in DatasetCatalog.list():
         return Missing(f"The data set {dataset} is not registered here.")
+    try:
+        records = [record for record in DatasetCatalog.get(dataset) if any(not a.get("iscrowd") for a in record.get("annotations", ()))]
+    except FileNotFoundError as error:
+        return Missing(f"The data set {dataset} is not on this machine ({error}).")
+    if not records:
+        return Missing(f"{dataset} has no image with objects.")
     model = model or _load_model(cfg, folder)
     if not isinstance(model, DenseDetector):
         return Missing(f"{type(model).__name__} has no grid of priors that an assigner could pick from.")
-    records = [record for record in DatasetCatalog.get(dataset) if any(not a.get("iscrowd") for a in record.get("annotations", ()))]
-    if not records:
-        return Missing(f"{dataset} has no image with objects.")
     inputs = _as_training_inputs(cfg, evenly_spread(records, NUM_IMAGES))
     pictures = [picture for each in inputs for picture in assignment_pictures(model, [each], channels=cfg.INPUT.FORMAT)]
     return AssignerSection(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.evaluation.evaluator import inference_context
+from matplotlib.colors import to_rgba
 from torch import Tensor
 
 from detkit.assigners import GroundTruth, HardAssignment, SoftAssignment
@@ -51,7 +52,9 @@ class _Positives:
 
 
 @torch.no_grad()
-def assignment_pictures(model: DenseDetector, batched_inputs: Sequence[dict[str, Any]], *, channels: str = "BGR") -> list[AssignmentPicture]:
+def assignment_pictures(
+    model: DenseDetector, batched_inputs: Sequence[dict[str, Any]], *, channels: str = "BGR"
+) -> list[AssignmentPicture]:
     """Runs the model's own assigner on a batch and draws its positives.
 
     Args:
@@ -77,9 +80,7 @@ def assignment_pictures(model: DenseDetector, batched_inputs: Sequence[dict[str,
     ]
 
 
-def _positives(
-    assignment: HardAssignment | SoftAssignment, gt: GroundTruth, priors: Priors, num_classes: int
-) -> list[_Positives]:
+def _positives(assignment: HardAssignment | SoftAssignment, gt: GroundTruth, priors: Priors, num_classes: int) -> list[_Positives]:
     soft = assignment.to_soft(gt, num_classes) if isinstance(assignment, HardAssignment) else assignment
     starts = torch.tensor(priors.grid.level_starts[1:], device=priors.points.device) * priors.anchors_per_point
     images = []
@@ -102,19 +103,17 @@ def _draw(image: RGBImage, boxes: Tensor, positives: _Positives, level_names: tu
     )
 
 
-def _draw_points(
-    image: RGBImage, boxes: Tensor, positives: _Positives, groups: Tensor, *, box_colors: tuple[str, ...]
-) -> RGBImage:
+def _draw_points(image: RGBImage, boxes: Tensor, positives: _Positives, groups: Tensor, *, box_colors: tuple[str, ...]) -> RGBImage:
     visualizer = canvas(image)
     axes = visualizer.output.ax
     axes.set(xlim=(0, image.shape[1]), ylim=(image.shape[0], 0), autoscale_on=False)
     for number, box in enumerate(boxes.tolist()):
         visualizer.draw_box(box, alpha=0.9, edge_color=box_colors[number % len(box_colors)])
+    weights = positives.weights.clamp(min=0.15).tolist()
     axes.scatter(
         *positives.points.T.numpy(),
-        c=[CATEGORICAL[group % len(CATEGORICAL)] for group in groups.tolist()],
+        c=[to_rgba(CATEGORICAL[group % len(CATEGORICAL)], weight) for group, weight in zip(groups.tolist(), weights, strict=True)],
         s=(4.5 + 2.0 * positives.levels.numpy()) ** 2,
-        alpha=np.clip(positives.weights.numpy(), 0.15, 1.0),
         edgecolors="black",
         linewidths=0.9,
         zorder=5,

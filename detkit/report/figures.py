@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -25,7 +26,8 @@ _INK, _MUTED, _GRID = "#0a0b01", "#0a0b02", "#0a0b03"
 _SERIES = tuple(f"#0a0c0{number}" for number in range(NUM_COLORS))
 _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--line"} | {c: f"--series-{i}" for i, c in enumerate(_SERIES)}
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
+    "text.parse_math": False,
     "svg.fonttype": "none",
     "font.size": 11,
     "text.color": _INK,
@@ -82,7 +84,7 @@ def line_figure(
         markers: draw a dot at every value.
     """
     with rc_context({**_STYLE, "svg.hashsalt": alt}):
-        figure = Figure(figsize=(6.0, 3.7), layout="constrained")
+        figure = Figure(figsize=(5.2, 3.4), layout="constrained")
         axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
         for line in lines:
             color, dashes, width = _look(line)

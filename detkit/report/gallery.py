@@ -114,7 +114,8 @@ class Gallery:
 
     def _missed(self, annotation_id: int) -> str:
         annotation = self.ground_truth.anns[annotation_id]
-        return f"{self._class_name(annotation)} of {annotation['bbox'][2]:.0f}×{annotation['bbox'][3]:.0f} px"
+        side = math.sqrt(annotation["area"])
+        return f"{self._class_name(annotation)} ({'small' if side < 32 else 'medium' if side < 96 else 'large'})"
 
     def _mistake(self, image_id: int, number: int) -> str:
         detection = self.detections[number]

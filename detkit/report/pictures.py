@@ -13,6 +13,7 @@ import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.utils.visualizer import GenericMask, Visualizer
+from matplotlib import rc_context
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -25,6 +26,8 @@ RGBImage = NDArray[np.uint8]
 PICTURE_SIZE = 520
 #: size of labels in points, at 100 dots per inch
 LABEL_SIZE = 11.0
+#: on crowded images only the largest objects are labelled
+MAX_LABELS = 12
 
 
 @dataclass(frozen=True)
@@ -81,19 +84,21 @@ def canvas(image: RGBImage, metadata: Any = None) -> Visualizer:
 
 
 def draw_objects(image: RGBImage, objects: Sequence[DrawnObject], *, dataset_name: str | None = None) -> RGBImage:
-    """The image with objects drawn, the largest first. ``dataset_name`` gives the names of keypoints."""
+    """The image with objects drawn, the largest first, and labels on the largest. ``dataset_name`` gives the names of keypoints."""
     visualizer = canvas(image, MetadataCatalog.get(dataset_name) if dataset_name else None)
     height, width = image.shape[:2]
-    for item in sorted(objects, key=lambda item: -_area(item.box)):
+    by_size = sorted(objects, key=lambda item: -_area(item.box))
+    for item in by_size:
         visualizer.draw_box(item.box, alpha=1.0, edge_color=item.color, line_style=(0, (3, 2)) if item.dashed else "-")
         if item.segmentation:
             for polygon in GenericMask(item.segmentation, height, width).polygons:
                 visualizer.draw_polygon(polygon.reshape(-1, 2), item.color, alpha=0.35)
         if item.keypoints is not None:
             visualizer.draw_and_connect_keypoints(item.keypoints)
-    for item in objects:
-        if item.label:
-            _draw_label(visualizer, item, width)
+    with rc_context({"text.parse_math": False}):
+        for item in by_size[:MAX_LABELS]:
+            if item.label:
+                _draw_label(visualizer, item, width)
     return visualizer.output.get_image()
 
 

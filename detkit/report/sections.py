@@ -95,9 +95,10 @@ def dataset_section(cfg: CfgNode, folder: Path, dataset_name: str) -> DatasetSec
     results = _results_file(cfg, folder, dataset_name)
     if results is None:
         return Missing(f"No detections on {dataset_name} yet: evaluate the run (train_net.py --eval-only) to get {RESULTS_FILE}.")
+    files = _image_files(dataset_name)
     annotations = _annotation_file(dataset_name, results.parent)
-    if annotations is None:
-        return Missing(f"{dataset_name} has no annotation file on this machine (is DETECTRON2_DATASETS set as it was for the run?).")
+    if files is None or annotations is None:
+        return Missing(f"{dataset_name} is not on this machine. Is DETECTRON2_DATASETS set as it was for the run?")
     ground_truth = read_ground_truth(annotations)
     if not ground_truth.getAnnIds(iscrowd=False):
         return Missing(f"{annotations} holds no objects to compare the detections with.")
@@ -111,7 +112,7 @@ def dataset_section(cfg: CfgNode, folder: Path, dataset_name: str) -> DatasetSec
     gallery = Gallery(
         dataset_name=dataset_name,
         ground_truth=ground_truth,
-        files=_image_files(dataset_name),
+        files=files,
         detections=detections,
         qualities=image_qualities(boxes, score_threshold=threshold),
         fields=[FIELDS[task] for task in evaluations],
@@ -143,7 +144,9 @@ def _loss_plot(run: Run) -> Plot | None:
     lines = []
     for number, (name, series) in enumerate(loss_series(run.metrics).items()):
         label = name.removeprefix("loss_").replace("_", " ")
-        lines.append(Line(series.iterations, smoothed(series).values, label, "ink" if name == "total_loss" else number - 1, raw=series.values))
+        lines.append(
+            Line(series.iterations, smoothed(series).values, label, "ink" if name == "total_loss" else number - 1, raw=series.values)
+        )
     if not lines:
         return None
     return Plot("Losses", line_figure(lines, alt="Training losses over the iterations", xlabel="iteration", ylabel="loss", ylim=(0, None)))
@@ -173,7 +176,9 @@ def _precision_recall_plot(precision: AveragePrecision, iou: float) -> Plot:
     by_size = sorted(range(len(precision.class_names)), key=lambda i: -precision.num_objects[i])
     with_objects = [precision.class_names[i] for i in by_size if precision.num_objects[i]]
     lines = [Line(precision.recalls, precision.precision_at(iou, name), color="faint") for name in with_objects[MAX_NAMED_CLASSES:]]
-    lines += [Line(precision.recalls, precision.precision_at(iou, name), name, i) for i, name in enumerate(with_objects[:MAX_NAMED_CLASSES])]
+    lines += [
+        Line(precision.recalls, precision.precision_at(iou, name), name, i) for i, name in enumerate(with_objects[:MAX_NAMED_CLASSES])
+    ]
     if len(with_objects) > 1:
         lines.append(Line(precision.recalls, precision.precision_at(iou), "mean of all classes", "ink"))
     alt = f"Precision over recall at IoU {iou:g}; AP{iou * 100:.0f} is {precision.ap(iou=iou):.1f}"
@@ -200,7 +205,9 @@ def _tasks(ground_truth: COCO, detections: list[dict[str, Any]]) -> list[Task]:
     """Boxes, and what else both ground truth and detections have."""
     annotations = ground_truth.anns.values()
     return [
-        task for task, field in FIELDS.items() if task == "bbox" or (all(field in a for a in annotations) and any(field in d for d in detections))
+        task
+        for task, field in FIELDS.items()
+        if task == "bbox" or (all(field in a for a in annotations) and any(field in d for d in detections))
     ]
 
 
@@ -220,5 +227,11 @@ def _annotation_file(dataset_name: str, results_folder: Path) -> Path | None:
     return next((path for path in candidates if path.exists()), None)
 
 
-def _image_files(dataset_name: str) -> dict[int, Path]:
-    return {record["image_id"]: Path(record["file_name"]) for record in DatasetCatalog.get(dataset_name)}
+def _image_files(dataset_name: str) -> dict[int, Path] | None:
+    """Image file by image id; None where the data set is not registered, or not there."""
+    if dataset_name not in DatasetCatalog.list():
+        return None
+    try:
+        return {record["image_id"]: Path(record["file_name"]) for record in DatasetCatalog.get(dataset_name)}
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from detkit.config import SafeCfgNode
+
+PATH = Path(__file__).parents[2] / "tools" / "report.py"
+
+
+def run_tool(*args: str) -> None:
+    spec = importlib.util.spec_from_file_location("report_tool", PATH)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main(args)
+
+
+def test_tool_prints_the_path_of_the_page(cfg: SafeCfgNode, run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_tool("--output-dir", str(run_folder))
+    assert capsys.readouterr().out.strip() == str(run_folder / "report.html")
+
+
+def test_tool_takes_a_config_and_overrides(cfg: SafeCfgNode, run_folder: Path, tmp_path: Path) -> None:
+    (run_folder / "config.yaml").rename(tmp_path / "other.yaml")
+    run_tool("--config-file", str(tmp_path / "other.yaml"), "--output-dir", str(run_folder), "SOLVER.MAX_ITER", "77")
+    assert "100 / 77" in (run_folder / "report.html").read_text()
+
+
+def test_bad_input_is_one_line(run_folder: Path) -> None:
+    (run_folder / "config.yaml").unlink()
+    with pytest.raises(SystemExit, match=r"error: .*config\.yaml"):
+        run_tool("--output-dir", str(run_folder))
