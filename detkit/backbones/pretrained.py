@@ -5,15 +5,14 @@ from __future__ import annotations
 import importlib.util
 import logging
 from pathlib import Path
-from pickle import UnpicklingError
 from urllib.error import URLError
 
-import torch
 import torchvision
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
+from detkit.checkpoint import CheckpointError, read_checkpoint
 from detkit.config import ConfigError
 
 from .extractor import NORMS, FeatureExtractor
@@ -127,22 +126,13 @@ def _file_in_package(package: str) -> Path:
 
 
 def _read_file(path: Path, source: str) -> dict[str, Tensor]:
-    """A state dict from a file; bare, or below ``model`` or ``state_dict``. Never runs code from the file."""
+    """The state dict in a file."""
     if not path.is_file():
         raise ConfigError(f"{KEY} '{source}': there is no file '{path}'.")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ConfigError(f"{KEY} '{source}': '{path}' cannot be read as weights (tensors only): {error}") from error
-    for key in ("model", "state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
-        raise ConfigError(f"{KEY} '{source}': '{path}' holds no state dict (names to tensors).")
+        state = read_checkpoint(path)["model"]
+    except CheckpointError as error:
+        raise ConfigError(f"{KEY} '{source}' cannot be read as weights: {error}") from error
     return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
 
 
