@@ -139,6 +139,8 @@ class Trainer(TrainerBase):
             NonFiniteLossError: a loss is NaN or infinite; ``model_nan_iter<n>.pth`` holds the weights that have led to it.
             SystemExit: the process was asked to stop, and a checkpoint was saved; or ``TEST.EXPECTED_RESULTS`` were missed.
         """
+        if comm.is_main_process():
+            self.checkpoints.remove_leftovers()
         self._batches = self.data_loader.from_iteration(self.start_iter)
         logger.info("Training from iteration %d to %d; everything goes to %s.", self.start_iter, self.max_iter, self.cfg.OUTPUT_DIR)
         with self.stop_request.listening():

@@ -29,6 +29,7 @@ class MetricFiles(HookBase):
 
     def before_train(self) -> None:
         start = self.trainer.start_iter
+        self._folder.mkdir(parents=True, exist_ok=True)
         trim_metrics(self._folder, start)
         self._writers = [
             CommonMetricPrinter(self.trainer.max_iter),
