@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
@@ -55,7 +57,7 @@ def build_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
 def _are_contiguous(strides: list[int]) -> bool:
     """Whether each stride is twice the one before; 0 stands for a feature that is missing."""
-    return bool(strides) and strides[0] > 0 and all(b == 2 * a for a, b in zip(strides, strides[1:], strict=False))
+    return bool(strides) and strides[0] > 0 and all(b == 2 * a for a, b in pairwise(strides))
 
 
 def _top_block(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> nn.Module | None:

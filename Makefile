@@ -1,0 +1,43 @@
+# make install | demo | test | test-slow | lint | types | bench | docs | clean
+# PYTHON: the interpreter to start from (3.10 to 3.12); one that imports Detectron2 lends it, and its PyTorch, to the environment.
+# VENV: the environment that is made.
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.detkit-installed
+DEMO := output/demo
+# small tensors: one thread per process is fastest
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint types bench docs clean
+
+help:
+	@sed -n '1,3s/^# //p' Makefile
+
+install: $(STAMP)
+
+$(STAMP): setup.py tools/install.py
+	@$(PYTHON) tools/install.py --venv $(VENV)
+
+demo: $(STAMP)
+	@$(PY) train_net.py --config-file configs/quick/fcos_shapes.yaml OUTPUT_DIR $(DEMO)
+	@$(PY) tools/report.py --output-dir $(DEMO)
+
+test: $(STAMP)
+	@$(TEST_ENV) $(PY) -m pytest -m "not slow and not gpu"
+
+test-slow: $(STAMP)
+	@$(TEST_ENV) $(PY) -m pytest -m "slow and not gpu"
+
+lint: $(STAMP)
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+types: $(STAMP)
+	@$(PY) -m mypy
+
+clean:
+	rm -rf output build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
