@@ -158,7 +158,9 @@ def dense_parts_from_config(cfg: CfgNode, node: CfgNode) -> dict[str, Any]:
     shapes = backbone.output_shape()
     missing = [name for name in node.IN_FEATURES if name not in shapes]
     if missing:
-        raise ValueError(f"IN_FEATURES names {missing}, but the backbone gives {sorted(shapes)}: change IN_FEATURES or MODEL.BACKBONE.NAME.")
+        raise ValueError(
+            f"IN_FEATURES names {missing}, but the backbone gives {sorted(shapes)}: change IN_FEATURES or MODEL.BACKBONE.NAME."
+        )
     strides = [shapes[name].stride for name in node.IN_FEATURES]
     plus_one = 1.0 if node.PLUS_ONE else 0.0
     cell_anchors = square_anchors(strides, node.ANCHORS.SCALES, node.ANCHORS.RATIOS, plus_one)

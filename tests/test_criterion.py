@@ -107,9 +107,9 @@ def test_offset_loss_depends_on_the_unit(scene):
     priors, gt, assignment, predictions, _ = scene
     targets = DenseTargets.from_assignment(assignment, gt, priors, NUM_CLASSES)
     values = [
-        DenseCriterion(
-            num_classes=NUM_CLASSES, box_coder=PointBoxCoder("relu", train_unit=unit), box_loss=partial(giou_loss, offset=1.0)
-        )(predictions, targets, priors)["loss_box"]
+        DenseCriterion(num_classes=NUM_CLASSES, box_coder=PointBoxCoder("relu", train_unit=unit), box_loss=partial(giou_loss, offset=1.0))(
+            predictions, targets, priors
+        )["loss_box"]
         for unit in ("pixel", "stride")
     ]
     assert (values[0] - values[1]).abs() > 0.01

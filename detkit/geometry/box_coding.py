@@ -44,9 +44,7 @@ class PointBoxCoder(BoxCoder):
         train_unit: ``"pixel"`` or ``"stride"``, the length in which the box loss is computed; None: pixels for ``exp``, else strides.
     """
 
-    def __init__(
-        self, form: Literal["exp", "relu", "exp_stride"] = "exp", *, train_unit: Literal["pixel", "stride"] | None = None
-    ) -> None:
+    def __init__(self, form: Literal["exp", "relu", "exp_stride"] = "exp", *, train_unit: Literal["pixel", "stride"] | None = None) -> None:
         if form not in ("exp", "relu", "exp_stride"):
             raise ValueError(f"A point box coder's form is 'exp', 'relu' or 'exp_stride', not '{form}'.")
         self.form = form

@@ -63,12 +63,7 @@ class Grid:
     @cached_property
     def point_strides(self) -> Tensor:
         """Stride of every location in pixels, float32, shape (num_points,)."""
-        return torch.cat(
-            [
-                torch.full((h * w,), float(s), device=self.device)
-                for (h, w), s in zip(self.sizes, self.strides, strict=True)
-            ]
-        )
+        return torch.cat([torch.full((h * w,), float(s), device=self.device) for (h, w), s in zip(self.sizes, self.strides, strict=True)])
 
 
 @dataclass(frozen=True)
