@@ -43,7 +43,8 @@ def average_precision(model, batch):
             box = [x0, y0, x1 - x0, y1 - y0]
             gts.append({"id": len(gts) + 1, "image_id": image_id, "category_id": label, "bbox": box, "area": box[2] * box[3], "iscrowd": 0})
         found = result["instances"]
-        for (x0, y0, x1, y1), score, label in zip(found.pred_boxes.tensor.tolist(), found.scores.tolist(), found.pred_classes.tolist()):
+        rows = zip(found.pred_boxes.tensor.tolist(), found.scores.tolist(), found.pred_classes.tolist(), strict=True)
+        for (x0, y0, x1, y1), score, label in rows:
             box = [x0, y0, x1 - x0, y1 - y0]
             detections.append({"image_id": image_id, "category_id": label, "bbox": box, "score": score})
     coco = COCO()
