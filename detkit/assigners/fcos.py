@@ -24,7 +24,7 @@ class FCOSAssigner(Assigner):
     """A location answers for the smallest object that contains it, on the level whose range holds its largest distance to a side.
 
     Only the cells that can qualify are looked at. A location x with ``x1 - x <= hi`` and ``x - x0 <= hi`` lies in an interval of length
-    at most ``hi``, so a level with upper bound ``hi`` needs a window of ``hi / stride + 2`` cells per axis, and center sampling one of
+    at most ``hi``, so a level with upper bound ``hi`` needs a window of ``hi / stride + 1`` cells per axis, and center sampling one of
     ``2 * radius + 1``. What depends on x alone or y alone is computed per axis. Memory and time: objects x levels x window cells.
 
     Args:
@@ -114,11 +114,12 @@ class FCOSAssigner(Assigner):
     def _window_sizes(self, grid: Grid) -> tuple[int, int]:
         """Columns and rows of a window that is large enough on every level."""
         columns = rows = 1
-        for (height, width), stride, bound in zip(grid.sizes, grid.strides, self.upper_bounds, strict=True):
-            by_center = math.ceil(2 * self.center_radius) + 1 if self.center_radius else math.inf
-            by_range = bound // stride + 2 if bound < math.inf else math.inf
-            columns = max(columns, min(width, by_center, by_range))
-            rows = max(rows, min(height, by_center, by_range))
+        for (height, width), stride, range_end in zip(grid.sizes, grid.strides, self.upper_bounds, strict=True):
+            extent = range_end / stride
+            if self.center_radius:
+                extent = min(extent, 2 * self.center_radius)
+            cells = math.ceil(extent) + 1 if extent < math.inf else math.inf
+            columns, rows = max(columns, min(width, cells)), max(rows, min(height, cells))
         return int(columns), int(rows)
 
     def _check_levels(self, grid: Grid) -> None:

@@ -63,6 +63,13 @@ def test_conflicts_go_to_the_highest_iou_then_to_the_lowest_index():
     assert highest_iou_wins(index, ious, positive, 4).tolist() == [[1, 1, 1, -1]]
 
 
+@pytest.mark.parametrize(("margin", "gt"), [(0.005, -1), (0.02, 0)])
+def test_centre_lies_inside_by_more_than_a_hundredth(margin, gt):
+    priors = Priors(Grid(((1, 1),), (8,), 0.5, CPU), square_anchors((8,)))
+    context = AssignContext(padded([np.array([[4 - margin, 0, 40, 40]], np.float32)]), priors)
+    assert ATSSAssigner()(context).gt_index.tolist() == [[gt]]
+
+
 def test_thousand_objects_outside_the_image_get_nothing():
     grid = Grid(((20, 30), (10, 15)), (8, 16), 0.5, CPU)
     boxes = np.random.default_rng(0).uniform(1000, 2000, (1000, 2)).astype(np.float32)

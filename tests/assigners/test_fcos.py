@@ -41,14 +41,13 @@ def test_distance_on_the_end_of_a_range(inclusive):
     assert (result.gt_index[0, on_end] == (0 if inclusive else -1)).all()
 
 
-def test_float32_rounding_at_the_ends_of_ranges():
-    """Distances that round onto a bound: the same object is then positive on three levels, as in the published codes."""
-    priors = points(((40, 40), (20, 20), (10, 10)), (8, 16, 32))
-    box = np.array([[4.0, 4.0, np.nextafter(F := np.float32(132.0), np.float32(200)), 100.0]], np.float32)
-    assert F == 132
-    context = AssignContext(padded([box]), priors)
-    assigner = FCOSAssigner(sizes_of_interest=[64, 128], center_radius=0)
-    assert_same(assigner(context), oracles.fcos(context, [64, 128], 0.0))
+def test_distance_that_rounds_onto_the_end_of_a_range():
+    """The left side is a hair more than 64 away, which float32 does not see."""
+    priors = points(((4, 16), (2, 8)), (8, 16), offset=0.0)
+    context = AssignContext(padded([np.array([[-1e-9, -4, 100, 20]], np.float32)]), priors)
+    result = FCOSAssigner(sizes_of_interest=[64], center_radius=0)(context)
+    assert_same(result, oracles.fcos(context, [64], 0.0))
+    assert result.gt_index[0, 8] == 0
 
 
 def test_plus_one_decides_which_area_is_smaller():
@@ -61,7 +60,17 @@ def test_plus_one_decides_which_area_is_smaller():
         assert result.gt_index[0, both] == winner
 
 
-def test_memory_does_not_grow_with_the_image():
+def test_window_holds_an_object_as_long_as_the_range():
+    """68 pixels at stride 8 from just before a location to just behind another: ten cells."""
+    context = AssignContext(
+        padded([np.array([[11.2, 11.2, 79.1, 79.1]], np.float32)]), points(((16, 16), (8, 8)), (8, 16))
+    )
+    result = FCOSAssigner(sizes_of_interest=[68], center_radius=0)(context)
+    assert_same(result, oracles.fcos(context, [68], 0.0))
+    assert result.gt_index[0, : 16 * 16].view(16, 16)[9, 9] == 0
+
+
+def test_window_does_not_grow_with_the_image():
     assigner = FCOSAssigner(center_radius=0.0)
     sizes = ((400, 400), (200, 200), (100, 100), (50, 50), (10, 10))
     assert assigner._window_sizes(Grid(sizes, (8, 16, 32, 64, 128), 0.5, CPU)) == (10, 10)
