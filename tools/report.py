@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import detkit.engine  # noqa: F401  before the others: it silences what dependencies say when they are imported
 from detkit.config import get_cfg
 from detkit.report import write_report
 
