@@ -10,12 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from detkit.assigners import AssignContext, Assigner, ATSSAssigner, FCOSAssigner, GroundTruth
+from detkit.assigners import ATSSAssigner, FCOSAssigner
 from detkit.geometry import (
     DeltaBoxCoder,
     Grid,
     Priors,
-    box_areas,
     boxes_to_ltrb,
     centerness_of,
     elementwise_iou,
@@ -24,6 +23,7 @@ from detkit.geometry import (
 
 from .cases import GoldenCase, find_cases
 from .compare import Recorder
+from .models import assign, with_detectron2_ties
 
 FCOS_CASE = r"assign_(adet|d2|tianzhi)_(?:nocenter|center(\d+\.\d+))(?:_(norm|pixels))?"
 
@@ -80,14 +80,6 @@ def priors_of(gt_set: GtSet, *, offset: float, plus_one: float = 0.0, shrink: fl
     return Priors(grid, square_anchors(gt_set.strides, plus_one=shrink), plus_one)
 
 
-def assign(assigner: Assigner, images: Tensor, priors: Priors) -> Tensor:
-    """gt index (B, P) of images of equally many boxes (B, G, 4)."""
-    gt = GroundTruth(
-        images, torch.zeros(images.shape[:2], dtype=torch.int64), torch.ones(images.shape[:2], dtype=torch.bool)
-    )
-    return assigner(AssignContext(gt, priors)).gt_index
-
-
 def dense(positive: Tensor, gt_index: Tensor, num_priors: int) -> Tensor:
     """gt index (P,) from the positive priors and their objects."""
     result = torch.full((num_priors,), -1, dtype=torch.int64)
@@ -95,9 +87,7 @@ def dense(positive: Tensor, gt_index: Tensor, num_priors: int) -> Tensor:
     return result
 
 
-def compare_targets(
-    recorder: Recorder, gt_set: GtSet, priors: Priors, unit: Tensor, names: tuple[str, str, str]
-) -> None:
+def compare_targets(recorder: Recorder, gt_set: GtSet, priors: Priors, unit: Tensor, names: tuple[str, str, str]) -> None:
     """Distances, in units of ``unit`` (P,) pixels, and centerness of the positives; stored for a part of them where there is ``sub``.
 
     Args:
@@ -125,16 +115,6 @@ def check_fcos(recorder: Recorder) -> None:
         recorder.equal(gt_set.name, gt_index, dense(gt_set.arrays["pos"], gt_set.arrays["gt"], priors.num_priors))
         lengths = torch.ones_like(priors.strides) if unit == "pixels" else priors.strides
         compare_targets(recorder, gt_set, priors, lengths, ("gt", "reg", "ctr"))
-
-
-def with_detectron2_ties(assigner: FCOSAssigner, boxes: Tensor, priors: Priors) -> Tensor:
-    """What the assigner gives if areas are compared as Detectron2 does, in float32 as 1e8 - area: closer than 8 they tie."""
-    wants = assign(assigner, boxes[:, None], priors) == 0  # (G, P): each object alone
-    if not len(boxes):
-        return torch.full((priors.num_priors,), -1)
-    quality = wants.float() * (1e8 - box_areas(boxes))[:, None]
-    best, gt_index = quality.max(dim=0)
-    return torch.where(best > 0, gt_index, -1)
 
 
 def check_mmdet_fcos(recorder: Recorder) -> None:

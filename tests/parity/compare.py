@@ -1,0 +1,81 @@
+"""Comparing with golden numbers, remembering the worst deviation."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from .cases import GoldenCase, tolerance
+
+__all__ = ["Deviations", "Recorder"]
+
+
+class Deviations:
+    """The worst deviation per set and quantity: (absolute, relative to what is allowed)."""
+
+    def __init__(self) -> None:
+        self.worst: dict[tuple[str, str], tuple[float, float]] = {}
+
+    def add(self, set_name: str, quantity: str, absolute: float, used: float) -> None:
+        old = self.worst.get((set_name, quantity), (0.0, 0.0))
+        self.worst[set_name, quantity] = (max(old[0], absolute), max(old[1], used))
+
+
+class Recorder:
+    """Compares the numbers of one case within the tolerances that it states."""
+
+    def __init__(self, case: GoldenCase, deviations: Deviations) -> None:
+        self.case = case
+        self.deviations = deviations
+
+    def close(self, quantity: str, name: str, actual: Tensor, expected: Tensor, *, scale: Tensor | float = 1.0) -> None:
+        """Asserts that all numbers agree.
+
+        Args:
+            quantity: see :func:`tests.parity.cases.tolerance`.
+            name: of the array, for the message.
+            scale: size of the numbers where an absolute tolerance is meant relative to it.
+        """
+        absolute, relative = tolerance(self.case, quantity)
+        actual, expected = actual.detach().double(), expected.double()
+        assert actual.shape == expected.shape, f"{self.case.id}: {name} has shape {tuple(actual.shape)}, not {tuple(expected.shape)}"
+        if expected.numel() == 0:
+            return
+        assert torch.equal(actual.isfinite(), expected.isfinite()), (
+            f"{self.case.id}: {name} is not finite where it should be, or the reverse"
+        )
+        finite = expected.isfinite()
+        difference = (actual[finite] - expected[finite]).abs()
+        allowed = absolute * scale + relative * expected[finite].abs() + 1e-9
+        used = float((difference / allowed).max())
+        figure = difference / expected[finite].abs().clamp(min=1e-6) if absolute == 0 else difference
+        self.deviations.add(
+            self.case.set_name, quantity, float(figure[difference > 1e-9].max()) if (difference > 1e-9).any() else 0.0, used
+        )
+        assert used <= 1, f"{self.case.id}: {name} is off by {float(difference.max()):.3g}, {used:.3g} times the tolerance"
+
+    def equal(self, name: str, actual: Tensor, expected: Tensor) -> None:
+        """Asserts that integers are the same."""
+        assert actual.shape == expected.shape, f"{self.case.id}: {name} has shape {tuple(actual.shape)}, not {tuple(expected.shape)}"
+        wrong = int((actual != expected).sum())
+        self.deviations.add(self.case.set_name, "wrong assignments", wrong, wrong)
+        assert wrong == 0, (
+            f"{self.case.id}: {wrong} of {expected.numel()} entries of {name} differ, first at {int((actual != expected).flatten().int().argmax())}"
+        )
+
+    def same_detections(self, name: str, actual: tuple[Tensor, Tensor, Tensor], expected: tuple[Tensor, Tensor, Tensor]) -> None:
+        """Asserts that two sets of (boxes, scores, classes) are the same in any order."""
+        count, expected_count = len(actual[1]), len(expected[1])
+        assert count == expected_count, f"{self.case.id}: {count} detections in {name}, not {expected_count}"
+        if not count:
+            return
+        box_gap = (actual[0].double()[:, None] - expected[0].double()[None]).abs().amax(-1)
+        score_gap = (actual[1].double()[:, None] - expected[1].double()[None]).abs()
+        other_class = actual[2][:, None] != expected[2][None]
+        cost = box_gap.clamp(max=100.0) + 1e3 * score_gap + 1e6 * other_class
+        rows, columns = linear_sum_assignment(np.asarray(cost))
+        assert not other_class[rows, columns].any(), f"{self.case.id}: other classes in {name}"
+        self.close("boxes", f"boxes of {name}", actual[0][rows], expected[0][columns])
+        self.close("scores", f"scores of {name}", actual[1][rows], expected[1][columns])
