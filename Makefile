@@ -38,6 +38,12 @@ lint: $(STAMP)
 types: $(STAMP)
 	@$(PY) -m mypy
 
+bench: $(STAMP)
+	@$(PY) benchmarks/assigners.py
+
+docs: $(STAMP)  # links and paths in the documentation lead somewhere
+	@$(PY) -m pytest -q tests/test_docs.py
+
 clean:
 	rm -rf output build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
