@@ -41,12 +41,12 @@ class Candidates(NamedTuple):
     """Priors that an object may get.
 
     Attributes:
-        index: (M, B, G) int64, priors; no prior stands twice for the same object.
+        prior_index: (M, B, G) int64, priors; no prior stands twice for the same object.
         boxes: (M, B, G, 4) their boxes, xyxy in pixels.
         valid: (M, B, G) bool, False for places that hold no candidate; index and box are some finite ones there.
     """
 
-    index: Tensor
+    prior_index: Tensor
     boxes: Tensor
     valid: Tensor
 
@@ -76,7 +76,7 @@ class ATSSAssigner(Assigner):
 
     @torch.no_grad()
     def forward(self, context: AssignContext) -> HardAssignment:
-        gt, priors = context.gt, context.priors
+        gt, priors = context.gt, context.grid_priors
         index, boxes, valid = nearest_on_grid(gt.boxes, priors, self.topk, context.valid_sizes)
         ious = elementwise_iou(boxes, gt.boxes, priors.plus_one)
         positive = select_by_iou_statistics(ious, valid) & center_inside(boxes, gt.boxes) & gt.valid

@@ -79,6 +79,17 @@ class AssignContext:
     valid_sizes: Tensor | None = None
     step: int | None = None
 
+    @property
+    def grid_priors(self) -> Priors:
+        """The priors, for an assigner that cannot do without.
+
+        Raises:
+            ValueError: the detector predicts on no grid.
+        """
+        if self.priors is None:
+            raise ValueError("This assigner needs the priors of a dense detector; a set predictor has none.")
+        return self.priors
+
 
 @dataclass(frozen=True)
 class HardAssignment:

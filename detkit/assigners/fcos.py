@@ -35,6 +35,9 @@ class FCOSAssigner(Assigner):
         inclusive_ranges: both ends belong to a range (tianzhi0549/FCOS, AdelaiDet, mmdetection); False: neither does (Detectron2).
     """
 
+    range_starts: Tensor
+    range_ends: Tensor
+
     @configurable
     def __init__(
         self,
@@ -66,7 +69,7 @@ class FCOSAssigner(Assigner):
 
     @torch.no_grad()
     def forward(self, context: AssignContext) -> HardAssignment:
-        gt, priors = context.gt, context.priors
+        gt, priors = context.gt, context.grid_priors
         grid = priors.grid
         self._check_levels(grid)
         ranks, order = _ranks_by_area(box_areas(gt.boxes, priors.plus_one), gt.valid)
@@ -113,7 +116,8 @@ class FCOSAssigner(Assigner):
 
     def _window_sizes(self, grid: Grid) -> tuple[int, int]:
         """Columns and rows of a window that is large enough on every level."""
-        columns = rows = 1
+        columns: float = 1
+        rows: float = 1
         for (height, width), stride, range_end in zip(grid.sizes, grid.strides, self.upper_bounds, strict=True):
             extent = range_end / stride
             if self.center_radius:

@@ -56,7 +56,8 @@ class IoUAssigner(Assigner):
 
     @torch.no_grad()
     def forward(self, context: AssignContext) -> HardAssignment:
-        priors, beyond = context.priors, beyond_image(context.priors, context.valid_sizes)
+        priors = context.grid_priors
+        beyond = beyond_image(priors, context.valid_sizes)
         best_iou, best_gt, is_best = self._compare(context.gt, priors.boxes, priors.plus_one, beyond)
         positive = best_iou >= self.positive_from
         if self.allow_low_quality:

@@ -26,7 +26,7 @@ def test_candidates_are_exactly_the_nearest(context, k):
     for image in range(len(context.gt.boxes)):
         priors = oracles.priors_of(context, image)
         for gt, box in oracles.objects_of(context, image).items():
-            index = found.index[found.valid[:, image, gt], image, gt].tolist()
+            index = found.prior_index[found.valid[:, image, gt], image, gt].tolist()
             assert sorted(index) == sorted(oracles.nearest_candidates(context, priors, box, k))
 
 
@@ -34,7 +34,7 @@ def test_candidates_are_exactly_the_nearest(context, k):
 @given(contexts())
 def test_candidates_carry_the_boxes_of_the_priors(context):
     found = nearest_on_grid(context.gt.boxes, context.priors, 9, context.valid_sizes)
-    torch.testing.assert_close(found.boxes[found.valid], context.priors.boxes[found.index[found.valid]], rtol=0, atol=0)
+    torch.testing.assert_close(found.boxes[found.valid], context.priors.boxes[found.prior_index[found.valid]], rtol=0, atol=0)
 
 
 def test_equal_ious_are_not_below_their_mean():
