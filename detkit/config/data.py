@@ -1,0 +1,36 @@
+"""The keys of :mod:`detkit.data`."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+
+__all__ = ["add_data_config"]
+
+
+def add_data_config(cfg: CfgNode) -> None:
+    """Adds the keys of own data and of the checks before training.
+
+    Own data in COCO format needs no Python: ``DATASETS.TRAIN_JSON train.json DATASETS.VAL_JSON val.json`` on the command line.
+    """
+    datasets = cfg.DATASETS
+    # COCO-format annotation files; when set, they take the place of DATASETS.TRAIN and DATASETS.TEST
+    datasets.TRAIN_JSON = ""
+    datasets.VAL_JSON = ""
+    # folders of their images; "": the json's own folder, its parent, or the folder of the json's name beside the json's folder
+    datasets.TRAIN_IMAGES = ""
+    datasets.VAL_IMAGES = ""
+    # they are registered as <NAME>_train and <NAME>_val
+    datasets.NAME = "custom"
+
+    # take the model's number of classes from the data where no config file and no override has chosen one
+    datasets.INFER_NUM_CLASSES = True
+    # images that are missing, unreadable or of another size than annotated: "error" before training starts, or "skip": train and
+    # evaluate without them, with their number and names in the log
+    datasets.ON_BAD_IMAGE = "error"
+    # boxes that are empty, not finite or not inside their image: "error", or "fix": clip them, leave out those that are then empty
+    datasets.ON_BAD_BOX = "error"
+    # read every pixel of every image before training, not only what tells size and completeness
+    datasets.CHECK_PIXELS = False
+
+    # images without objects train: they teach what is background (Detectron2 leaves them out)
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False

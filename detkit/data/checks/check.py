@@ -1,0 +1,120 @@
+"""Everything that is checked about a data set before training starts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .boxes import find_box_faults, repair_boxes
+from .coco_format import read_coco_json
+from .errors import DataError, Fault, describe_faults
+from .images import find_image_faults
+
+__all__ = ["CheckedData", "check_coco_folder", "write_json"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CheckedData:
+    """A data set that can be used.
+
+    Attributes:
+        content: of the COCO json, without what was skipped or repaired by choice.
+        changed: whether it differs from the file.
+        skipped_images: what was wrong with the images left out.
+    """
+
+    content: dict[str, Any]
+    changed: bool
+    skipped_images: tuple[Fault, ...] = ()
+
+
+def check_coco_folder(
+    name: str,
+    json_file: str | Path,
+    image_root: str | Path,
+    *,
+    skip_bad_images: bool = False,
+    fix_bad_boxes: bool = False,
+    decode_images: bool = False,
+) -> CheckedData:
+    """Reads a COCO json, looks at its images and boxes and fills in what evaluation needs.
+
+    Args:
+        name: of the data set, for messages.
+        json_file, image_root: the annotation file and the folder of the images.
+        skip_bad_images: leave out images that cannot be used, and say so, instead of failing.
+        fix_bad_boxes: end boxes at the image's border and leave out those that are then empty, and say so, instead of failing.
+        decode_images: read every pixel of every image.
+
+    Raises:
+        DataError: one error with all that is wrong: counts, the first offenders of each kind, the remedy.
+    """
+    content = read_coco_json(json_file)
+    image_faults = find_image_faults(content["images"], image_root, decode=decode_images)
+    box_faults = [fault for _, fault in find_box_faults(content)]
+    _raise_or_report(name, json_file, image_root, list(image_faults.values()), box_faults, skip_bad_images, fix_bad_boxes)
+
+    usable = _without_images(content, set(image_faults)) if image_faults else content
+    if not usable["images"]:
+        raise DataError(f"{name}: none of the {len(content['images'])} images of {json_file} can be used; they should lie in {image_root}.")
+    usable = repair_boxes(usable) if box_faults else usable
+    completed = _completed(usable)
+    return CheckedData(completed, changed=completed is not content, skipped_images=tuple(image_faults.values()))
+
+
+def _raise_or_report(
+    name: str,
+    json_file: str | Path,
+    image_root: str | Path,
+    image_faults: list[Fault],
+    box_faults: list[Fault],
+    skip_bad_images: bool,
+    fix_bad_boxes: bool,
+) -> None:
+    where = f"{json_file}, images in {image_root}"
+    errors, remedies = [], []
+    if image_faults and not skip_bad_images:
+        errors += image_faults
+        remedies.append('DATASETS.ON_BAD_IMAGE "skip" to leave these images out')
+    if box_faults and not fix_bad_boxes:
+        errors += box_faults
+        remedies.append('DATASETS.ON_BAD_BOX "fix" to clip these boxes to their image and leave out those that are then empty')
+    if errors:
+        remedy = " and ".join(remedies)
+        raise DataError(f"The data set {name} cannot be used as it is ({where}):\n{describe_faults(errors)}\nCorrect it, or set {remedy}.")
+    if image_faults:
+        logger.warning("%s: %d images are left out (%s):\n%s", name, len(image_faults), where, describe_faults(image_faults))
+    if box_faults:
+        logger.warning("%s: %d boxes are clipped or left out (%s):\n%s", name, len(box_faults), where, describe_faults(box_faults))
+
+
+def _without_images(content: dict[str, Any], image_ids: set) -> dict[str, Any]:
+    images = [image for image in content["images"] if image["id"] not in image_ids]
+    annotations = [annotation for annotation in content["annotations"] if annotation["image_id"] not in image_ids]
+    return {**content, "images": images, "annotations": annotations}
+
+
+def _completed(content: dict[str, Any]) -> dict[str, Any]:
+    """With ``info``, and with ``iscrowd`` and ``area`` of every annotation, without which pycocotools cannot evaluate."""
+    incomplete = [a for a in content["annotations"] if "area" not in a or "iscrowd" not in a]
+    if not incomplete and "info" in content:
+        return content
+    defaults = ({"iscrowd": 0, "area": a["bbox"][2] * a["bbox"][3]} for a in content["annotations"])
+    annotations = [{**default, **a} for default, a in zip(defaults, content["annotations"], strict=True)]
+    return {**content, "info": content.get("info", {}), "annotations": annotations}
+
+
+def write_json(content: dict[str, Any], path: Path) -> None:
+    """Writes so that the file is never seen half written, also when several processes write the same at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    with os.fdopen(handle, "w") as file:
+        json.dump(content, file)
+    os.replace(unfinished, path)

@@ -1,0 +1,42 @@
+"""What is wrong with data, and how it is said."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+__all__ = ["DataError", "Fault", "describe_faults"]
+
+_EXAMPLES = 5  # named per kind of fault
+
+
+class DataError(ValueError):
+    """Data that cannot be used. The message names the file, the offenders and the remedy."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong.
+
+    Attributes:
+        kind: what, in words that can stand as a heading: "image file is missing".
+        where: the offender: a file name, an annotation id.
+        detail: more about this one, or "".
+    """
+
+    kind: str
+    where: str
+    detail: str = ""
+
+
+def describe_faults(faults: Sequence[Fault]) -> str:
+    """Counts per kind and the first few offenders of each, one per line."""
+    lines = []
+    for kind, group in groupby(sorted(faults, key=lambda fault: fault.kind), key=lambda fault: fault.kind):
+        offenders = list(group)
+        lines.append(f"  {kind}: {len(offenders)}")
+        lines += [f"    {fault.where}" + (f": {fault.detail}" if fault.detail else "") for fault in offenders[:_EXAMPLES]]
+        if len(offenders) > _EXAMPLES:
+            lines.append(f"    and {len(offenders) - _EXAMPLES} more")
+    return "\n".join(lines)

@@ -1,0 +1,85 @@
+"""Image files that are not there, cannot be read or have another size than annotated."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .errors import Fault
+
+__all__ = ["MAX_HEADERS", "find_image_faults"]
+
+#: All files are looked for; of more than this many images, evenly spaced ones are opened. The rest is checked when it is read.
+MAX_HEADERS = 10_000
+
+_EXIF_ORIENTATION, _TRANSPOSED = 0x0112, (5, 6, 7, 8)
+_THREADS = 8
+
+
+def find_image_faults(images: Sequence[dict[str, Any]], image_root: str | Path, *, decode: bool = False) -> dict[Any, Fault]:
+    """Looks at the files of a COCO json's ``images``.
+
+    Every file is looked for and must not be empty. Of up to :data:`MAX_HEADERS` the header is read for the size, and the end for
+    what a complete file ends with; only files that end otherwise are decoded, to see whether they are truncated.
+
+    Args:
+        images: entries with ``id``, ``file_name``, ``width``, ``height``.
+        image_root: the folder of the files.
+        decode: read all pixels of every image instead, which takes as long as an epoch of reading.
+
+    Returns:
+        image id -> what is wrong with it.
+    """
+    spacing = 1 if decode else max(1, -(-len(images) // MAX_HEADERS))
+
+    def look(item: tuple[int, dict[str, Any]]) -> Fault | None:
+        position, image = item
+        return _look_at(image, Path(image_root), opens=position % spacing == 0, decode=decode)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = pool.map(look, enumerate(images))
+        return {image["id"]: fault for image, fault in zip(images, found, strict=True) if fault is not None}
+
+
+def _look_at(image: dict[str, Any], root: Path, *, opens: bool, decode: bool) -> Fault | None:
+    name, path = image["file_name"], root / image["file_name"]
+    try:
+        if not os.stat(path).st_size:
+            return Fault("image file is empty (0 bytes)", name)
+        if opens:
+            return _open(path, image, decode)
+    except FileNotFoundError:
+        return Fault("image file is missing", name)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return Fault("image file cannot be read", name, str(error).replace(str(path), name))
+    return None
+
+
+def _open(path: Path, image: dict[str, Any], decode: bool) -> Fault | None:
+    with Image.open(path) as file:
+        size, transposed = file.size, file.getexif().get(_EXIF_ORIENTATION) in _TRANSPOSED
+        if decode or not _ends_completely(path, file.format):
+            file.load()
+    shown = size[::-1] if transposed else size
+    annotated = (image["width"], image["height"])
+    if shown == annotated:
+        return None
+    detail = f"annotated {annotated[0]}x{annotated[1]}, the file is {shown[0]}x{shown[1]}"
+    if transposed and size == annotated:
+        detail += " after the rotation that its EXIF data asks for"
+    return Fault("image size differs from the annotation", image["file_name"], detail)
+
+
+def _ends_completely(path: Path, image_format: str | None) -> bool:
+    """Whether the file ends with its format's end mark; False also where that is unknown."""
+    mark = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}.get(image_format or "")
+    if mark is None:
+        return False
+    with path.open("rb") as file:
+        file.seek(-min(os.stat(path).st_size, 64), os.SEEK_END)
+        return file.read().rstrip(b"\0\r\n").endswith(mark)

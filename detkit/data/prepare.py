@@ -1,0 +1,184 @@
+"""From config to data sets that can be trained and evaluated on: registration, checks, number of classes."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from detkit.config import ConfigError, get_cfg
+
+from .checks import CheckedData, DataError, check_coco_folder, read_coco_json, write_json
+from .registration import find_image_folder, register_coco_folder, set_categories
+from .shapes import default_shapes_root, ensure_shapes
+
+__all__ = ["prepare_datasets"]
+
+logger = logging.getLogger(__name__)
+
+# where Detectron2's own meta-architectures keep their number of classes, below MODEL
+_DETECTRON2_NODES = {"GeneralizedRCNN": "ROI_HEADS", "PanopticFPN": "ROI_HEADS", "RetinaNet": "RETINANET"}
+
+
+def prepare_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
+    """Makes the data sets of a config usable, and the config agree with them. Call it once per process, before the config is frozen.
+
+    Own files (``DATASETS.TRAIN_JSON``, ``DATASETS.VAL_JSON``) are registered and named in ``DATASETS.TRAIN`` and ``DATASETS.TEST``;
+    `shapes` is made if it is asked for; every data set in COCO format is checked; the model's number of classes is inferred or checked.
+
+    Args:
+        cfg: changed in place: ``DATASETS.TRAIN``, ``DATASETS.TEST`` and the ``NUM_CLASSES`` of the model. Repaired copies of
+            annotation files, where the config allows them, are written to ``<OUTPUT_DIR>/datasets``.
+        eval_only: leave the training data alone.
+
+    Raises:
+        ConfigError: a key has an impossible value; a data set is not registered; the model has fewer classes than the data.
+        DataError: the data cannot be used.
+    """
+    _check_choices(cfg)
+    _register_own_files(cfg, eval_only)
+    names = list(dict.fromkeys([*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST]))
+    for name in names:
+        _require_registered(name)
+        _prepare(name, cfg)
+    _agree_on_classes(cfg, names)
+
+
+def _check_choices(cfg: CfgNode) -> None:
+    for key, choices in (("ON_BAD_IMAGE", ("error", "skip")), ("ON_BAD_BOX", ("error", "fix"))):
+        if cfg.DATASETS[key] not in choices:
+            raise ConfigError(f"DATASETS.{key} is {cfg.DATASETS[key]!r}; it takes {' or '.join(map(repr, choices))}.")
+    for split in ("TRAIN", "VAL"):
+        if cfg.DATASETS[f"{split}_IMAGES"] and not cfg.DATASETS[f"{split}_JSON"]:
+            raise ConfigError(f"DATASETS.{split}_IMAGES is set, but not the annotation file: set DATASETS.{split}_JSON too.")
+
+
+def _register_own_files(cfg: CfgNode, eval_only: bool) -> None:
+    if not (cfg.DATASETS.TRAIN_JSON or cfg.DATASETS.VAL_JSON):
+        return
+    if cfg.DATASETS.TRAIN_JSON:
+        cfg.DATASETS.TRAIN = () if eval_only else (_register_split(cfg, "TRAIN", f"{cfg.DATASETS.NAME}_train"),)
+        cfg.DATASETS.TEST = ()  # those of the config file belong to other data
+    if cfg.DATASETS.VAL_JSON:
+        cfg.DATASETS.TEST = (_register_split(cfg, "VAL", f"{cfg.DATASETS.NAME}_val"),)
+    elif not cfg.DATASETS.TEST:
+        logger.info("DATASETS.VAL_JSON is not set: the model will not be evaluated.")
+
+
+def _register_split(cfg: CfgNode, split: str, name: str) -> str:
+    json_file = Path(cfg.DATASETS[f"{split}_JSON"]).expanduser()
+    image_root = cfg.DATASETS[f"{split}_IMAGES"]
+    if image_root and not Path(image_root).expanduser().is_dir():
+        raise DataError(f"DATASETS.{split}_IMAGES: there is no folder {image_root}. Name the folder of the images of {json_file}.")
+    if not image_root:
+        image_root = find_image_folder(json_file, read_coco_json(json_file)["images"][0]["file_name"])
+    register_coco_folder(name, json_file, Path(image_root).expanduser())
+    return name
+
+
+def _require_registered(name: str) -> None:
+    if name not in DatasetCatalog:
+        near = difflib.get_close_matches(name, list(DatasetCatalog), n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise ConfigError(
+            f"DATASETS.TRAIN or DATASETS.TEST names '{name}', which is not registered.{hint} For own data set DATASETS.TRAIN_JSON and "
+            "DATASETS.VAL_JSON."
+        )
+
+
+def _prepare(name: str, cfg: CfgNode) -> None:
+    """Makes, checks and where allowed repairs one data set. Data sets that are no COCO folder are left as they are."""
+    metadata = MetadataCatalog.get(name)
+    if not hasattr(metadata, "json_file") or getattr(metadata, "evaluator_type", None) not in ("coco", None):
+        return
+    if Path(metadata.json_file).is_relative_to(default_shapes_root()):
+        ensure_shapes()
+        return  # made here, and renamed into place when it was complete
+    checked = check_coco_folder(
+        name,
+        metadata.json_file,
+        metadata.image_root,
+        skip_bad_images=cfg.DATASETS.ON_BAD_IMAGE == "skip",
+        fix_bad_boxes=cfg.DATASETS.ON_BAD_BOX == "fix" or _is_published(name),
+        decode_images=cfg.DATASETS.CHECK_PIXELS,
+    )
+    _require_usable_masks(name, checked, cfg)
+    if checked.changed:
+        _use_copy(name, checked, cfg.OUTPUT_DIR)
+    if not hasattr(metadata, "thing_classes"):
+        set_categories(name, checked.content["categories"])
+
+
+def _is_published(name: str) -> bool:
+    """Whether this is COCO itself, whose few empty boxes everybody trains with: Detectron2's mapper drops them."""
+    return name.startswith(("coco_", "keypoints_coco_"))
+
+
+def _require_usable_masks(name: str, checked: CheckedData, cfg: CfgNode) -> None:
+    if not cfg.MODEL.MASK_ON or cfg.INPUT.MASK_FORMAT != "polygon":
+        return
+    encoded = [a["id"] for a in checked.content["annotations"] if isinstance(a.get("segmentation"), dict) and not a["iscrowd"]]
+    if encoded:
+        raise ConfigError(
+            f"{name}: the masks of {len(encoded)} annotations (the first is {encoded[0]}) are run-length encoded, but INPUT.MASK_FORMAT is "
+            "'polygon'. Set INPUT.MASK_FORMAT bitmask."
+        )
+
+
+def _use_copy(name: str, checked: CheckedData, output_dir: str) -> None:
+    """From now on ``name`` means a copy of its annotations without what was left out, for training and evaluation alike."""
+    metadata = MetadataCatalog.get(name).as_dict()
+    path = Path(output_dir) / "datasets" / f"{name}.json"
+    write_json(checked.content, path)
+    register_coco_folder(name, path, metadata["image_root"])
+    kept = {key: value for key, value in metadata.items() if key not in ("name", "json_file", "image_root", "evaluator_type")}
+    MetadataCatalog.get(name).set(**kept)
+
+
+def _agree_on_classes(cfg: CfgNode, names: list[str]) -> None:
+    known = {name: list(MetadataCatalog.get(name).get("thing_classes", [])) for name in names}
+    known = {name: classes for name, classes in known.items() if classes}
+    if not known:
+        return
+    first, classes = next(iter(known.items()))
+    for name, others in known.items():
+        if others != classes:
+            raise DataError(
+                f"{first} and {name} have different classes: {_shortened(classes)} and {_shortened(others)}. Give both the same categories, "
+                "in the same order of their ids."
+            )
+    _set_or_check_num_classes(cfg, len(classes), f"{first} ({_shortened(classes)})")
+
+
+def _shortened(classes: list[str]) -> str:
+    shown = ", ".join(classes[:6])
+    return shown if len(classes) <= 6 else f"{shown}, ... ({len(classes)} in all)"
+
+
+def _set_or_check_num_classes(cfg: CfgNode, count: int, data: str) -> None:
+    section = _class_section(cfg)
+    if section is None:
+        return
+    node, key = cfg.MODEL[section], f"MODEL.{section}.NUM_CLASSES"
+    if cfg.DATASETS.INFER_NUM_CLASSES and node.NUM_CLASSES == get_cfg().MODEL[section].NUM_CLASSES != count:
+        logger.info("%s is set to %d, the number of classes of %s.", key, count, data)
+        node.NUM_CLASSES = count
+    elif node.NUM_CLASSES < count:
+        raise ConfigError(
+            f"The model has {node.NUM_CLASSES} classes ({key}), fewer than the {count} of {data}. Set {key} {count}, or leave the key out "
+            "and DATASETS.INFER_NUM_CLASSES True, and it is inferred."
+        )
+    elif node.NUM_CLASSES > count:
+        logger.warning("The model has %d classes (%s), the data %d: the last ones stay unused. %s.", node.NUM_CLASSES, key, count, data)
+
+
+def _class_section(cfg: CfgNode) -> str | None:
+    """The node below MODEL that has the number of classes of the meta-architecture; None for one that has none."""
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    for section in (_DETECTRON2_NODES.get(architecture), architecture, architecture.upper()):
+        if section in cfg.MODEL and "NUM_CLASSES" in cfg.MODEL[section]:
+            return section
+    return None
