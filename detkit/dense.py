@@ -184,6 +184,7 @@ def dense_parts_from_config(cfg: CfgNode, node: CfgNode) -> dict[str, Any]:
             nms_thresh=node.TEST.NMS_THRESH,
             max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
             clip=node.TEST.CLIP_BEFORE_NMS,
+            drop_empty=node.TEST.DROP_EMPTY,
             plus_one=plus_one,
         ),
         "ignore_padding": node.IGNORE_PADDING,

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from detkit.assigners import Predictions
+from detkit.geometry import box_areas
 
 __all__ = ["DensePostprocessor"]
 
@@ -32,6 +33,8 @@ class DensePostprocessor:
         nms_thresh: IoU above which the lower-scored of two boxes of a class goes.
         max_detections: kept per image.
         clip: clip boxes to the image before NMS (tianzhi0549/FCOS, ATSS, mmdetection); Detectron2 and AdelaiDet clip at the very end.
+        drop_empty: leave out boxes without area before NMS, after clipping (mmdetection's ``min_bbox_size=0``); else they compete with the
+            others for ``max_detections``.
         plus_one: legacy inclusive corners: boxes end at ``size - 1``, IoU counts one pixel more per side.
     """
 
@@ -46,6 +49,7 @@ class DensePostprocessor:
         nms_thresh: float = 0.6,
         max_detections: int = 100,
         clip: bool = True,
+        drop_empty: bool = False,
         plus_one: float = 0.0,
     ) -> None:
         _check("score", score, ("sqrt_product", "product", "class"))
@@ -59,6 +63,7 @@ class DensePostprocessor:
         self.nms_thresh = nms_thresh
         self.max_detections = max_detections
         self.clip = clip
+        self.drop_empty = drop_empty
         self.plus_one = plus_one
 
     def __call__(
@@ -111,6 +116,9 @@ class DensePostprocessor:
             start += level_probabilities.shape[0]
         all_scores, all_classes, index = torch.cat(scores), torch.cat(classes), torch.cat(prior_index)
         chosen = self._clip(boxes[index], image_size)
+        if self.drop_empty:
+            filled = box_areas(chosen, self.plus_one) > 0
+            chosen, all_scores, all_classes, index = chosen[filled], all_scores[filled], all_classes[filled], index[filled]
         keep = self._nms(chosen, all_scores, all_classes)
         result = Instances(image_size)
         result.pred_boxes = Boxes(chosen[keep])

@@ -65,6 +65,7 @@ def dense_node(**changed: Any) -> CN:
     node.TEST.TOPK_PER_LEVEL = 1000
     node.TEST.NMS_THRESH = 0.6
     node.TEST.CLIP_BEFORE_NMS = True  # Detectron2 and AdelaiDet: False
+    node.TEST.DROP_EMPTY = False  # leave out boxes without area before NMS: mmdetection
 
     for key, value in changed.items():
         *path, last = key.split("__")

@@ -59,11 +59,10 @@ class Recorder:
     def equal(self, name: str, actual: Tensor, expected: Tensor) -> None:
         """Asserts that integers are the same."""
         assert actual.shape == expected.shape, f"{self.case.id}: {name} has shape {tuple(actual.shape)}, not {tuple(expected.shape)}"
-        wrong = int((actual != expected).sum())
-        self.deviations.add(self.case.set_name, "wrong assignments", wrong, wrong)
-        assert wrong == 0, (
-            f"{self.case.id}: {wrong} of {expected.numel()} entries of {name} differ, first at {int((actual != expected).flatten().int().argmax())}"
-        )
+        different = (actual != expected).flatten()
+        wrong = int(different.sum())
+        self.deviations.add(self.case.set_name, "wrong integers", wrong, wrong)
+        assert wrong == 0, f"{self.case.id}: {wrong} of {len(different)} entries of {name} differ, first at {int(different.int().argmax())}"
 
     def same_detections(self, name: str, actual: tuple[Tensor, Tensor, Tensor], expected: tuple[Tensor, Tensor, Tensor]) -> None:
         """Asserts that two sets of (boxes, scores, classes) are the same in any order."""

@@ -63,10 +63,8 @@ def cfg_of(case: GoldenCase, settings: dict[str, Any] | None = None) -> CfgNode:
     }
     builders[code_of(case)](cfg, case.hyperparameters | (settings or {}), case)
     if case.state_shapes:
-        deepest = sum(
-            key.endswith(("layer3.%d.conv1.weight" % i, "res4.%d.conv1.weight" % i)) for key in case.state_shapes for i in range(40)
-        )
-        cfg.MODEL.RESNETS.DEPTH = {6: 50, 23: 101, 36: 152}[deepest]
+        blocks = {key.split(".conv1.weight")[0] for key in case.state_shapes if ("layer3." in key or "res4." in key) and "conv1.weight" in key}
+        cfg.MODEL.RESNETS.DEPTH = {6: 50, 23: 101, 36: 152}[len(blocks)]
     return cfg
 
 
@@ -166,6 +164,7 @@ def _mmdetection(cfg: CfgNode, hyper: dict[str, Any], case: GoldenCase) -> None:
     node.HEAD.TOWER_BIAS = head.get("conv_bias", "auto") is True
     node.TEST.SCORE = "product"
     node.TEST.RANK_BY = "class"
+    node.TEST.DROP_EMPTY = True
     node.LOSS.BOX = {"IoULoss": "iou", "GIoULoss": "giou"}[head.get("loss_bbox", {"type": "GIoULoss"})["type"]]
     node.LOSS.BOX_WEIGHT = head.get("loss_bbox", {}).get("loss_weight", 1.0)
     focal = head.get("loss_cls", {})
