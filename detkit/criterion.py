@@ -67,7 +67,8 @@ class DenseCriterion(nn.Module):
         box_weighting: ``"centerness"``: each positive's box loss counts by its centerness target (tianzhi0549/FCOS, ATSS, mmdetection);
             ``"uniform"``: all alike (Detectron2's FCOS, RetinaNet).
         normalizer: ``"positives"``: classes and quality are divided by the mean number of positives over the workers, boxes by the
-            mean sum of their weights; ``"ema"``: all three by an exponential moving average of the number of positives, starting at
+            mean sum of their weights; ``"positives_per_image"``: the same, but an image without positives counts as having one
+            (mmdetection's anchor heads, LSNet); ``"ema"``: all three by an exponential moving average of the number of positives, starting at
             300 with momentum 0.9 (Detectron2's FCOS, which does not reduce it over workers; ours does).
         min_box_normalizer: lower bound of the sum of box weights (mmdetection: 1 for ATSS, 1e-6 for FCOS).
         focal_alpha, focal_gamma: of the focal loss.
@@ -83,7 +84,7 @@ class DenseCriterion(nn.Module):
         box_coder: BoxCoder,
         box_loss: BoxLoss,
         box_weighting: Literal["centerness", "uniform"] = "centerness",
-        normalizer: Literal["positives", "ema"] = "positives",
+        normalizer: Literal["positives", "positives_per_image", "ema"] = "positives",
         min_box_normalizer: float = 1e-6,
         focal_alpha: float = 0.25,
         focal_gamma: float = 2.0,
@@ -93,8 +94,8 @@ class DenseCriterion(nn.Module):
         super().__init__()
         if box_weighting not in ("centerness", "uniform"):
             raise ValueError(f"Boxes are weighted by 'centerness' or 'uniform', not '{box_weighting}'.")
-        if normalizer not in ("positives", "ema"):
-            raise ValueError(f"The losses are normalised by 'positives' or 'ema', not '{normalizer}'.")
+        if normalizer not in ("positives", "positives_per_image", "ema"):
+            raise ValueError(f"The losses are normalised by 'positives', 'positives_per_image' or 'ema', not '{normalizer}'.")
         self.num_classes = num_classes
         self.box_coder = box_coder
         self.box_loss = box_loss
@@ -111,7 +112,10 @@ class DenseCriterion(nn.Module):
     def forward(self, predictions: Predictions, targets: DenseTargets, priors: Priors) -> dict[str, Tensor]:
         """Scalar losses ``loss_cls``, ``loss_box`` and, with a quality branch, ``loss_quality``."""
         box_weights = targets.centerness if self.box_weighting == "centerness" else targets.positive.float()
-        norm, box_norm = self._normalizers(targets.positive.sum().float(), box_weights.sum())
+        positives = targets.positive.sum(1).float()
+        if self.normalizer == "positives_per_image":
+            positives = positives.clamp(min=1)
+        norm, box_norm = self._normalizers(positives.sum(), box_weights.sum())
         cls = focal_loss_from_labels(
             predictions.logits, targets.labels, alpha=self.focal_alpha, gamma=self.focal_gamma, ignore=targets.ignore
         )

@@ -53,7 +53,7 @@ def dense_node(**changed: Any) -> CN:
     node.LOSS.IOU_PLUS_ONE = False  # (intersection + 1) / (union + 1): tianzhi0549/FCOS and AdelaiDet
     node.LOSS.BOX_WEIGHT = 1.0
     node.LOSS.BOX_WEIGHTING = "centerness"  # or "uniform": Detectron2's FCOS, RetinaNet
-    node.LOSS.NORMALIZER = "positives"  # or "ema": Detectron2's FCOS
+    node.LOSS.NORMALIZER = "positives"  # or "positives_per_image": mmdetection's ATSS; "ema": Detectron2's FCOS
     node.LOSS.MIN_BOX_NORMALIZER = 1e-6  # mmdetection's ATSS: 1
     node.LOSS.QUALITY_WEIGHT = 1.0
 

@@ -181,6 +181,7 @@ def _mmdetection(cfg: CfgNode, hyper: dict[str, Any], case: GoldenCase) -> None:
         node.ANCHORS.RATIOS = [float(ratio) for ratio in anchors.get("ratios", [1.0])]
         node.BOX_CODER.DELTA_CLAMP_BELOW = True
         node.IGNORE_PADDING = True
+        node.LOSS.NORMALIZER = "positives_per_image"
         node.LOSS.MIN_BOX_NORMALIZER = 1.0
         cfg.MODEL.ASSIGNERS.ATSS.TOPK = model.get("train_cfg", {}).get("assigner", {}).get("topk", 9)
     _test_settings(cfg, node, hyper | model.get("test_cfg", {}))
