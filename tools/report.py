@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import detkit.engine  # noqa: F401  before the others: it silences what dependencies say when they are imported
-from detkit.config import get_cfg
+from detkit.config import SafeCfgNode, get_cfg
+from detkit.data import prepare_datasets
 from detkit.report import write_report
 
 
@@ -31,9 +32,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg = get_cfg()
         cfg.merge_from_file(str(args.config_file or args.output_dir / "config.yaml"))
         cfg.merge_from_list([*args.opts, "OUTPUT_DIR", str(args.output_dir)])
+        _prepare_datasets(cfg)
         print(write_report(cfg, args.output_dir))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+
+
+def _prepare_datasets(cfg: SafeCfgNode) -> None:
+    """Makes the data sets usable that are on this machine; a run whose data are elsewhere still has curves to show."""
+    try:
+        prepare_datasets(cfg)
+    except (ValueError, OSError) as error:
+        print(f"warning: the page will lack what needs the data: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

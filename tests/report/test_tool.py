@@ -34,3 +34,11 @@ def test_bad_input_is_one_line(run_folder: Path) -> None:
     (run_folder / "config.yaml").unlink()
     with pytest.raises(SystemExit, match=r"error: .*config\.yaml"):
         run_tool("--output-dir", str(run_folder))
+
+
+def test_data_that_are_elsewhere_leave_the_curves(cfg: SafeCfgNode, run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_tool("--output-dir", str(run_folder), "DATASETS.TRAIN", "('elsewhere',)", "DATASETS.TEST", "('elsewhere',)")
+    assert "'elsewhere', which is not registered" in capsys.readouterr().err
+    text = (run_folder / "report.html").read_text()
+    assert "Average precision" in text
+    assert "No detections on elsewhere yet" in text
