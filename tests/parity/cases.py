@@ -152,11 +152,11 @@ _STATED = re.compile(rf"(?:(abs|rel)\w*\s+)?{_NUMBER}\s*(abs|rel|px)?")
 
 
 def tolerance(case: GoldenCase, quantity: str) -> tuple[float, float]:
-    """Absolute and relative tolerance of a quantity: ``raw``, ``boxes``, ``scores``, ``targets``, ``centerness``, ``losses`` or ``gradients``."""
+    """Absolute and relative tolerance of a quantity, one of the keys of ``_TOLERANCES``."""
     names, default = _TOLERANCES[quantity]
     stated = case.meta.get("tolerance")
     text = next((stated[name] for name in names if name in stated), "") if isinstance(stated, dict) else ""
-    values = {"abs": 0.0, "rel": 0.0}
+    values: dict[str, float] = {}
     for before, number, after in _STATED.findall(str(text)):
-        values["rel" if "rel" in (before, after) else "abs"] = float(number)
-    return (values["abs"], values["rel"]) if any(values.values()) else default
+        values.setdefault("rel" if "rel" in (before, after) else "abs", float(number))
+    return (values.get("abs", 0.0), values.get("rel", 0.0)) if values else default

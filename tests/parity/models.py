@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -11,8 +12,9 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from detkit.assigners import AssignContext, Assigner, GroundTruth
+from detkit.assigners import AssignContext, Assigner, GroundTruth, HardAssignment
 from detkit.checkpoint import ConversionReport, convert_state_dict
+from detkit.criterion import DenseTargets
 from detkit.dense import DenseDetector
 from detkit.geometry import Priors, box_areas
 from detkit.heads import DenseOutputs
@@ -29,6 +31,7 @@ __all__ = [
     "run_network",
     "run_network_with_gradient",
     "split_levels",
+    "targets_of",
     "train_mode",
     "whole_model",
     "with_detectron2_ties",
@@ -136,6 +139,17 @@ def run_network_with_gradient(model: DenseDetector, inputs: list[dict]) -> tuple
     features = model.backbone(images.tensor)
     pyramid = [features[name] for name in model.head_in_features]
     return images.tensor, pyramid, model.head(pyramid), images.image_sizes
+
+
+def targets_of(
+    case: GoldenCase, model: DenseDetector, gt: GroundTruth, priors: Priors, sizes: Sequence[tuple[int, int]]
+) -> tuple[HardAssignment, DenseTargets]:
+    """What the model learns from a batch, with Detectron2's rule for ties where its code computed the case."""
+    assignment = model.assign(priors, gt, None, sizes)
+    if code_of(case) == "facebookresearch/detectron2":
+        tied = [with_detectron2_ties(model.assigner, boxes[valid], priors) for boxes, valid in zip(gt.boxes, gt.valid, strict=True)]
+        assignment = HardAssignment(torch.stack(tied))
+    return assignment, DenseTargets.from_assignment(assignment, gt, priors, model.num_classes)
 
 
 def assign(assigner: Assigner, images: Tensor, priors: Priors) -> Tensor:

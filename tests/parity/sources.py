@@ -11,10 +11,14 @@ from detkit.config import get_cfg
 
 from .cases import GoldenCase
 
-__all__ = ["cfg_of", "code_of", "not_covered"]
+__all__ = ["cfg_of", "code_of", "not_covered", "settings_of"]
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 _CODES = ("tianzhi0549/FCOS", "aim-uofa/AdelaiDet", "facebookresearch/detectron2", "sfzhang15/ATSS", "open-mmlab/mmdetection")
+
+
+#: what tianzhi0549/FCOS's improved configs set beside the paper's
+TIANZHI_IMPROVED = {"center_sampling_radius": 1.5, "iou_loss_type": "giou", "norm_reg_targets": True, "centerness_on_reg": True}
 
 
 def code_of(case: GoldenCase) -> str:
@@ -28,7 +32,7 @@ def code_of(case: GoldenCase) -> str:
 def not_covered(case: GoldenCase, settings: dict[str, Any] | None = None) -> str | None:
     """Why a case (or one setting of a case of several) needs what the project does not have; None where it does not."""
     hyper = case.hyperparameters
-    settings = {key.lower(): value for key, value in (settings or {}).items()} | {}
+    settings = {key.lower(): value for key, value in (settings or {}).items()}
     backbone = hyper.get("model", {}).get("backbone", {})
     if "dcn" in backbone or hyper.get("use_dcn_in_tower") or hyper.get("use_deformable"):
         return "deformable convolutions"
@@ -38,9 +42,20 @@ def not_covered(case: GoldenCase, settings: dict[str, Any] | None = None) -> str
         return "AdelaiDet's IoU-quality branch"
     if settings.get("loss_normalizer_cls", hyper.get("loss_normalizer_cls", "fg")) != "fg":
         return "AdelaiDet's other normalisers"
-    if "linear_iou" in (settings.get("loc_loss_type"), hyper.get("loc_loss_type"), hyper.get("iou_loss_type")):
+    if "linear_iou" in [named.get(key) for named in (settings, hyper) for key in ("loc_loss_type", "iou_loss_type")]:
         return "linear IoU loss"
     return None
+
+
+def settings_of(part: dict[str, Any]) -> dict[str, Any]:
+    """What one part of a case sets, by the names of its code."""
+    named = dict(part.get("settings (others: R_50_1x defaults)") or part.get("settings") or {})
+    if "config" in part:
+        named |= TIANZHI_IMPROVED if "imprv" in part["config"] else {}
+        options = [option for option in part["opts"] if option != "tiny only"]
+        named |= {key.removeprefix("MODEL.FCOS.").lower(): value for key, value in zip(options[0::2], options[1::2], strict=True)}
+    known = ("pre_nms_thresh", "pre_nms_top_n", "nms_thresh", "detections_per_img", "score_thresh", "topk_candidates", "max_detections")
+    return named | {key: part[key] for key in known if key in part}
 
 
 def cfg_of(case: GoldenCase, settings: dict[str, Any] | None = None) -> CfgNode:
@@ -63,8 +78,8 @@ def cfg_of(case: GoldenCase, settings: dict[str, Any] | None = None) -> CfgNode:
     }
     builders[code_of(case)](cfg, case.hyperparameters | (settings or {}), case)
     if case.state_shapes:
-        blocks = {key.split(".conv1.weight")[0] for key in case.state_shapes if ("layer3." in key or "res4." in key) and "conv1.weight" in key}
-        cfg.MODEL.RESNETS.DEPTH = {6: 50, 23: 101, 36: 152}[len(blocks)]
+        third_stage = [key for key in case.state_shapes if ("layer3." in key or "res4." in key) and key.endswith("conv1.weight")]
+        cfg.MODEL.RESNETS.DEPTH = {6: 50, 23: 101, 36: 152}[len(third_stage)]
     return cfg
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from detkit.assigners import HardAssignment
+from detkit.checkpoint import ConversionReport
 from detkit.checkpoint.key_maps import KEY_MAPS
 from detkit.criterion import DenseTargets
 from detkit.dense import DenseDetector
@@ -22,9 +23,9 @@ from .models import (
     official_regression,
     run_network,
     run_network_with_gradient,
+    targets_of,
     train_mode,
     whole_model,
-    with_detectron2_ties,
 )
 from .sources import code_of, not_covered
 
@@ -33,21 +34,12 @@ def _cases(*kinds: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", find_cases(*kinds), ids=lambda case: case.id)
 
 
-@_cases("inference", "train")
-def test_every_official_key_finds_its_place(case: GoldenCase) -> None:
-    _skip_unless_covered(case)
-    _, _, report = whole_model(case)
-    assert report.complete, str(report)
-    expected = set(case.state_shapes)
-    assert len(report.loaded) + len(report.ignored) == len(expected)
-    assert all(key.endswith("num_batches_tracked") for key in report.ignored)
-
-
 @_cases("inference")
 def test_inference(case: GoldenCase, recorder_of: Callable[[GoldenCase], Recorder]) -> None:
     _skip_unless_covered(case)
     recorder = recorder_of(case)
-    model, cfg, _ = whole_model(case)
+    model, cfg, report = whole_model(case)
+    _check_conversion(case, report)
     inputs = image_inputs(case, cfg)
     _compare_maps(recorder, case, model.eval(), inputs)
     _, _, outputs, sizes = run_network(model, inputs)
@@ -73,17 +65,14 @@ def test_training(case: GoldenCase, recorder_of: Callable[[GoldenCase], Recorder
     _skip_unless_covered(case)
     recorder = recorder_of(case)
     model, cfg, report = whole_model(case)
+    _check_conversion(case, report)
     inputs = image_inputs(case, cfg)
     gt = ground_truth_of(case, len(inputs))
     train_mode(model).zero_grad()
     _compare_maps(recorder, case, model, inputs)
     _, _, outputs, sizes = run_network_with_gradient(model, inputs)
     priors = model.priors_of(outputs.level_sizes, outputs.logits[0].device)
-    assignment = model.assign(priors, gt, None, sizes)
-    if code_of(case) == "facebookresearch/detectron2":
-        tied = [with_detectron2_ties(model.assigner, boxes[valid], priors) for boxes, valid in zip(gt.boxes, gt.valid, strict=True)]
-        assignment = HardAssignment(torch.stack(tied))
-    targets = DenseTargets.from_assignment(assignment, gt, priors, model.num_classes)
+    assignment, targets = targets_of(case, model, gt, priors, sizes)
     _compare_targets(recorder, case, model, priors, assignment, targets)
 
     losses = model.criterion(model.decode(outputs, priors), targets, priors)
@@ -114,6 +103,13 @@ def _skip_unless_covered(case: GoldenCase) -> None:
     reason = not_covered(case)
     if reason:
         pytest.skip(reason)
+
+
+def _check_conversion(case: GoldenCase, report: ConversionReport) -> None:
+    """Every official key is used once or known to be of no use, and every weight of ours is set."""
+    assert report.complete, str(report)
+    assert len(report.loaded) + len(report.ignored) == len(case.state_shapes)
+    assert all(key.endswith("num_batches_tracked") for key in report.ignored)
 
 
 def _compare_maps(recorder: Recorder, case: GoldenCase, model: DenseDetector, inputs: list[dict]) -> None:

@@ -1,0 +1,80 @@
+"""Makes the compact selection of golden cases in tests/parity/data from the full set: ``python -m tests.parity.select_compact``.
+
+Whole models keep some of the values of each map; cases of several parts keep those before the first that is not covered.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from itertools import takewhile
+from typing import Any
+
+import numpy as np
+
+from .cases import COMPACT_FOLDER, FULL_FOLDER, GoldenCase
+from .sources import not_covered, settings_of
+
+SELECTION = {
+    "fcos": [
+        "adet_inference",
+        "tianzhi_imprv_train",
+        "d2_train_empty",
+        "assign_adet_center1.5",
+        "assign_d2_nocenter",
+        "assign_tianzhi_nocenter_pixels",
+        "loss_adet",
+        "loss_d2",
+        "loss_tianzhi",
+        "postprocess_adet",
+        "postprocess_d2",
+        "postprocess_tianzhi",
+    ],
+    "atss_official": ["assigner_pure", "loss_and_postprocess_pure"],
+    "mmdet_fcos": ["infer_r50", "losses_pure", "postprocess_pure", "targets_pure_center_norm"],
+    "mmdet_atss": ["infer_r50", "train_r50_one_empty", "assigner_pure", "coders_pure", "postprocess_pure"],
+}
+#: values kept of a map of a whole model
+MAP_VALUES = 600
+_MAP = re.compile(r"(?:cls|reg|ctr|fpn)\d|batch|(?:logits|reg|ctr)_p\d")
+
+
+def select(case: GoldenCase) -> None:
+    """Writes the compact form of a case."""
+    meta, arrays = dict(case.meta), dict(case.arrays)
+    if case.state_shapes:
+        arrays = _thinned(case)
+    elif case.kind in ("losses", "postprocess"):
+        meta["cases"] = list(takewhile(lambda part: not_covered(case, settings_of(part)) is None, meta["cases"]))
+        kept = {f"c{k}" for k in range(len(meta["cases"]))}
+        arrays = {name: value for name, value in arrays.items() if name.split("_")[0] in kept}
+    folder = COMPACT_FOLDER / case.set_name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{case.name}.json").write_text(json.dumps(meta, separators=(",", ":")) + "\n")
+    np.savez_compressed(folder / f"{case.name}.npz", **arrays)
+
+
+def _thinned(case: GoldenCase) -> dict[str, Any]:
+    """The arrays of a whole model with every n-th value of its maps."""
+    arrays = {name: value for name, value in case.arrays.items() if not _MAP.match(name)}
+    names = {re.sub(r"__\w+", "", name) for name in case.arrays if _MAP.match(name)}
+    for name in sorted(names):
+        index, values = case.sampled(name)
+        where = np.arange(len(values)) if index is None else index.numpy()
+        step = max(1, len(where) // MAP_VALUES)
+        arrays[f"{name}__idx"], arrays[f"{name}__val"] = where[::step].astype(np.int32), values.numpy()[::step]
+    return arrays
+
+
+def main() -> None:
+    shutil.rmtree(COMPACT_FOLDER, ignore_errors=True)
+    for set_name, names in SELECTION.items():
+        for name in names:
+            select(GoldenCase(set_name, name, FULL_FOLDER))
+    size = sum(path.stat().st_size for path in COMPACT_FOLDER.rglob("*.*"))
+    print(f"{sum(map(len, SELECTION.values()))} cases, {size / 2**20:.1f} MB in {COMPACT_FOLDER}")
+
+
+if __name__ == "__main__":
+    main()
