@@ -15,7 +15,10 @@ from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
 from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint
+from detkit.data import prepare_datasets
+from detkit.data import prepare_datasets
 from detkit.distributed import get_rank
+from detkit.engine.allocator import keep_freed_memory
 from detkit.engine.console import setup_logging
 from detkit.engine.evaluate import Results, check_expected_results, evaluate, save_results
 from detkit.engine.launch import launch
@@ -80,7 +83,12 @@ def _set_up(args: argparse.Namespace) -> CfgNode:
     """Logging, the resolved config, the data sets and the record of the run."""
     cfg = read_config(args)
     setup_logging(cfg.OUTPUT_DIR, get_rank())
+    prepare_datasets(cfg, eval_only=args.eval_only)
+    with _first_worker_first():  # it writes what the others find
+        prepare_datasets(cfg, eval_only=args.eval_only)
     cfg = resolve_config(cfg, given=(args.opts or [])[0::2])
+    if cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
     if comm.is_main_process() and not args.eval_only:
         save_run_record(cfg)
@@ -96,6 +104,15 @@ def _load_for_evaluation(cfg: CfgNode, *, resume: bool) -> tuple[torch.nn.Module
         raise ValueError("--eval-only: there is nothing to evaluate. Name a checkpoint: MODEL.WEIGHTS output/model_final.pth.")
     load_weights(model, weights, strict=True)
     return model, weights
+
+
+@contextlib.contextmanager
+def _first_worker_first() -> Iterator[None]:
+    if not comm.is_main_process():
+        comm.synchronize()
+    yield
+    if comm.is_main_process():
+        comm.synchronize()
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, build_detection_test_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.engine import HookBase, TrainerBase, hooks
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
@@ -22,6 +22,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint
+from detkit.data import build_train_mapper
+from detkit.config import load_method_packages
+from detkit.data import build_train_mapper
 from detkit.distributed import get_rank, get_world_size
 from detkit.engine.data_loader import TrainLoader, build_train_loader
 from detkit.engine.ema import WeightAverage
@@ -55,7 +58,8 @@ class Trainer(TrainerBase):
     are then its ``trained_model``.
 
     Args:
-        cfg: a config from :func:`detkit.config.get_cfg`; the trainer's own ``cfg`` is it with device, seed and schedule resolved.
+        cfg: a config from :func:`detkit.config.get_cfg`, with its data registered, for instance by
+            :func:`detkit.data.prepare_datasets`. The trainer's own ``cfg`` is it with device, seed and schedule resolved.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -84,6 +88,7 @@ class Trainer(TrainerBase):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The model on its device."""
+        load_method_packages()  # in a started process the config has come by pickle, and nothing is registered yet
         model = build_model(cfg)
         logger.debug("Model:\n%s", model)
         return model
@@ -101,7 +106,7 @@ class Trainer(TrainerBase):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
         """See :func:`detkit.engine.data_loader.build_train_loader`."""
-        return build_train_loader(cfg, DatasetMapper(cfg, is_train=True))
+        return build_train_loader(cfg, build_train_mapper(cfg))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
