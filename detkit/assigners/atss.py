@@ -114,8 +114,8 @@ def nearest_on_grid(gt_boxes: Tensor, priors: Priors, k: int, valid_sizes: Tenso
     bases = cells[0] - (k - 1)
     relative = (cells - bases).long()  # in [0, 2k - 2]
     ranks_x, ranks_y = _rank_pairs(k, gt_boxes.device)
-    distance = squared[ranks_x, 0] + squared[ranks_y, 1]  # (pairs, L, B, G)
-    place = relative[ranks_x, 0] + (relative[:, 1] << bits)[ranks_y]
+    distance = squared[:, 0].index_select(0, ranks_x) + squared[:, 1].index_select(0, ranks_y)  # (pairs, L, B, G)
+    place = relative[:, 0].index_select(0, ranks_x) + (relative[:, 1] << bits).index_select(0, ranks_y)
     keys = (distance.view(torch.int64) & -(1 << 2 * bits)) + place
     keys = keys.topk(k, dim=0, largest=False, sorted=False).values  # (k, L, B, G)
 
@@ -179,8 +179,8 @@ def _rank_pairs(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 def _anchors_on(index: Tensor, points: Tensor, valid: Tensor, priors: Priors) -> Candidates:
     """From the locations of each level, (k, L, B, G), to the anchors on them: M = k * L * A."""
-    cell_anchors = torch.stack(priors.cell_anchors).to(points).permute(2, 1, 0)[..., None, None]  # (4, A, L, 1, 1)
-    boxes = points.repeat(2, 1, 1, 1, 1)[:, :, None] + cell_anchors[:, None]  # (4, k, A, L, B, G)
+    corners = torch.stack(priors.cell_anchors).to(points).permute(2, 1, 0).unflatten(0, (2, 2))  # (2, 2, A, L): corner, axis
+    boxes = (points[:, :, None] + corners[:, :, None, :, :, None, None]).flatten(0, 1)  # (4, k, A, L, B, G)
     num_anchors = priors.anchors_per_point
     anchors = torch.arange(num_anchors, device=index.device)[:, None, None, None]
     index = index[:, None] * num_anchors + anchors  # (k, A, L, B, G)

@@ -103,9 +103,7 @@ class FCOSAssigner(Assigner):
         if self.center_radius:
             center, reach = (low + high) / 2, self.center_radius * table.strides
             first, last = torch.maximum(low, center - reach), torch.minimum(high, center + reach)
-        window_starts = (
-            torch.maximum(first, high - self.range_ends[:, None, None]).double() / table.strides - grid.offset
-        )
+        window_starts = torch.maximum(first, high - self.range_ends[:, None, None]).double() / table.strides - grid.offset
         window_starts = torch.minimum(window_starts.floor().clamp(min=0), table.sizes).long()
         steps = torch.arange(max(self._window_sizes(grid)), device=boxes.device)
         cells = window_starts + steps.view(-1, 1, 1, 1, 1)

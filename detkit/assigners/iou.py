@@ -37,14 +37,10 @@ class IoUAssigner(Assigner):
     """
 
     @configurable
-    def __init__(
-        self, *, thresholds: Sequence[float] = (0.4, 0.5), allow_low_quality: bool = True, chunk: int = 8
-    ) -> None:
+    def __init__(self, *, thresholds: Sequence[float] = (0.4, 0.5), allow_low_quality: bool = True, chunk: int = 8) -> None:
         super().__init__()
         if len(thresholds) != 2 or not 0 < thresholds[0] <= thresholds[1]:
-            raise ValueError(
-                f"MODEL.ASSIGNERS.IOU.THRESHOLDS takes two IoUs above 0, the lower first, not {list(thresholds)}."
-            )
+            raise ValueError(f"MODEL.ASSIGNERS.IOU.THRESHOLDS takes two IoUs above 0, the lower first, not {list(thresholds)}.")
         self.negative_below, self.positive_from = thresholds
         self.allow_low_quality = allow_low_quality
         self.chunk = chunk
@@ -67,9 +63,7 @@ class IoUAssigner(Assigner):
             ignore |= beyond
         return HardAssignment(torch.where(positive, best_gt, -1), ignore)
 
-    def _compare(
-        self, gt: GroundTruth, anchors: Tensor, plus_one: float, beyond: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _compare(self, gt: GroundTruth, anchors: Tensor, plus_one: float, beyond: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Per anchor, all (B, P): its highest IoU (-1 if there is no object), the object, and whether it is some object's best anchor."""
         batch, num_gts = gt.valid.shape
         best_iou = anchors.new_full((batch, len(anchors)), -1.0)

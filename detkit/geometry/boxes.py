@@ -20,7 +20,7 @@ def elementwise_iou(boxes1: Tensor, boxes2: Tensor, plus_one: float = 0.0) -> Te
     overlap = (overlap + plus_one).clamp(min=0)
     intersection = overlap[..., 0] * overlap[..., 1]
     union = box_areas(boxes1, plus_one) + box_areas(boxes2, plus_one) - intersection
-    return torch.where(union > 0, intersection / union, torch.zeros_like(union))
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
 def boxes_to_ltrb(boxes: Tensor, points: Tensor) -> Tensor:

@@ -86,9 +86,7 @@ def fcos(context: AssignContext, sizes: Sequence[float], radius: float, inclusiv
     return as_assignment(gt_index, ignore)
 
 
-def fcos_positive(
-    prior: Prior, box: np.ndarray, bounds: tuple[np.float32, np.float32], reach: np.float32, inclusive: bool
-) -> bool:
+def fcos_positive(prior: Prior, box: np.ndarray, bounds: tuple[np.float32, np.float32], reach: np.float32, inclusive: bool) -> bool:
     (x, y), (x0, y0, x1, y1) = prior.point, box
     farthest = max(x - x0, y - y0, x1 - x, y1 - y)
     if min(x - x0, y - y0, x1 - x, y1 - y) <= 0:
@@ -125,9 +123,7 @@ def nearest_candidates(context: AssignContext, priors: list[Prior], box: np.ndar
     chosen = []
     for level in range(context.priors.grid.num_levels):
         points = [i for i in range(0, len(priors), per_point) if priors[i].level == level and priors[i].takes_part]
-        distance = {
-            i: sum((Fraction(float(p)) - c) ** 2 for p, c in zip(priors[i].point, center, strict=True)) for i in points
-        }
+        distance = {i: sum((Fraction(float(p)) - c) ** 2 for p, c in zip(priors[i].point, center, strict=True)) for i in points}
         nearest = sorted((distance[i], i) for i in points)[:k]
         chosen += [i + anchor for _, i in nearest for anchor in range(per_point)]
     return chosen
@@ -155,9 +151,7 @@ def iou(context: AssignContext, thresholds: tuple[float, float], allow_low_quali
     for image in range(len(context.gt.boxes)):
         priors, objects = priors_of(context, image), objects_of(context, image)
         ious = {
-            index: [
-                iou_of(prior.box, box, context.priors.plus_one) if prior.takes_part else F32(-1) for prior in priors
-            ]
+            index: [iou_of(prior.box, box, context.priors.plus_one) if prior.takes_part else F32(-1) for prior in priors]
             for index, box in objects.items()
         }
         row, ignored = [], []

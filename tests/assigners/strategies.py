@@ -49,9 +49,7 @@ def padded(boxes_per_image: list[np.ndarray]) -> GroundTruth:
     """Ground truth of a batch from the boxes of each image; all of class 0."""
     most = max(map(len, boxes_per_image))
     shape = (len(boxes_per_image), most)
-    gt = GroundTruth(
-        torch.zeros(*shape, 4), torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.bool)
-    )
+    gt = GroundTruth(torch.zeros(*shape, 4), torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.bool))
     for image, image_boxes in enumerate(boxes_per_image):
         gt.boxes[image, : len(image_boxes)] = torch.from_numpy(image_boxes)
         gt.valid[image, : len(image_boxes)] = True

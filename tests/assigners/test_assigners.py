@@ -16,9 +16,7 @@ STRIDES = (8, 16, 32, 64, 128)
 def context_of(boxes_per_image, valid_sizes=None):
     sizes = tuple((max(96 // s, 1), max(128 // s, 1)) for s in STRIDES)
     priors = Priors(Grid(sizes, STRIDES, 0.5, torch.device("cpu")), square_anchors(STRIDES))
-    return AssignContext(
-        padded([np.array(b, np.float32).reshape(-1, 4) for b in boxes_per_image]), priors, valid_sizes=valid_sizes
-    )
+    return AssignContext(padded([np.array(b, np.float32).reshape(-1, 4) for b in boxes_per_image]), priors, valid_sizes=valid_sizes)
 
 
 @pytest.fixture(params=NAMES)
@@ -52,10 +50,7 @@ def test_cells_beyond_the_image_are_ignored(assigner):
     sizes = [[max(48 // s, 1), max(128 // s, 1)] for s in STRIDES]
     result = assigner(context_of([[[16, 30, 64, 90]]], torch.tensor([sizes])))
     beyond = torch.cat(
-        [
-            (torch.arange(max(96 // s, 1)) >= rows).repeat_interleave(max(128 // s, 1))
-            for s, (rows, _) in zip(STRIDES, sizes, strict=True)
-        ]
+        [(torch.arange(max(96 // s, 1)) >= rows).repeat_interleave(max(128 // s, 1)) for s, (rows, _) in zip(STRIDES, sizes, strict=True)]
     )
     assert result.ignore[0, beyond].all()
     assert (result.gt_index[0, beyond] == -1).all()

@@ -49,10 +49,7 @@ def test_a_single_candidate_is_selected():
 
 def test_statistics_against_numpy():
     ious = torch.rand(45, 2, 7, generator=torch.Generator().manual_seed(0))
-    expected = (
-        ious.double().numpy()
-        >= (ious.double().mean(0) + torch.from_numpy(ious.double().numpy().std(0, ddof=1))).numpy()
-    )
+    expected = ious.double().numpy() >= (ious.double().mean(0) + torch.from_numpy(ious.double().numpy().std(0, ddof=1))).numpy()
     assert select_by_iou_statistics(ious, torch.ones_like(ious, dtype=torch.bool)).numpy().tolist() == expected.tolist()
 
 

@@ -31,9 +31,7 @@ def test_distance_on_the_end_of_a_range(inclusive):
     priors = points(((8, 8), (4, 4)), (8, 16))
     box = np.array([[20.0, 20.0, 84.0, 52.0]], np.float32)  # from (20, 36) the right side is 64 away: no location there
     context = AssignContext(padded([box]), priors)
-    at_32 = (
-        torch.maximum(priors.points - torch.tensor([20.0, 20]), torch.tensor([84.0, 52]) - priors.points).amax(1)
-    ) == 32
+    at_32 = (torch.maximum(priors.points - torch.tensor([20.0, 20]), torch.tensor([84.0, 52]) - priors.points).amax(1)) == 32
     inside = (priors.points > torch.tensor([20.0, 20])).all(1) & (priors.points < torch.tensor([84.0, 52])).all(1)
     on_end = at_32 & inside
     assert on_end.any()
@@ -62,9 +60,7 @@ def test_plus_one_decides_which_area_is_smaller():
 
 def test_window_holds_an_object_as_long_as_the_range():
     """68 pixels at stride 8 from just before a location to just behind another: ten cells."""
-    context = AssignContext(
-        padded([np.array([[11.2, 11.2, 79.1, 79.1]], np.float32)]), points(((16, 16), (8, 8)), (8, 16))
-    )
+    context = AssignContext(padded([np.array([[11.2, 11.2, 79.1, 79.1]], np.float32)]), points(((16, 16), (8, 8)), (8, 16)))
     result = FCOSAssigner(sizes_of_interest=[68], center_radius=0)(context)
     assert_same(result, oracles.fcos(context, [68], 0.0))
     assert result.gt_index[0, : 16 * 16].view(16, 16)[9, 9] == 0

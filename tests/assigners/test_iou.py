@@ -38,9 +38,7 @@ def test_equals_detectron2(allow_low_quality, raster):
 
 def test_object_without_overlap_takes_no_anchor():
     grid = Grid(((4, 4),), (8,), 0.5, torch.device("cpu"))
-    context = AssignContext(
-        padded([np.array([[500, 500, 600, 600]], np.float32)]), Priors(grid, square_anchors(grid.strides))
-    )
+    context = AssignContext(padded([np.array([[500, 500, 600, 600]], np.float32)]), Priors(grid, square_anchors(grid.strides)))
     assert (IoUAssigner()(context).gt_index == -1).all()
 
 
