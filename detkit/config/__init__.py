@@ -1,15 +1,13 @@
-"""All config keys of the project and the safe reading of config files.
-
-``get_cfg()`` is Detectron2's, with the keys of detkit and of every method package, and with safe merging of files.
-"""
+"""All config keys of the project and the safe reading of config files."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
 from detectron2.config import get_cfg as get_detectron2_cfg
 
+from .assigners import add_assigner_config
+from .backbones import add_backbone_config
+from .data import add_data_config
+from .engine import add_engine_config
 from .plugins import METHOD_PACKAGES, load_method_packages
 from .reader import ConfigError, SafeCfgNode
 
@@ -17,13 +15,13 @@ __all__ = ["METHOD_PACKAGES", "ConfigError", "SafeCfgNode", "get_cfg", "load_met
 
 
 def get_cfg() -> SafeCfgNode:
-    """The default config with every key of Detectron2, detkit and the method packages, which are imported and so registered."""
+    """Detectron2's default config with the keys of detkit and of the method packages, which are imported and so registered.
+
+    ``merge_from_file`` and ``merge_from_list`` of the result read safely, see :mod:`detkit.config.reader`.
+    """
     cfg = get_detectron2_cfg()
-    for info in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{info.name}")
-        for name, add in vars(module).items():
-            if name.startswith("add_") and name.endswith("_config"):
-                add(cfg)
+    for add_config in (add_assigner_config, add_backbone_config, add_data_config, add_engine_config):
+        add_config(cfg)
     for package in load_method_packages():
         if hasattr(package, "add_config"):
             package.add_config(cfg)

@@ -54,9 +54,14 @@ class SafeCfgNode(CfgNode):
         """Merges a yaml file and its ``_BASE_`` files. ``allow_unsafe`` is ignored.
 
         Raises:
-            ConfigError: file missing or not yaml, ``_BASE_`` missing or cyclic, keys that do not exist, values of a wrong type.
+            ConfigError: file missing or not yaml, ``_BASE_`` missing or cyclic, keys that do not exist, values of a wrong type,
+                another VERSION of Detectron2's config format.
         """
-        self._merge_settings(_read_with_bases(cfg_filename, ()))
+        settings = _read_with_bases(cfg_filename, ())
+        version = settings.get("VERSION")
+        if version is not None and version.value != self.get("VERSION"):
+            raise ConfigError(f"{version.source}: VERSION {version.value} of the config format is not read, only {self.get('VERSION')}")
+        self._merge_settings(settings)
 
     def merge_from_other_cfg(self, cfg_other: CfgNode) -> None:
         """Merges another config, whose keys must all exist here."""
@@ -69,9 +74,7 @@ class SafeCfgNode(CfgNode):
                 f"overrides: {len(cfg_list)} words cannot be pairs of KEY VALUE: {' '.join(map(str, cfg_list))}. "
                 "Write each override as two words, 'SOLVER.BASE_LR 0.01', and quote values that contain spaces."
             )
-        self._merge_settings(
-            {key: _Setting(value, "overrides") for key, value in zip(cfg_list[0::2], cfg_list[1::2], strict=True)}
-        )
+        self._merge_settings({key: _Setting(value, "overrides") for key, value in zip(cfg_list[0::2], cfg_list[1::2], strict=True)})
 
     def _merge_settings(self, settings: Mapping[str, _Setting]) -> None:
         accepted, problems = [], []
@@ -218,6 +221,4 @@ def _coerce(raw: Any, current: Any, key: str) -> Any:
         return float(value)
     if isinstance(current, (list, tuple)) and isinstance(value, (list, tuple)):
         return type(current)(value)
-    raise ConfigError(
-        f"'{key}' takes a value like {current!r} ({type(current).__name__}), not {value!r} ({type(value).__name__})"
-    )
+    raise ConfigError(f"'{key}' takes a value like {current!r} ({type(current).__name__}), not {value!r} ({type(value).__name__})")
