@@ -70,7 +70,9 @@ def mask_to_polygons(mask: np.ndarray, origin: np.ndarray) -> list[np.ndarray]:
 
     COCO polygons know no holes: a hole is joined to its contour by a cut of no width, so that filling the polygon leaves it open.
     """
-    contours, hierarchy = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    # OpenCV's contours run through the centres of border pixels; the smaller the pixels, the nearer to the border
+    doubled = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
+    contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     polygons = []
     for index, contour in enumerate(contours):
         if hierarchy[0, index, 3] >= 0:  # a hole, joined to its parent below
@@ -83,13 +85,13 @@ def mask_to_polygons(mask: np.ndarray, origin: np.ndarray) -> list[np.ndarray]:
                 polygon = _with_hole(polygon, hole)
             child = hierarchy[0, child, 0]
         if len(polygon) >= 3:
-            polygons.append(np.round((polygon + origin + 0.5) / SUPERSAMPLING, 2))
+            polygons.append(np.round(((polygon + 0.5) / 2 + origin) / SUPERSAMPLING, 2))
     return polygons
 
 
 def _simplified(contour: np.ndarray) -> np.ndarray:
-    """The contour without points that lie within one fine pixel of the rest, (N, 2)."""
-    return cv2.approxPolyDP(contour, 1.0, True)[:, 0].astype(float)
+    """The contour (N, 2) without points that lie within one fine pixel of the rest."""
+    return cv2.approxPolyDP(contour, 2.0, True)[:, 0].astype(float)
 
 
 def _with_hole(outer: np.ndarray, hole: np.ndarray) -> np.ndarray:

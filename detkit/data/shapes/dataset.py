@@ -17,7 +17,7 @@ from iopath.common.file_io import file_lock
 from ..keypoints import COCO_PERSON_KEYPOINTS, COCO_PERSON_SKELETON
 from .annotations import annotate_scene
 from .outlines import OUTLINES
-from .scene import MAX_OBJECTS, render_scene
+from .scene import render_scene
 
 __all__ = ["SHAPES_CLASSES", "SHAPES_VERSION", "ShapesSpec", "default_shapes_root", "ensure_shapes", "shapes_categories", "shapes_paths"]
 
@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 SHAPES_VERSION = "1"
 
 SHAPES_CLASSES = tuple(OUTLINES)
+
+_MAX_OBJECTS = 8
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def _labels(rng: np.random.Generator) -> list[int]:
     """Classes of a picture's objects, each equally likely; one picture in thirty is empty."""
     if rng.random() < 1 / 30:
         return []
-    return rng.integers(0, len(OUTLINES), size=int(rng.integers(2, MAX_OBJECTS + 1))).tolist()
+    return rng.integers(0, len(OUTLINES), size=int(rng.integers(1, _MAX_OBJECTS + 1))).tolist()
 
 
 def shapes_categories() -> list[dict]:

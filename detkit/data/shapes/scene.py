@@ -15,11 +15,11 @@ __all__ = ["SUPERSAMPLING", "Scene", "SceneObject", "render_scene"]
 #: masks are drawn this many times finer than the image, so that edges are smooth and annotations exact to a fraction of a pixel
 SUPERSAMPLING = 4
 
-MIN_SIZE, MAX_SIZE = 8.0, 220.0  # square root of the area of the box, in pixels
-MAX_OBJECTS = 12
-MIN_VISIBLE = 0.5  # of an object's area, of which others or the border may hide the rest
-MIN_VISIBLE_SMALL = 0.9  # the same for objects below SMALL pixels, which half hidden nobody could name
-SMALL = 24.0
+#: bounds of size classes (square root of the area of the box, in pixels) and their shares among the objects
+SIZES, SIZE_SHARES = (8.0, 24.0, 96.0, 230.0), (0.15, 0.5, 0.35)
+MIN_VISIBLE = 0.6  # of an object's area, of which others or the border may hide the rest
+MIN_VISIBLE_SMALL = 0.9  # the same for small objects, which half hidden nobody could name
+CONTRAST = 90.0  # Euclidean distance of an object's colours from the mean colour of what it is painted on, as far as there are such
 _TRIES = 25
 
 Window = tuple[slice, slice]  # rows, columns
@@ -58,13 +58,15 @@ class Scene:
 def render_scene(rng: np.random.Generator, labels: list[int], height: int, width: int) -> Scene:
     """Paints one object per label where it finds room; a label without room is left out."""
     image = background(rng, height, width)
-    add_clutter(rng, image, int(rng.integers(0, 10)))
+    add_clutter(rng, image, int(rng.integers(0, 7)))
     owners = np.zeros((height * SUPERSAMPLING, width * SUPERSAMPLING), dtype=np.uint8)
     objects: list[SceneObject] = []
     visible_areas: list[int] = []
-    for label in labels:
+    # large objects mostly stand behind small ones, which otherwise they would hide
+    sizes = sorted((_sample_size(rng) for _ in labels), key=lambda size: -size * rng.uniform(0.5, 2.0))
+    for label, size in zip(labels, sizes, strict=True):
         for _ in range(_TRIES):
-            placed = _place(rng, label, owners, objects, visible_areas)
+            placed = _place(rng, label, size, owners, objects, visible_areas)
             if placed is not None:
                 _paint(rng, image, placed.outline)
                 objects.append(placed)
@@ -73,12 +75,12 @@ def render_scene(rng: np.random.Generator, labels: list[int], height: int, width
 
 
 def _place(
-    rng: np.random.Generator, label: int, owners: np.ndarray, objects: list[SceneObject], visible_areas: list[int]
+    rng: np.random.Generator, label: int, size: float, owners: np.ndarray, objects: list[SceneObject], visible_areas: list[int]
 ) -> SceneObject | None:
     """Puts an object at a random place in front of the others and enters it in ``owners`` and ``visible_areas`` (fine pixels of each
     object that are to be seen). None, and nothing entered, where too much of it or of another would be hidden."""
     height, width = (side // SUPERSAMPLING for side in owners.shape)
-    outline = _sample_outline(rng, label, height, width)
+    outline = _sample_outline(rng, label, size, height, width)
     window, mask = _fine_mask(outline)
     inside, part = _clipped(window, owners.shape)
     full_area = int(mask.sum())
@@ -94,18 +96,23 @@ def _place(
     return SceneObject(label, outline, full_area)
 
 
+def _sample_size(rng: np.random.Generator) -> float:
+    """Square root of the area of a box in pixels: log-uniform within a size class."""
+    group = int(rng.choice(len(SIZE_SHARES), p=SIZE_SHARES))
+    return float(np.exp(rng.uniform(np.log(SIZES[group]), np.log(SIZES[group + 1]))))
+
+
 def _required_share(outline: Outline) -> float:
     low, high = outline.bounds()
-    return MIN_VISIBLE if np.sqrt(np.prod(high - low)) >= SMALL else MIN_VISIBLE_SMALL
+    return MIN_VISIBLE if np.sqrt(np.prod(high - low)) >= SIZES[1] else MIN_VISIBLE_SMALL
 
 
-def _sample_outline(rng: np.random.Generator, label: int, height: int, width: int) -> Outline:
-    """An example of the class, rotated and fitted into a random box.
+def _sample_outline(rng: np.random.Generator, label: int, size: float, height: int, width: int) -> Outline:
+    """An example of the class, rotated and fitted into a box of the given size and a random aspect.
 
-    The box is drawn without looking at the class, so that its size and aspect say nothing about it; of several examples the one whose
-    own aspect is nearest is stretched, so that no class looks distorted.
+    Neither depends on the class, so that they say nothing about it; of several examples the one whose own aspect is nearest is
+    stretched, so that no class looks distorted.
     """
-    size = np.exp(rng.uniform(np.log(MIN_SIZE), np.log(MAX_SIZE)))
     aspect = np.exp(rng.uniform(-0.6, 0.6))
     box = np.minimum(size * np.array([np.sqrt(aspect), 1 / np.sqrt(aspect)]), [0.92 * width, 0.92 * height])
     center = rng.uniform(0, 1, size=2) * [width, height]
@@ -156,8 +163,8 @@ def _paint(rng: np.random.Generator, image: np.ndarray, outline: Outline) -> Non
     local = image[inside]
 
     around = local.reshape(-1, 3).mean(axis=0)
-    first = random_color(rng, far_from=around, distance=70.0)
-    second = random_color(rng, far_from=around, distance=70.0)
+    first, second = (random_color(rng, far_from=around, distance=CONTRAST) for _ in range(2))
+    second = first + (second - first) * rng.uniform(0.2, 1.0)
     texture = surface(rng, height, width, np.stack([first, second]), rng.uniform(0.1, 0.6) * min(height, width))
     start = np.array([columns.start, rows.start])
     if rng.random() < 0.3:

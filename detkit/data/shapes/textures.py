@@ -35,10 +35,10 @@ def surface(rng: np.random.Generator, height: int, width: int, colors: np.ndarra
 
 def background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A textured background, float32 (height, width, 3)."""
-    first = random_color(rng)
-    colors = np.stack([first, np.clip(first + rng.normal(0, 45, size=3), 0, 255)])
+    gray, tint = rng.uniform(30, 225), rng.normal(0, 30, size=3)
+    colors = np.clip(gray + tint + rng.normal(0, 28, size=(2, 3)), 0, 255)
     image = surface(rng, height, width, colors, rng.uniform(8, 80))
-    return image + _smooth_noise(rng, height, width, rng.uniform(2, 30))[..., None] * rng.uniform(0, 40, size=3).astype(np.float32)
+    return image + _smooth_noise(rng, height, width, rng.uniform(2, 30))[..., None] * rng.uniform(0, 30, size=3).astype(np.float32)
 
 
 def add_clutter(rng: np.random.Generator, image: np.ndarray, count: int) -> None:
