@@ -78,7 +78,10 @@ class DetkitCheckpointer(DetectionCheckpointer):
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As Detectron2's: the model's weights, then the other checkpointables; returns what else the file holds."""
         self._path = path
-        return super().load(_local(path) if path else path, *args, **kwargs)
+        try:
+            return super().load(_local(path) if path else path, *args, **kwargs)
+        finally:
+            self._parsed_url_during_load = None  # Detectron2 leaves it set after an error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         return read_checkpoint(filename)

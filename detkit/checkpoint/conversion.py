@@ -87,7 +87,9 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module) -> tuple
     ours = model.state_dict()
     key_map = max(KEY_MAPS, key=lambda candidate: sum(candidate.rename(key) in ours for key in tensors))
     converted: dict[str, Tensor] = {}
-    ignored, unexpected, mismatched = [], [], []
+    ignored: list[str] = []
+    unexpected: list[str] = []
+    mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
     for key, value in tensors.items():
         name = key_map.rename(key)
         if name in converted:

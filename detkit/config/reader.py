@@ -141,7 +141,7 @@ def _read_with_bases(filename: str, includers: tuple[str, ...]) -> dict[str, _Se
 def _read_yaml(path: str, includers: tuple[str, ...]) -> dict[str, Any]:
     try:
         with PathManager.open(path, "r") as file:
-            tree = yaml.load(file, _StrictLoader)
+            tree = _StrictLoader(file).get_single_data()
     except (OSError, UnicodeDecodeError) as error:
         named_by = f" (named as {BASE_KEY} in {includers[-1]})" if includers else ""
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
