@@ -42,7 +42,7 @@ def run_ours(method: str, args: argparse.Namespace, seed: int) -> dict[str, floa
     options = [str(part) for item in overrides.items() for part in item]
     command = default_argument_parser().parse_args(["--config-file", str(CONFIGS / f"{method}_shapes.yaml"), *options])
     results = train_net(command)
-    box = results["bbox"]
+    (box,) = (tasks["bbox"] for tasks in results.values())
     return {name: box[name] for name in peer.METRICS}
 
 
