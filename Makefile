@@ -17,6 +17,7 @@ help:
 	@sed -n '1,3s/^# //p' Makefile
 
 install: $(STAMP)
+	@echo "Everything is in $(VENV)."
 
 $(STAMP): setup.py tools/install.py
 	@$(PYTHON) tools/install.py --venv $(VENV)

