@@ -147,8 +147,8 @@ def _agree_on_classes(cfg: CfgNode, names: list[str]) -> None:
     for name, others in known.items():
         if others != classes:
             raise DataError(
-                f"{first} and {name} have different classes: {_shortened(classes)} and {_shortened(others)}. Give both the same categories, "
-                "in the same order of their ids."
+                f"{first} and {name} have different classes: {_shortened(classes)} and {_shortened(others)}. Give both the same "
+                "categories, in the same order of their ids."
             )
     _set_or_check_num_classes(cfg, len(classes), f"{first} ({_shortened(classes)})")
 

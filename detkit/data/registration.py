@@ -85,4 +85,3 @@ def find_image_folder(json_file: str | Path, first_image: str) -> Path:
         f"The images of {json_file} (the first is {first_image}) lie in none of {tried}. Name their folder in DATASETS.TRAIN_IMAGES or "
         "DATASETS.VAL_IMAGES."
     )
-

@@ -16,7 +16,6 @@ from detectron2.utils import comm
 
 from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint
 from detkit.data import prepare_datasets
-from detkit.data import prepare_datasets
 from detkit.distributed import get_rank
 from detkit.engine.allocator import keep_freed_memory
 from detkit.engine.console import setup_logging
@@ -83,7 +82,6 @@ def _set_up(args: argparse.Namespace) -> CfgNode:
     """Logging, the resolved config, the data sets and the record of the run."""
     cfg = read_config(args)
     setup_logging(cfg.OUTPUT_DIR, get_rank())
-    prepare_datasets(cfg, eval_only=args.eval_only)
     with _first_worker_first():  # it writes what the others find
         prepare_datasets(cfg, eval_only=args.eval_only)
     cfg = resolve_config(cfg, given=(args.opts or [])[0::2])

@@ -22,7 +22,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint
-from detkit.data import build_train_mapper
 from detkit.config import load_method_packages
 from detkit.data import build_train_mapper
 from detkit.distributed import get_rank, get_world_size

@@ -40,9 +40,7 @@ def shortcut_ap(root: Path, features: Features) -> dict[str, float]:
     mean, deviation = train_x.mean(0), train_x.std(0) + 1e-6
     train_x, val_x = (train_x - mean) / deviation, (val_x - mean) / deviation
     classifiers = {"neighbours": _nearest_neighbours, "linear": _softmax_regression}
-    return {
-        name: _average_precision(root, val_annotations, classify(train_x, train_y, val_x)) for name, classify in classifiers.items()
-    }
+    return {name: _average_precision(root, val_annotations, classify(train_x, train_y, val_x)) for name, classify in classifiers.items()}
 
 
 def _collect(root: Path, split: str, features: Features) -> tuple[np.ndarray, np.ndarray, list[dict[str, Any]]]:

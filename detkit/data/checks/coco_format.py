@@ -96,4 +96,6 @@ def _wrong_keypoints(content: dict[str, Any]) -> Iterator[Fault]:
             continue
         length, expected = len(annotation["keypoints"]), 3 * named.get(annotation["category_id"], max(named.values(), default=0))
         if length != expected:
-            yield Fault("keypoints of a wrong length", f"annotation {annotation['id']}", f"{length} numbers, its category asks for {expected}")
+            yield Fault(
+                "keypoints of a wrong length", f"annotation {annotation['id']}", f"{length} numbers, its category asks for {expected}"
+            )

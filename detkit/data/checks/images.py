@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def _look_at(image: dict[str, Any], root: Path, *, opens: bool, decode: bool) ->
 
 def _open(path: Path, image: dict[str, Any], decode: bool) -> Fault | None:
     with Image.open(path) as file:
-        size, transposed = file.size, file.getexif().get(_EXIF_ORIENTATION) in _TRANSPOSED
+        size, transposed = file.size, _exif(file).get(_EXIF_ORIENTATION) in _TRANSPOSED
         if decode or not _ends_completely(path, file.format):
             file.load()
     shown = size[::-1] if transposed else size
@@ -73,6 +73,11 @@ def _open(path: Path, image: dict[str, Any], decode: bool) -> Fault | None:
     if transposed and size == annotated:
         detail += " after the rotation that its EXIF data asks for"
     return Fault("image size differs from the annotation", image["file_name"], detail)
+
+
+def _exif(file: Image.Image) -> Mapping[int, Any]:
+    """The EXIF data; of a PNG only what stands before its pixels, because Pillow would decode them to look behind."""
+    return {} if file.format == "PNG" and "exif" not in file.info else file.getexif()
 
 
 def _ends_completely(path: Path, image_format: str | None) -> bool:

@@ -100,7 +100,8 @@ def _write_split(root: Path, split: str, count: int, seed: int) -> None:
     json_file.parent.mkdir(exist_ok=True)
     image_root.mkdir()
     stream = {"train": 0, "val": 1}[split]
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for index in range(count):
         rng = np.random.default_rng([seed, stream, index])
         width, height = _image_size(rng)

@@ -1,4 +1,4 @@
-"""Outlines of the classes of `shapes` in their own coordinates: about one unit large, x to the right, y down, before rotation and scaling."""
+"""Outlines of the classes of `shapes` in their own coordinates: about one unit large, x to the right, y down."""
 
 from __future__ import annotations
 

@@ -40,7 +40,12 @@ def draw_person_pose(rng: np.random.Generator) -> tuple[list[np.ndarray], list[n
     keypoints = np.concatenate([nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles])
 
     trunk = np.array([[0, _NECK_Y - 0.05], *shoulders[:1], *hips[:1], *hips[1:], *shoulders[1:]])
-    rings = [_disc(np.array([0.0, _HEAD_Y]), _HEAD_RADIUS), trunk, _capsule(*shoulders, _ARM_WIDTH), _capsule(*hips, _LEG_WIDTH)]
+    rings = [
+        _disc(np.array([0.0, _HEAD_Y]), _HEAD_RADIUS),
+        trunk,
+        _capsule(shoulders[0], shoulders[1], _ARM_WIDTH),
+        _capsule(hips[0], hips[1], _LEG_WIDTH),
+    ]
     rings.append(_capsule(np.array([0.0, _HEAD_Y]), np.array([0.0, _NECK_Y]), _ARM_WIDTH))
     for side in range(2):
         rings += [_capsule(a[side], b[side], _ARM_WIDTH) for a, b in ((shoulders, elbows), (elbows, wrists))]

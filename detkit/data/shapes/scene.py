@@ -144,9 +144,12 @@ def _fine_mask(outline: Outline) -> tuple[Window, np.ndarray]:
 
 def _clipped(window: Window, shape: tuple[int, ...]) -> tuple[Window, Window]:
     """The part of a window inside an array of the given shape: as slices of that array, and of one as large as the window."""
-    inside = tuple(slice(max(w.start, 0), max(min(w.stop, side), 0)) for w, side in zip(window, shape, strict=False))
-    part = tuple(slice(i.start - w.start, i.stop - w.start) for i, w in zip(inside, window, strict=True))
-    return inside, part
+    rows, columns = (slice(max(w.start, 0), max(min(w.stop, side), 0)) for w, side in zip(window, shape, strict=False))
+    part = (
+        slice(rows.start - window[0].start, rows.stop - window[0].start),
+        slice(columns.start - window[1].start, columns.stop - window[1].start),
+    )
+    return (rows, columns), part
 
 
 def _fine_points(points: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ def surface(rng: np.random.Generator, height: int, width: int, colors: np.ndarra
     Returns:
         float32 (height, width, 3).
     """
-    pattern = rng.choice(_PATTERNS)
+    pattern = _PATTERNS[rng.integers(len(_PATTERNS))]
     mix = np.clip(pattern(rng, height, width, max(period, 2.0)), 0, 1).astype(np.float32)[..., None]
     return (colors[0] * (1 - mix) + colors[1] * mix).astype(np.float32)
 
@@ -57,8 +57,8 @@ def add_clutter(rng: np.random.Generator, image: np.ndarray, count: int) -> None
 def _spot(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A wobbly closed curve (64, 2)."""
     angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
-    waves = sum(rng.uniform(0.1, 0.3) * np.sin(k * angles + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4))
-    radius = rng.uniform(4, 30) * (1 + waves)
+    waves = [rng.uniform(0.1, 0.3) * np.sin(k * angles + rng.uniform(0, 2 * np.pi)) for k in (2, 3, 4)]
+    radius = rng.uniform(4, 30) * (1 + np.sum(waves, axis=0))
     return rng.uniform(0, 1, size=2) * [width, height] + radius[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
