@@ -33,8 +33,10 @@ def not_covered(case: GoldenCase, settings: dict[str, Any] | None = None) -> str
     """Why a case (or one setting of a case of several) needs what the project does not have; None where it does not."""
     hyper = case.hyperparameters
     settings = {key.lower(): value for key, value in (settings or {}).items()}
-    backbone = hyper.get("model", {}).get("backbone", {})
-    if "dcn" in backbone or hyper.get("use_dcn_in_tower") or hyper.get("use_deformable"):
+    backbone, head = (hyper.get("model", {}).get(part, {}) for part in ("backbone", "bbox_head"))
+    if not any(code.lower() in str(case.meta.get("source", "")).lower() for code in _CODES):
+        return f"source {case.meta.get('source')}"
+    if "dcn" in backbone or head.get("dcn_on_last_conv") or hyper.get("use_dcn_in_tower") or hyper.get("use_deformable"):
         return "deformable convolutions"
     if backbone.get("type", "ResNet") != "ResNet":
         return f"backbone {backbone['type']}"
@@ -42,6 +44,8 @@ def not_covered(case: GoldenCase, settings: dict[str, Any] | None = None) -> str
         return "AdelaiDet's IoU-quality branch"
     if settings.get("loss_normalizer_cls", hyper.get("loss_normalizer_cls", "fg")) != "fg":
         return "AdelaiDet's other normalisers"
+    if settings.get("loss_weight_cls", hyper.get("loss_weight_cls", 1.0)) != 1.0:
+        return "AdelaiDet's weight of the classification loss"
     if "linear_iou" in [named.get(key) for named in (settings, hyper) for key in ("loc_loss_type", "iou_loss_type")]:
         return "linear IoU loss"
     return None
@@ -105,7 +109,7 @@ def _tianzhi(cfg: CfgNode, hyper: dict[str, Any], case: GoldenCase) -> None:
 
 
 def _adelaidet(cfg: CfgNode, hyper: dict[str, Any], case: GoldenCase) -> None:
-    hyper = hyper | {_ADELAIDET_NAMES.get(key, key): value for key, value in hyper.items()}
+    hyper = hyper | {key.lower(): value for key, value in hyper.items() if key.isupper()}
     cfg.MODEL.META_ARCHITECTURE = "FCOS"
     node = cfg.MODEL.FCOS
     node.NUM_CLASSES = hyper["num_classes"]
@@ -127,13 +131,6 @@ def _adelaidet(cfg: CfgNode, hyper: dict[str, Any], case: GoldenCase) -> None:
     cfg.MODEL.ASSIGNERS.FCOS.CENTER_RADIUS = float(hyper.get("pos_radius", 1.5)) if hyper.get("center_sample", True) else 0.0
     cfg.MODEL.ASSIGNERS.FCOS.SIZES_OF_INTEREST = list(hyper.get("sizes_of_interest", [64, 128, 256, 512]))
     _backbone(cfg, hyper)
-
-
-_ADELAIDET_NAMES = {
-    name.upper(): name
-    for name in ("loc_loss_type", "center_sample", "pos_radius", "thresh_with_ctr", "inference_th_test", "pre_nms_topk_test")
-    + ("post_nms_topk_test", "nms_th")
-}
 
 
 def _detectron2(cfg: CfgNode, hyper: dict[str, Any], case: GoldenCase) -> None:
@@ -189,6 +186,9 @@ def _mmdetection(cfg: CfgNode, hyper: dict[str, Any], case: GoldenCase) -> None:
         node.BOX_CODER.NAME = "relu" if head.get("norm_on_bbox") else "exp"
         radius = head.get("center_sample_radius", 1.5) if head.get("center_sampling") else 0.0
         cfg.MODEL.ASSIGNERS.FCOS.CENTER_RADIUS = float(radius)
+        ranges = hyper.get("rules", {}).get("regress_ranges")
+        if ranges:
+            cfg.MODEL.ASSIGNERS.FCOS.SIZES_OF_INTEREST = [high for _, high in ranges[:-1]]
     else:
         anchors = head.get("anchor_generator", {})
         node.ANCHORS.OFFSET = float(anchors.get("center_offset", 0.0))
@@ -210,6 +210,7 @@ def _mmdetection_network(cfg: CfgNode, model: dict[str, Any]) -> None:
     cfg.INPUT.FORMAT = "RGB" if images["bgr_to_rgb"] else "BGR"
     cfg.MODEL.RESNETS.STRIDE_IN_1X1 = backbone["style"] == "caffe"
     cfg.MODEL.BACKBONE.FREEZE_AT = backbone["frozen_stages"] + 1
+    cfg.MODEL.FPN.TOP_BLOCK = {"on_input": "c5", "on_output": "p5"}[model["neck"]["add_extra_convs"]]
     cfg.MODEL.FPN.RELU_BEFORE_P7 = model["neck"].get("relu_before_extra_convs", False)
 
 

@@ -86,7 +86,7 @@ def test_official_atss_losses(case: GoldenCase, recorder_of: RecorderOf) -> None
     maps = {"cls": outputs.logits, "reg": outputs.boxes, "ctr": outputs.quality}
     for level_map in (x for maps_of_kind in maps.values() for x in maps_of_kind):
         level_map.requires_grad_()
-    losses = model.losses(outputs, ground_truth_of(case, 2), case.hyperparameters["image_sizes_hw"])
+    losses = model.losses(outputs, ground_truth_of(case, len(case.arrays["cls0"])), case.hyperparameters["image_sizes_hw"])
     expected = torch.stack([case.tensor(name) for name in ("loss_cls", "loss_reg", "loss_centerness")])
     recorder.close("losses", "losses", torch.stack(list(losses.values())), expected)
     sum(losses.values()).backward()
@@ -102,8 +102,9 @@ def _skip_unless_covered(case: GoldenCase, settings: dict[str, Any]) -> None:
 
 
 def _losses(case: GoldenCase, k: int, model: DenseDetector, outputs: DenseOutputs) -> dict[str, Tensor]:
-    sizes = [tuple(case.hyperparameters["image_hw"])] * 2
-    gt = ground_truth_of(case, 2, f"c{k}_")
+    num_images = len(outputs.logits[0])
+    sizes = [tuple(case.hyperparameters["image_hw"])] * num_images
+    gt = ground_truth_of(case, num_images, f"c{k}_")
     priors = model.priors_of(outputs.level_sizes, torch.device("cpu"))
     _, targets = targets_of(case, model, gt, priors, sizes)
     if "loss_normalizer" in case.meta["cases"][k]:

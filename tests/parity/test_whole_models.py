@@ -84,9 +84,8 @@ def test_training(case: GoldenCase, recorder_of: Callable[[GoldenCase], Recorder
 @_cases("official_raises")
 def test_images_without_objects_train_where_the_official_code_raises(case: GoldenCase) -> None:
     _skip_unless_covered(case)
-    twin = next(
-        (other for other in find_cases("train") if other.name == case.name.removesuffix("_empty") and other.folder == case.folder), None
-    )
+    twins = [other for other in find_cases("train", "inference") if other.folder == case.folder]
+    twin = next((other for other in twins if other.hyperparameters == case.hyperparameters), None)
     if twin is None:
         pytest.skip("the case that holds the weights of this one is missing")
     model, cfg, _ = whole_model(twin)
