@@ -68,8 +68,8 @@ class DenseCriterion(nn.Module):
             ``"uniform"``: all alike (Detectron2's FCOS, RetinaNet).
         normalizer: ``"positives"``: classes and quality are divided by the mean number of positives over the workers, boxes by the
             mean sum of their weights; ``"positives_per_image"``: the same, but an image without positives counts as having one
-            (mmdetection's anchor heads, LSNet); ``"ema"``: all three by an exponential moving average of the number of positives, starting at
-            300 with momentum 0.9 (Detectron2's FCOS, which does not reduce it over workers; ours does).
+            (mmdetection's anchor heads, LSNet); ``"ema"``: all three by an exponential moving average of the number of positives,
+            starting at 300 with momentum 0.9 (Detectron2's FCOS, which does not reduce it over workers; ours does).
         min_box_normalizer: lower bound of the sum of box weights (mmdetection: 1 for ATSS, 1e-6 for FCOS).
         focal_alpha, focal_gamma: of the focal loss.
         box_weight, quality_weight: factors of the loss terms (ATSS: box 2).
