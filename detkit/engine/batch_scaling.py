@@ -43,15 +43,15 @@ def scale_to_batch(cfg: CfgNode, keep: Collection[str] = ()) -> None:
         old = cfg[section][name]
         if key in keep or not old:
             continue
-        new = _scaled(old, 1 / ratio) if key in _ITERATIONS else old * ratio
+        new = old * ratio if key not in _ITERATIONS else _fewer(old, ratio)
         cfg[section][name] = new
         changes.append(f"{name} {old} -> {new:.6g}" if isinstance(new, float) else f"{name} {old} -> {new}")
     logger.info("Batch of %d instead of %d images: %s.", solver.IMS_PER_BATCH, solver.REFERENCE_BATCH_SIZE, ", ".join(changes))
     solver.REFERENCE_BATCH_SIZE = solver.IMS_PER_BATCH
 
 
-def _scaled(iterations: int | tuple[int, ...] | list[int], factor: float) -> int | tuple[int, ...] | list[int]:
-    """At least 1 iteration stays 1; negative periods mean never and stay as they are."""
-    if isinstance(iterations, (tuple, list)):
-        return type(iterations)(_scaled(i, factor) for i in iterations)
-    return max(1, round(iterations * factor)) if iterations > 0 else iterations
+def _fewer(iterations: int | tuple[int, ...], ratio: float) -> int | tuple[int, ...]:
+    """Iterations for ``ratio`` times as many images each: at least 1; negative periods, which mean never, stay as they are."""
+    if not isinstance(iterations, int):
+        return tuple(max(1, round(i / ratio)) for i in iterations)
+    return max(1, round(iterations / ratio)) if iterations > 0 else iterations

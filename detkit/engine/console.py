@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import IO
 
 from tqdm import tqdm
 
@@ -47,7 +48,7 @@ def quiet_dependencies() -> None:
         warnings.filterwarnings("ignore", message=message, category=category, module=module)
 
 
-def setup_logging(output_dir: str | Path, rank: int = 0, *, stream=None) -> None:
+def setup_logging(output_dir: str | Path, rank: int = 0, *, stream: IO[str] | None = None) -> None:
     """Sends our messages and everybody's warnings to the console, and all messages to ``output_dir/log.txt``.
 
     Safe to call again, for the next run in the same process. Workers other than the first write to ``log.txt.rank<n>`` only.
@@ -55,11 +56,10 @@ def setup_logging(output_dir: str | Path, rank: int = 0, *, stream=None) -> None
     Args:
         output_dir: made if it is missing.
         rank: of this worker.
-        stream: the console; ``sys.stdout`` by default. Where it is a terminal, progress is shown as a bar and not as lines.
+        stream: the console; None is ``sys.stdout``. Where it is a terminal, progress is shown as a bar and not as lines.
     """
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    stream = stream or sys.stdout
     formatter = logging.Formatter("[%(asctime)s] %(message)s", datefmt="%m/%d %H:%M:%S")
     to_file = logging.FileHandler(folder / ("log.txt" if rank == 0 else f"log.txt.rank{rank}"))
     to_file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S"))
@@ -67,7 +67,7 @@ def setup_logging(output_dir: str | Path, rank: int = 0, *, stream=None) -> None
     if rank == 0:
         to_console = _ConsoleHandler(stream)
         to_console.setFormatter(formatter)
-        to_console.addFilter(_ConsoleFilter(show_progress=not stream.isatty()))
+        to_console.addFilter(_ConsoleFilter(show_progress=not (stream or sys.stdout).isatty()))
         handlers.append(to_console)
     for name in (*OUR_LOGGERS, *_DEPENDENCY_LOGGERS, "py.warnings"):
         logger = logging.getLogger(name)
@@ -97,14 +97,14 @@ class _ConsoleFilter(logging.Filter):
 
 
 class _ConsoleHandler(logging.Handler):
-    """Writes above the progress bar, if there is one."""
+    """Writes above the progress bar, if there is one. Without a stream of its own it follows ``sys.stdout`` where that is redirected."""
 
-    def __init__(self, stream) -> None:
+    def __init__(self, stream: IO[str] | None) -> None:
         super().__init__()
         self._stream = stream
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            tqdm.write(self.format(record), file=self._stream)
+            tqdm.write(self.format(record), file=self._stream or sys.stdout)
         except Exception:  # as every logging handler: a message must not stop a training
             self.handleError(record)

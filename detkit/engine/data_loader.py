@@ -15,6 +15,7 @@ from typing import Any
 
 import cv2
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, get_detection_dataset_dicts
 from detectron2.data.samplers import RandomSubsetTrainingSampler, RepeatFactorTrainingSampler, TrainingSampler
 from torch.utils.data import DataLoader, Dataset
@@ -156,7 +157,7 @@ def _init_worker(worker_id: int) -> None:
     cv2.setNumThreads(0)
 
 
-def build_train_loader(cfg, mapper: Callable[[dict], dict | None]) -> TrainLoader:
+def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict | None]) -> TrainLoader:
     """The training data of a config whose seed is set.
 
     Args:
@@ -187,7 +188,7 @@ def build_train_loader(cfg, mapper: Callable[[dict], dict | None]) -> TrainLoade
     )
 
 
-def _build_sampler(cfg, records: Sequence[dict]) -> TrainingSampler | RepeatFactorTrainingSampler:
+def _build_sampler(cfg: CfgNode, records: Sequence[dict]) -> TrainingSampler | RepeatFactorTrainingSampler:
     """Detectron2's sampler; its endless sequence over all processes is what counts here."""
     name = cfg.DATALOADER.SAMPLER_TRAIN
     if name == "TrainingSampler":

@@ -10,6 +10,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 __all__ = ["WeightAverage"]
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 class WeightAverage:
     """An exponential moving average of a model's parameters; buffers are copied.
@@ -37,7 +39,7 @@ class WeightAverage:
         """Takes in the weights of ``model``, after a step of the optimizer."""
         self._averaged.update_parameters(model)
 
-    def _update(self, averaged: list[Tensor], current: list[Tensor], num_averaged: Tensor | int) -> None:
+    def _update(self, averaged: Tensors, current: Tensors, num_averaged: Tensor | int) -> None:
         updates = int(self._averaged.n_averaged)  # lies on the CPU, unlike num_averaged, so nothing is waited for
         get_ema_multi_avg_fn(min(self._decay, (1 + updates) / (10 + updates)))(averaged, current, num_averaged)
 

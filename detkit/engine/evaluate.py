@@ -12,7 +12,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
-from detectron2.evaluation import inference_on_dataset
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader
@@ -56,7 +56,9 @@ def evaluate(
     return results
 
 
-def _evaluate_one(model: nn.Module, loader: DataLoader, evaluator, name: str, before_batch: Callable[[], None]) -> dict[str, Any]:
+def _evaluate_one(
+    model: nn.Module, loader: DataLoader, evaluator: DatasetEvaluator, name: str, before_batch: Callable[[], None]
+) -> dict[str, Any]:
     show = comm.is_main_process() and sys.stdout.isatty()
     with tqdm(loader, desc=name, unit="img", leave=False, disable=not show, file=sys.stdout, dynamic_ncols=True) as batches:
         printed = io.StringIO()
@@ -66,16 +68,16 @@ def _evaluate_one(model: nn.Module, loader: DataLoader, evaluator, name: str, be
     return results
 
 
-class _Silent:
+class _Silent(DatasetEvaluator):
     """An evaluator whose prints (pycocotools prints a table of its own) go elsewhere."""
 
-    def __init__(self, evaluator, into: io.StringIO) -> None:
+    def __init__(self, evaluator: DatasetEvaluator, into: io.StringIO) -> None:
         self._evaluator, self._into = evaluator, into
 
     def reset(self) -> None:
         self._evaluator.reset()
 
-    def process(self, inputs, outputs) -> None:
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         self._evaluator.process(inputs, outputs)
 
     def evaluate(self) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
-__all__ = ["TIMEOUT", "Worker", "joined_worker", "launch", "process_group"]
+__all__ = ["TIMEOUT", "Worker", "check_processes", "joined_worker", "launch", "process_group"]
 
 #: After which a collective operation gives up, when a worker is gone.
 TIMEOUT = timedelta(minutes=30)
@@ -85,23 +85,14 @@ def launch(
         what ``main`` returns, where it runs in this process (one process, or under ``torchrun``); else None.
 
     Raises:
-        ValueError: more processes than GPUs, or ranks out of range.
+        ValueError: see :func:`check_processes`.
         SystemExit: a worker has stopped with this exit code; it has said why.
     """
     worker = joined_worker()
     if worker is not None:
         with process_group(worker, device):
             return main(*args)
-    if num_processes < 1 or not 0 <= machine_rank < num_machines:
-        raise ValueError(
-            f"--num-gpus {num_processes} --num-machines {num_machines} --machine-rank {machine_rank}: at least one process, "
-            "and a machine rank from 0 to the number of machines - 1, are needed."
-        )
-    if device == "cuda" and num_processes > torch.cuda.device_count():
-        raise ValueError(
-            f"--num-gpus {num_processes}: this machine has {torch.cuda.device_count()} CUDA devices. Ask for fewer, or give "
-            "MODEL.DEVICE cpu to run as many processes on the CPU."
-        )
+    check_processes(num_processes, num_machines=num_machines, machine_rank=machine_rank, device=device)
     world_size = num_processes * num_machines
     if world_size == 1:
         return main(*args)
@@ -115,6 +106,26 @@ def launch(
     )
     _wait_for(context)
     return None
+
+
+def check_processes(num_processes: int, *, num_machines: int = 1, machine_rank: int = 0, device: str = "cuda") -> None:
+    """Whether :func:`launch` can start what it is asked for.
+
+    Raises:
+        ValueError: more processes than GPUs, or numbers out of range.
+    """
+    if joined_worker() is not None:
+        return
+    if num_processes < 1 or not 0 <= machine_rank < num_machines:
+        raise ValueError(
+            f"--num-gpus {num_processes} --num-machines {num_machines} --machine-rank {machine_rank}: at least one process, "
+            "and a machine rank from 0 to the number of machines - 1, are needed."
+        )
+    if device == "cuda" and num_processes > torch.cuda.device_count():
+        raise ValueError(
+            f"--num-gpus {num_processes}: this machine has {torch.cuda.device_count()} CUDA devices. Ask for fewer, or give "
+            "MODEL.DEVICE cpu to run as many processes on the CPU."
+        )
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from detkit.distributed import get_rank
 from detkit.engine.allocator import keep_freed_memory
 from detkit.engine.console import setup_logging
 from detkit.engine.evaluate import Results, check_expected_results, evaluate, save_results
-from detkit.engine.launch import launch
+from detkit.engine.launch import check_processes, launch
 from detkit.engine.run_record import save_run_record
 from detkit.engine.setup import read_config, resolve_config, usable_device
 from detkit.engine.trainer import Trainer
@@ -44,15 +44,9 @@ def run(argv: Sequence[str] | None = None) -> None:
     args = default_argument_parser().parse_args(argv)
     with _one_clear_error():
         device = torch.device(usable_device(read_config(args))).type
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        device=device,
-        args=(args,),
-    )
+        machines = {"num_machines": args.num_machines, "machine_rank": args.machine_rank, "device": device}
+        check_processes(args.num_gpus, **machines)
+    launch(main, args.num_gpus, **machines, dist_url=args.dist_url, args=(args,))
 
 
 def main(args: argparse.Namespace) -> Results:

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import detectron2
 import torch
 from detectron2.config import CfgNode
 
@@ -24,7 +25,7 @@ from detkit.distributed import get_world_size
 
 __all__ = ["command_line", "describe_environment", "save_run_record", "write_json"]
 
-_PACKAGES = ("torch", "torchvision", "timm", "fvcore", "pycocotools", "opencv-python-headless", "numpy", "Pillow", "scipy")
+_PACKAGES = ("torchvision", "timm", "fvcore", "pycocotools", "opencv-python-headless", "numpy", "Pillow", "scipy")
 
 
 def save_run_record(cfg: CfgNode) -> None:
@@ -54,7 +55,8 @@ def describe_environment() -> dict[str, Any]:
         "versions": {
             "detkit": detkit.__version__,
             "python": platform.python_version(),
-            "detectron2": _detectron2_version(),
+            "torch": torch.__version__,
+            "detectron2": detectron2.__version__,
             **{name: version for name in _PACKAGES if (version := _version(name))},
         },
         "code": _git_state(),
@@ -95,12 +97,6 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _detectron2_version() -> str:
-    import detectron2
-
-    return detectron2.__version__
 
 
 def _git_state() -> dict[str, Any] | None:

@@ -78,7 +78,7 @@ class TrainingStep:
         self.optimizer.zero_grad(set_to_none=True)
         images: list[dict[str, Any]] = []
         data_time = 0.0
-        total: Tensor | float = 0.0
+        total = torch.zeros((), device=self._device)
         for part in range(self._parts):
             last = part == self._parts - 1
             start = time.perf_counter()
@@ -90,7 +90,7 @@ class TrainingStep:
                 total = total + torch.stack([loss.detach().float() for loss in losses.values()]) / self._parts
                 if last:
                     report = _HostCopy(reduce_mean(torch.cat([total, torch.full((1,), float(stop), device=self._device)])))
-                self.grad_scaler.scale(sum(losses.values()) / self._parts).backward()
+                self.grad_scaler.scale(torch.stack(list(losses.values())).sum() / self._parts).backward()
         *values, stop_share = report.read()
         named = dict(zip(losses, values, strict=True))
         if not all(map(_is_finite, values)):

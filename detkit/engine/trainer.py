@@ -25,6 +25,7 @@ from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint
 from detkit.config import load_method_packages
 from detkit.data import build_train_mapper
 from detkit.distributed import get_rank, get_world_size
+from detkit.engine.console import setup_logging
 from detkit.engine.data_loader import TrainLoader, build_train_loader
 from detkit.engine.ema import WeightAverage
 from detkit.engine.evaluate import Results, check_expected_results, evaluate, save_results
@@ -39,7 +40,6 @@ from detkit.engine.writers import MetricFiles, ProgressBar
 __all__ = ["Trainer"]
 
 logger = logging.getLogger(__name__)
-
 
 _AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -63,6 +63,8 @@ class Trainer(TrainerBase):
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
+        if not logger.hasHandlers():  # used from Python
+            setup_logging(cfg.OUTPUT_DIR, get_rank())
         self.cfg = cfg = resolve_config(cfg)
         seed_everything(cfg.SEED)
         self.model = self.build_model(cfg)
@@ -268,9 +270,9 @@ def _data_parallel(model: nn.Module) -> nn.Module:
         return model
     device = next(model.parameters()).device
     known = inspect.signature(DistributedDataParallel).parameters
-    sync_buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # newer and older torch
-    device_ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=device_ids, **{sync_buffers: False})
+    options: dict[str, Any] = {"device_ids": [device.index]} if device.type == "cuda" else {}
+    options["forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"] = False  # newer and older torch
+    return DistributedDataParallel(model, **options)
 
 
 def _amp_dtype(cfg: CfgNode) -> torch.dtype | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import IO
 
 from detectron2.engine import HookBase
 from detectron2.utils.events import CommonMetricPrinter, EventStorage, EventWriter, JSONWriter, TensorboardXWriter
@@ -74,7 +75,7 @@ def _iteration(line: str) -> float:
 class ProgressBar(HookBase):
     """Iterations with ETA and speed, losses, learning rate, and the AP of the last evaluation, on one line of a terminal."""
 
-    def __init__(self, stream=None) -> None:
+    def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream = stream or sys.stdout
 
     def before_train(self) -> None:

@@ -83,7 +83,11 @@ def test_unknown_names_list_the_known_ones() -> None:
 
 @pytest.mark.parametrize(
     ("clip_type", "expected"),
-    [("value", [[1.0, -1.0], [0.5]]), ("norm", [[0.6, -0.8], [0.5]]), ("full_model", [[3 / 25.25**0.5, -4 / 25.25**0.5], [0.5 / 25.25**0.5]])],
+    [
+        ("value", [[1.0, -1.0], [0.5]]),
+        ("norm", [[0.6, -0.8], [0.5]]),
+        ("full_model", [[3 / 25.25**0.5, -4 / 25.25**0.5], [0.5 / 25.25**0.5]]),
+    ],
 )
 def test_gradients_are_clipped(clip_type: str, expected: list[list[float]]) -> None:
     cfg = get_cfg()

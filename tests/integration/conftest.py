@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine.toy import make_toy_data, register_toy_data, toy_cfg
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tests" / "integration" / "toy_train_net.py"
+
+
+@pytest.fixture
+def cfg(tmp_path: Path) -> Any:
+    data = tmp_path / "data"
+    data.mkdir()
+    return toy_cfg(register_toy_data(make_toy_data(data), "toy"), tmp_path / "out")
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Of a process that trains on the toy data."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {
+        "TOY_JSON": str(tmp_path / "data" / "toy.json"),
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.fixture
+def command(cfg: Any, tmp_path: Path) -> Callable[..., list[str]]:
+    """The command that trains a config, by default the toy one."""
+
+    def build(*words: str, config: Any = cfg, launcher: tuple[str, ...] = ()) -> list[str]:
+        file = tmp_path / "toy.yaml"
+        file.write_text(config.dump())
+        return [sys.executable, *launcher, str(SCRIPT), "--config-file", str(file), *words]
+
+    return build
+
+
+@pytest.fixture
+def train_net(command: Callable[..., list[str]], environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs the command to its end."""
+
+    def run(*words: str, **options: Any) -> subprocess.CompletedProcess:
+        return subprocess.run(command(*words, **options), env=environment, capture_output=True, text=True, timeout=120)
+
+    return run
