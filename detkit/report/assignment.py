@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from detectron2.evaluation.evaluator import inference_context
 from matplotlib.colors import to_rgba
+from PIL import Image
 from torch import Tensor
 
 from detkit.assigners import GroundTruth, HardAssignment, SoftAssignment
@@ -27,7 +28,7 @@ class AssignmentPicture:
     """The positives of one image.
 
     Args:
-        by_object: the image with its boxes and its positive locations, coloured by object, larger on coarser levels.
+        by_object: the image in grey with its boxes and its positive locations, coloured by object, larger on coarser levels.
         by_level: the same, coloured by level of the pyramid, see :attr:`level_names`.
         per_level: number of positives on each level.
         per_object: number of positives of each object.
@@ -75,7 +76,7 @@ def assignment_pictures(
         assignment = model.assign(priors, gt, predictions, images.image_sizes)
     names = tuple(model.head_in_features)
     return [
-        _draw(_to_rgb(inputs["image"], channels), inputs["instances"].gt_boxes.tensor, positives, names)
+        _draw(_to_gray(inputs["image"], channels), inputs["instances"].gt_boxes.tensor, positives, names)
         for inputs, positives in zip(batched_inputs, _positives(assignment, gt, priors, model.num_classes), strict=True)
     ]
 
@@ -121,8 +122,10 @@ def _draw_points(image: RGBImage, boxes: Tensor, positives: _Positives, groups: 
     return visualizer.output.get_image()
 
 
-def _to_rgb(image: Tensor, channels: str) -> RGBImage:
+def _to_gray(image: Tensor, channels: str) -> RGBImage:
+    """(H, W, 3) without colour, on which that of the points is easy to see."""
     if channels not in ("BGR", "RGB"):
         raise ValueError(f"Pictures can be drawn of images in BGR or RGB order, not '{channels}'.")
-    pixels = image.permute(1, 2, 0).to(torch.uint8).cpu().numpy()
-    return np.ascontiguousarray(pixels[:, :, ::-1] if channels == "BGR" else pixels)
+    rgb = image.flip(0) if channels == "BGR" else image
+    pixels = rgb.permute(1, 2, 0).to(torch.uint8).contiguous().cpu().numpy()
+    return np.asarray(Image.fromarray(pixels).convert("L").convert("RGB"))

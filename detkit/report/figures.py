@@ -73,8 +73,8 @@ def line_figure(
     alt: str,
     xlabel: str,
     ylabel: str,
-    xlim: tuple[float, float] | None = None,
-    ylim: tuple[float | None, float | None] | None = None,
+    xlim: tuple[float, float | None] | None = None,
+    ylim: tuple[float, float | None] | None = None,
     markers: bool = False,
 ) -> Markup:
     """A line plot as ``<svg>``, as wide as its place.

@@ -144,12 +144,9 @@ def _loss_plot(run: Run) -> Plot | None:
     lines = []
     for number, (name, series) in enumerate(loss_series(run.metrics).items()):
         label = name.removeprefix("loss_").replace("_", " ")
-        lines.append(
-            Line(series.iterations, smoothed(series).values, label, "ink" if name == "total_loss" else number - 1, raw=series.values)
-        )
-    if not lines:
-        return None
-    return Plot("Losses", line_figure(lines, alt="Training losses over the iterations", xlabel="iteration", ylabel="loss", ylim=(0, None)))
+        color = "ink" if name == "total_loss" else number - 1
+        lines.append(Line(series.iterations, smoothed(series).values, label, color, raw=series.values))
+    return _over_iterations("Losses", lines, ylabel="loss")
 
 
 def _ap_plot(run: Run) -> Plot | None:
@@ -157,18 +154,20 @@ def _ap_plot(run: Run) -> Plot | None:
         Line(series.iterations + 1, series.values, name.replace("bbox", "box").replace("/", " "), number)
         for number, (name, series) in enumerate(ap_series(run.metrics).items())
     ]
-    if not lines:
-        return None
-    svg = line_figure(lines, alt="AP over the iterations", xlabel="iteration", ylabel="AP (%)", ylim=(0, None), markers=True)
-    return Plot("Average precision", svg)
+    return _over_iterations("Average precision", lines, ylabel="AP (%)", markers=True)
 
 
 def _learning_rate_plot(run: Run) -> Plot | None:
     series = run.metrics.get("lr")
-    if series is None:
+    lines = [] if series is None else [Line(series.iterations, series.values)]
+    return _over_iterations("Learning rate", lines, ylabel="learning rate")
+
+
+def _over_iterations(title: str, lines: list[Line], *, ylabel: str, markers: bool = False) -> Plot | None:
+    if not lines:
         return None
-    alt = "Learning rate over the iterations"
-    return Plot("Learning rate", line_figure([Line(series.iterations, series.values)], alt=alt, xlabel="iteration", ylabel="learning rate"))
+    alt = f"{title} over the iterations"
+    return Plot(title, line_figure(lines, alt=alt, xlabel="iteration", ylabel=ylabel, xlim=(0, None), ylim=(0, None), markers=markers))
 
 
 def _precision_recall_plot(precision: AveragePrecision, iou: float) -> Plot:
