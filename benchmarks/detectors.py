@@ -2,7 +2,7 @@
 
     python benchmarks/detectors.py --train-json DIR/annotations/train.json --val-json DIR/annotations/val.json --seeds 0 1 2
 
-Ours are ``configs/quick/{fcos,atss}_shapes.yaml`` through ``train_net.py``'s code, the peer is ``benchmarks/torchvision_fcos.py``. Prints a
+Ours are ``configs/quick/{fcos,atss}_mobilenetv2.yaml`` through ``train_net.py``'s code, the peer is ``benchmarks/torchvision_fcos.py``. Prints a
 table and writes every run to a json file as it ends; runs that stand there already are not repeated. Several of these processes may share
 the file's folder, not the file.
 """
@@ -40,7 +40,7 @@ def run_ours(method: str, args: argparse.Namespace, seed: int) -> dict[str, floa
         "TEST.EXPECTED_RESULTS": "[]",
     }
     options = [str(part) for item in overrides.items() for part in item]
-    command = default_argument_parser().parse_args(["--config-file", str(CONFIGS / f"{method}_shapes.yaml"), *options])
+    command = default_argument_parser().parse_args(["--config-file", str(CONFIGS / f"{method}_mobilenetv2.yaml"), *options])
     results = train_net(command)
     (box,) = (tasks["bbox"] for tasks in results.values())
     return {name: box[name] for name in peer.METRICS}
