@@ -20,8 +20,11 @@ __all__ = ["OUR_LOGGERS", "quiet_dependencies", "setup_logging"]
 OUR_LOGGERS = ("detkit", "fcos_atss", "sparsercnn", "lsnet", "dw")
 
 _DEPENDENCY_LOGGERS = ("detectron2", "fvcore", "timm")
-#: What of Detectron2 the console shows where there is no progress bar: the periodic line with losses and ETA.
-_PROGRESS_LOGGER = "detectron2.utils.events"
+#: What of Detectron2 the console shows where there is no progress bar, by logger and start of the message: the periodic line with
+#: losses and ETA, and that of a long evaluation.
+_PROGRESS = {"detectron2.utils.events": "", "detectron2.evaluation.evaluator": "Inference done"}
+#: Its traceback of an error that stops a training is for the log: the error itself is raised on.
+_TRAIN_LOOP = "detectron2.engine.train_loop"
 
 #: (category, start of the message as a regular expression, module that is blamed for it as a regular expression)
 _KNOWN_NOISE: tuple[tuple[type[Warning], str, str], ...] = (
@@ -82,17 +85,19 @@ def setup_logging(output_dir: str | Path, rank: int = 0, *, stream: IO[str] | No
 
 
 class _ConsoleFilter(logging.Filter):
-    """Warnings of all, our messages, and the periodic line of losses where no bar shows them."""
+    """Warnings of all, our messages, and lines of progress where no bar shows it."""
 
     def __init__(self, *, show_progress: bool) -> None:
         super().__init__()
         self._show_progress = show_progress
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.name == _TRAIN_LOOP and record.exc_info:
+            return False
         if record.levelno >= logging.WARNING:
             return True
-        if record.name == _PROGRESS_LOGGER:
-            return self._show_progress
+        if record.name in _PROGRESS:
+            return self._show_progress and record.getMessage().startswith(_PROGRESS[record.name])
         return record.levelno >= logging.INFO and record.name.split(".")[0] in OUR_LOGGERS
 
 

@@ -15,7 +15,7 @@ from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
 from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint
-from detkit.data import prepare_datasets
+from detkit.data import DataError, prepare_datasets
 from detkit.distributed import get_rank
 from detkit.engine.allocator import keep_freed_memory
 from detkit.engine.console import setup_logging
@@ -23,14 +23,17 @@ from detkit.engine.evaluate import Results, check_expected_results, evaluate, sa
 from detkit.engine.launch import check_processes, launch
 from detkit.engine.run_record import save_run_record
 from detkit.engine.setup import read_config, resolve_config, usable_device
+from detkit.engine.step import NonFiniteLossError
 from detkit.engine.trainer import Trainer
 
 __all__ = ["main", "run"]
 
 logger = logging.getLogger(__name__)
 
-#: What bad input raises; anything else is a defect and shows its traceback.
+#: What bad input raises before training; anything else is a defect and shows its traceback.
 _INPUT_ERRORS = (ValueError, OSError, KeyError)
+#: What stops a training and explains itself.
+_TRAINING_ERRORS = (NonFiniteLossError, DataError)
 #: Seconds that the other workers give the first one to speak.
 _PATIENCE = 5.0
 
@@ -42,7 +45,7 @@ def run(argv: Sequence[str] | None = None) -> None:
         SystemExit: bad input, with one message that says what and where; or the training was asked to stop.
     """
     args = default_argument_parser().parse_args(argv)
-    with _one_clear_error():
+    with _one_clear_error(_INPUT_ERRORS):
         device = torch.device(usable_device(read_config(args))).type
         machines = {"num_machines": args.num_machines, "machine_rank": args.machine_rank, "device": device}
         check_processes(args.num_gpus, **machines)
@@ -55,7 +58,7 @@ def main(args: argparse.Namespace) -> Results:
     Returns:
         the results of the evaluation, on the first worker.
     """
-    with _one_clear_error():
+    with _one_clear_error(_INPUT_ERRORS):
         cfg = _set_up(args)
         if args.eval_only:
             model, weights = _load_for_evaluation(cfg, resume=args.resume)
@@ -64,7 +67,8 @@ def main(args: argparse.Namespace) -> Results:
             trainer.resume_or_load(resume=args.resume)
             trainer.data_loader  # noqa: B018  made now, so that what is wrong with the data is said before training starts
     if not args.eval_only:
-        return trainer.train()
+        with _one_clear_error(_TRAINING_ERRORS):
+            return trainer.train()
     results = evaluate(cfg, model, build_loader=Trainer.build_test_loader)
     if comm.is_main_process():
         save_results(cfg, results, weights=weights)
@@ -108,13 +112,15 @@ def _first_worker_first() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _one_clear_error() -> Iterator[None]:
-    """Bad input ends the process with its message alone, said once; the traceback stands in ``log.txt``."""
+def _one_clear_error(errors: tuple[type[Exception], ...]) -> Iterator[None]:
+    """These errors end the process with their message alone, said once; the traceback stands in ``log.txt``."""
     try:
         yield
-    except _INPUT_ERRORS as error:
-        logger.debug("Stopped by bad input:", exc_info=True)
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+    except errors as error:
+        logger.debug("Stopped by:", exc_info=True)
+        message = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
+        if isinstance(error, DataError):
+            message = message.strip().splitlines()[-1]  # a data worker's traceback stands before it
         if get_rank() == 0:
             sys.exit(f"error: {message}")
         time.sleep(_PATIENCE)  # what is wrong for all is said by the first worker, whose end ends this one

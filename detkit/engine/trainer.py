@@ -170,6 +170,11 @@ class Trainer(TrainerBase):
         self.stop_agreed = report.stop
         self.storage.put_scalars(total_loss=sum(report.losses.values()), data_time=report.data_time, **report.losses)
 
+    def after_train(self) -> None:
+        """Runs the hooks' last part."""
+        self.iter = min(self.iter, self.max_iter)  # Detectron2 counts one too many where a finished training is resumed
+        super().after_train()
+
     def evaluate(self) -> Results:
         """Evaluates the weights to use on ``DATASETS.TEST``."""
         model = self.model if self.ema is None else self.ema.model

@@ -222,6 +222,17 @@ def test_a_test_set_without_annotations_gives_detections_only(cfg: Any, tmp_path
     assert (Path(cfg.OUTPUT_DIR) / "inference" / "toy_unknown" / "coco_instances_results.json").exists()
 
 
+def test_a_finished_run_is_only_evaluated_again(cfg: Any, capsys: pytest.CaptureFixture) -> None:
+    _, first = _train(cfg)
+    before = (Path(cfg.OUTPUT_DIR) / "last_checkpoint").stat().st_mtime_ns
+    trainer, losses = _train(cfg, resume=True)
+    assert losses == {} and trainer.start_iter == 6 and trainer.results["toy"]
+    assert (Path(cfg.OUTPUT_DIR) / "last_checkpoint").stat().st_mtime_ns == before
+    assert max(_iterations(cfg)) == 6
+    cfg.SOLVER.MAX_ITER = 8
+    assert sorted(_train(cfg, resume=True)[1]) == [6, 7]
+
+
 def test_another_model_cannot_be_resumed(cfg: Any) -> None:
     _train(cfg)
     cfg.MODEL.ATSS.NUM_CLASSES = 5

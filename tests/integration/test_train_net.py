@@ -10,6 +10,7 @@ import re
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import time
 from collections.abc import Callable
@@ -99,6 +100,22 @@ def test_bad_input_ends_with_one_clear_line(command: Callable[..., list[str]], c
     assert message in said and said.startswith("error: ") and "\n" not in said
     if not {"SOLVER.BASE_RL", "--num-gpus"} & set(words):  # there is no OUTPUT_DIR before there is a config
         assert "Traceback" in (Path(cfg.OUTPUT_DIR) / "log.txt").read_text()
+
+
+def test_a_diverging_training_ends_with_one_clear_line(command: Callable[..., list[str]], cfg: Any, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match=r"^error: Loss is not finite at iteration \d\. worker 0: loss_.* on the images \d \(.*\.png\)"):
+        run(command("SOLVER.BASE_LR", "1e20", "SOLVER.WARMUP_ITERS", "0")[2:])
+    output = capsys.readouterr()
+    assert "Traceback" not in output.out + output.err
+    assert "Traceback" in (Path(cfg.OUTPUT_DIR) / "log.txt").read_text()
+    assert list(Path(cfg.OUTPUT_DIR).glob("model_nan_iter*.pth"))
+
+
+def test_an_image_that_breaks_while_training_is_named(command: Callable[..., list[str]], cfg: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Path(cfg.OUTPUT_DIR).parent / "data" / "3.png"
+    monkeypatch.setattr(sys.modules[run.__module__], "save_run_record", lambda _: image.write_bytes(b""))  # after the checks
+    with pytest.raises(SystemExit, match=r"^error: .*3\.png.* cannot be used"):
+        run(command("DATALOADER.NUM_WORKERS", "1")[2:])
 
 
 @pytest.mark.slow

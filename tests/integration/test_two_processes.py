@@ -11,7 +11,7 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from detkit.engine import Trainer, launch
+from detkit.engine import NonFiniteLossError, Trainer, launch
 from tests.engine.toy import make_toy_data, register_toy_data, toy_cfg
 
 
@@ -36,6 +36,37 @@ def _train(cfg: Any, json_file: str, record: str) -> None:
     trainer = Trainer(cfg)
     trainer.register_hooks([_Record(record)])
     trainer.train()
+
+
+class _PoisonTheSecond(Trainer):
+    """The second worker's weights hold a NaN from iteration 2 on."""
+
+    def run_step(self) -> None:
+        if self.iter == 2 and comm.get_rank() == 1:
+            with torch.no_grad():
+                self.model.head.scales[0].scale.fill_(float("nan"))
+        super().run_step()
+
+
+def _train_poisoned(cfg: Any, json_file: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    register_toy_data(Path(json_file), "toy")
+    try:
+        _PoisonTheSecond(cfg).train()
+    except NonFiniteLossError as error:
+        Path(folder, f"error{comm.get_rank()}").write_text(str(error))
+
+
+@pytest.mark.slow
+def test_a_nan_in_one_worker_stops_all_and_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    json_file = make_toy_data(tmp_path / "data")
+    cfg = toy_cfg("toy", tmp_path / "out")
+    launch(_train_poisoned, 2, dist_url=f"file://{tmp_path / 'meeting'}", device="cpu", args=(cfg, str(json_file), str(tmp_path)))
+    first, second = ((tmp_path / f"error{rank}").read_text() for rank in range(2))
+    assert first == second
+    assert "iteration 2" in first and "worker 1: loss_box = nan" in first and "worker 0" not in first
+    assert (tmp_path / "out" / "model_nan_iter0000002.pth").exists()
 
 
 @pytest.mark.parametrize("method", ["FCOS", "ATSS"])
