@@ -165,6 +165,7 @@ class Environment:
             "import cv2, detectron2, torch, torchvision, detkit\n"
             "from detkit.config import get_cfg\n"
             "get_cfg()\n"
+            "torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)\n"  # a torchvision of another PyTorch lacks its operators
             "gpus = torch.cuda.device_count()\n"
             "print(f'PyTorch {torch.__version__}, torchvision {torchvision.__version__}, Detectron2 {detectron2.__version__}, '\n"
             "      f'detkit {detkit.__version__}, {gpus or \"no\"} GPU' + 's' * (gpus > 1))"
