@@ -24,11 +24,11 @@ __all__ = ["SHAPES_CLASSES", "SHAPES_VERSION", "ShapesSpec", "default_shapes_roo
 logger = logging.getLogger(__name__)
 
 #: raised whenever the pictures or annotations change; part of the folder's name
-SHAPES_VERSION = "1"
+SHAPES_VERSION = "2"
 
 SHAPES_CLASSES = tuple(OUTLINES)
 
-_MAX_OBJECTS = 8
+_MAX_OBJECTS = 7
 
 
 @dataclass(frozen=True)

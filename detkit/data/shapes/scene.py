@@ -16,10 +16,11 @@ __all__ = ["SUPERSAMPLING", "Scene", "SceneObject", "render_scene"]
 SUPERSAMPLING = 4
 
 #: bounds of size classes (square root of the area of the box, in pixels) and their shares among the objects
-SIZES, SIZE_SHARES = (8.0, 24.0, 96.0, 230.0), (0.15, 0.5, 0.35)
-MIN_VISIBLE = 0.6  # of an object's area, of which others or the border may hide the rest
+SIZES, SIZE_SHARES = (8.0, 24.0, 96.0, 230.0), (0.12, 0.43, 0.45)
+MIN_VISIBLE = 0.7  # of an object's area, of which others or the border may hide the rest
 MIN_VISIBLE_SMALL = 0.9  # the same for small objects, which half hidden nobody could name
-CONTRAST = 90.0  # Euclidean distance of an object's colours from the mean colour of what it is painted on, as far as there are such
+CONTRAST = 110.0  # Euclidean distance of an object's colours from the mean colour of what it is painted on, as far as there are such
+MAX_TILT = 0.5  # radians, to either side
 _TRIES = 25
 
 Window = tuple[slice, slice]  # rows, columns
@@ -58,7 +59,7 @@ class Scene:
 def render_scene(rng: np.random.Generator, labels: list[int], height: int, width: int) -> Scene:
     """Paints one object per label where it finds room; a label without room is left out."""
     image = background(rng, height, width)
-    add_clutter(rng, image, int(rng.integers(0, 7)))
+    add_clutter(rng, image, int(rng.integers(0, 4)))
     owners = np.zeros((height * SUPERSAMPLING, width * SUPERSAMPLING), dtype=np.uint8)
     objects: list[SceneObject] = []
     visible_areas: list[int] = []
@@ -113,11 +114,11 @@ def _sample_outline(rng: np.random.Generator, label: int, size: float, height: i
     Neither depends on the class, so that they say nothing about it; of several examples the one whose own aspect is nearest is
     stretched, so that no class looks distorted.
     """
-    aspect = np.exp(rng.uniform(-0.6, 0.6))
+    aspect = np.exp(rng.uniform(-0.4, 0.4))
     box = np.minimum(size * np.array([np.sqrt(aspect), 1 / np.sqrt(aspect)]), [0.92 * width, 0.92 * height])
     center = rng.uniform(0, 1, size=2) * [width, height]
     draw = list(OUTLINES.values())[label]
-    candidates = [_rotated(draw(rng), rng.uniform(-np.pi, np.pi)) for _ in range(8)]
+    candidates = [_rotated(draw(rng), rng.uniform(-MAX_TILT, MAX_TILT)) for _ in range(8)]
     spans = [np.subtract(*candidate.bounds()[::-1]) for candidate in candidates]
     best = int(np.argmin([abs(np.log(span[0] / span[1] * box[1] / box[0])) for span in spans]))
     low, high = candidates[best].bounds()
@@ -167,7 +168,7 @@ def _paint(rng: np.random.Generator, image: np.ndarray, outline: Outline) -> Non
 
     around = local.reshape(-1, 3).mean(axis=0)
     first, second = (random_color(rng, far_from=around, distance=CONTRAST) for _ in range(2))
-    second = first + (second - first) * rng.uniform(0.2, 1.0)
+    second = first + (second - first) * rng.uniform(0.0, 0.6)
     texture = surface(rng, height, width, np.stack([first, second]), rng.uniform(0.1, 0.6) * min(height, width))
     start = np.array([columns.start, rows.start])
     if rng.random() < 0.3:
