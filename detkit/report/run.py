@@ -61,7 +61,8 @@ class Run:
 
     @property
     def iterations_done(self) -> int:
-        return max((int(series.iterations[-1]) + 1 for series in self.metrics.values()), default=0)
+        losses = self.metrics.get("total_loss")
+        return 0 if losses is None else int(losses.iterations[-1]) + 1
 
 
 def _read_starts(path: Path) -> list[dict[str, Any]]:

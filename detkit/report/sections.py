@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from markupsafe import Markup
@@ -150,8 +151,11 @@ def _loss_plot(run: Run) -> Plot | None:
 
 
 def _ap_plot(run: Run) -> Plot | None:
+    # an evaluation is logged in the iteration it follows, the one after training in iteration MAX_ITER
     lines = [
-        Line(series.iterations + 1, series.values, name.replace("bbox", "box").replace("/", " "), number)
+        Line(
+            np.minimum(series.iterations + 1, run.cfg.SOLVER.MAX_ITER), series.values, name.replace("bbox", "box").replace("/", " "), number
+        )
         for number, (name, series) in enumerate(ap_series(run.metrics).items())
     ]
     return _over_iterations("Average precision", lines, ylabel="AP (%)", markers=True)

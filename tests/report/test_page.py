@@ -67,6 +67,7 @@ def test_page_of_a_finished_run(cfg: SafeCfgNode, run_folder: Path, dataset: Pat
     assert path.stat().st_size < 1e6
     table = CocoEvaluation(read_ground_truth(dataset), detections_of(dataset)).average_precision.table()
     assert f"<dt>box AP</dt><dd>{table['AP']:.1f}</dd>" in text
+    assert "<dt>iterations</dt><dd>100 / 100</dd>" in text
     assert "$ball &amp; $chain" in text
     assert "$ball & $chain" not in text
     assert "ATSSAssigner" in text
