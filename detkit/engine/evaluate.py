@@ -26,6 +26,8 @@ __all__ = ["RESULTS_FILE", "Results", "check_expected_results", "evaluate", "sav
 logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "results.json"
+#: More classes than these are in log.txt and results.json only.
+_SHOWN_CLASSES = 20
 #: Data set -> task ("bbox", "segm", "keypoints") -> metric -> value in percent.
 Results = dict[str, dict[str, Any]]
 
@@ -89,8 +91,14 @@ def _log_results(dataset: str, results: dict[str, Any]) -> None:
     if not results:
         logger.info("%s: detections saved; there are no annotations to compare them with.", dataset)
     for task, metrics in results.items():
-        main = {name: value for name, value in metrics.items() if not name.startswith("AP-")}
-        logger.info("%s, %s: %s", dataset, task, "  ".join(f"{name} {value:.2f}" for name, value in main.items()))
+        per_class = {name.removeprefix("AP-"): value for name, value in metrics.items() if name.startswith("AP-")}
+        logger.info("%s, %s: %s", dataset, task, _row({name: value for name, value in metrics.items() if not name.startswith("AP-")}))
+        if 0 < len(per_class) <= _SHOWN_CLASSES:
+            logger.info("%s, %s, AP of the classes: %s", dataset, task, _row(per_class))
+
+
+def _row(metrics: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.2f}" for name, value in metrics.items())
 
 
 def save_results(cfg: CfgNode, results: Results, *, weights: str, iteration: int | None = None) -> Path:

@@ -61,6 +61,8 @@ class Trainer(TrainerBase):
             :func:`detkit.data.prepare_datasets`. The trainer's own ``cfg`` is it with device, seed and schedule resolved.
     """
 
+    iter: int  # the iteration at hand, or the number of iterations when all are done
+
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
         if not logger.hasHandlers():  # used from Python

@@ -50,6 +50,6 @@ def train_net(command: Callable[..., list[str]], environment: dict[str, str]) ->
     """Runs the command to its end."""
 
     def run(*words: str, **options: Any) -> subprocess.CompletedProcess:
-        return subprocess.run(command(*words, **options), env=environment, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command(*words, **options), env=environment, capture_output=True, text=True, timeout=600)
 
     return run
