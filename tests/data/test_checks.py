@@ -156,7 +156,7 @@ def test_broken_image_is_skipped_counted_and_named(
 ) -> None:
     breakage(coco_folder.image(2))
     with caplog.at_level(logging.WARNING):
-        checked = check(coco_folder, skip_bad_images=True)
+        checked = check(coco_folder, on_bad_image="skip")
     assert [image["id"] for image in checked.content["images"]] == [1, 3]
     assert [a["image_id"] for a in checked.content["annotations"]] == [1, 3]
     assert checked.changed and [fault.where for fault in checked.skipped_images] == ["2.jpg"]
@@ -189,7 +189,7 @@ def test_no_image_is_left(coco_folder: CocoFolder) -> None:
     for number in (1, 2, 3):
         remove(coco_folder.image(number))
     with pytest.raises(DataError, match="none of the 3 images"):
-        check(coco_folder, skip_bad_images=True)
+        check(coco_folder, on_bad_image="skip")
 
 
 def test_first_offenders_of_many_are_named(coco_folder: CocoFolder) -> None:
@@ -243,9 +243,17 @@ def test_bad_box(coco_folder: CocoFolder, box: list[float], words: str) -> None:
     coco_folder.write()
     with pytest.raises(DataError, match=rf"{words}: 1\n    annotation 2 of 2\.jpg[\s\S]*DATASETS.ON_BAD_BOX \"fix\""):
         check(coco_folder)
-    checked = check(coco_folder, fix_bad_boxes=True)
+    checked = check(coco_folder, on_bad_box="fix")
     assert checked.changed and [a["id"] for a in checked.content["annotations"]] == [1, 3]
     assert len(checked.content["images"]) == 3
+
+
+def test_boxes_may_be_kept(coco_folder: CocoFolder, caplog: pytest.LogCaptureFixture) -> None:
+    coco_folder.content["annotations"][1]["bbox"] = [1, 1, 0, 5]
+    coco_folder.write()
+    with caplog.at_level(logging.WARNING):
+        assert not check(coco_folder, on_bad_box="keep").changed
+    assert "1 boxes are wrong and stay as they are" in caplog.text
 
 
 def test_box_that_sticks_out(coco_folder: CocoFolder) -> None:
@@ -253,7 +261,7 @@ def test_box_that_sticks_out(coco_folder: CocoFolder) -> None:
     coco_folder.write()
     with pytest.raises(DataError, match=r"box sticks out of the image by more than 2 pixels: 1"):
         check(coco_folder)
-    assert check(coco_folder, fix_bad_boxes=True).content["annotations"][1]["bbox"] == [50, 0, 14, 8]
+    assert check(coco_folder, on_bad_box="fix").content["annotations"][1]["bbox"] == [50, 0, 14, 8]
 
 
 def test_rounding_is_no_fault(coco_folder: CocoFolder) -> None:

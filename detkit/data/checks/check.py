@@ -8,7 +8,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .boxes import find_box_faults, repair_boxes
 from .coco_format import read_coco_json
@@ -40,8 +40,8 @@ def check_coco_folder(
     json_file: str | Path,
     image_root: str | Path,
     *,
-    skip_bad_images: bool = False,
-    fix_bad_boxes: bool = False,
+    on_bad_image: Literal["error", "skip"] = "error",
+    on_bad_box: Literal["error", "fix", "keep"] = "error",
     decode_images: bool = False,
 ) -> CheckedData:
     """Reads a COCO json, looks at its images and boxes and fills in what evaluation needs.
@@ -49,50 +49,43 @@ def check_coco_folder(
     Args:
         name: of the data set, for messages.
         json_file, image_root: the annotation file and the folder of the images.
-        skip_bad_images: leave out images that cannot be used, and say so, instead of failing.
-        fix_bad_boxes: end boxes at the image's border and leave out those that are then empty, and say so, instead of failing.
+        on_bad_image: ``"skip"`` leaves out images that cannot be used, and says so, instead of failing.
+        on_bad_box: ``"fix"`` ends boxes at the image's border and leaves out those that are then empty; ``"keep"`` leaves them to the
+            mapper, which does the same for training, and to the evaluator. Both say so.
         decode_images: read every pixel of every image.
 
     Raises:
         DataError: one error with all that is wrong: counts, the first offenders of each kind, the remedy.
     """
     content = read_coco_json(json_file)
-    image_faults = find_image_faults(content["images"], image_root, decode=decode_images)
-    box_faults = [fault for _, fault in find_box_faults(content)]
-    _raise_or_report(name, json_file, image_root, list(image_faults.values()), box_faults, skip_bad_images, fix_bad_boxes)
-
-    usable = _without_images(content, set(image_faults)) if image_faults else content
-    if not usable["images"]:
-        raise DataError(f"{name}: none of the {len(content['images'])} images of {json_file} can be used; they should lie in {image_root}.")
-    usable = repair_boxes(usable) if box_faults else usable
-    completed = _completed(usable)
-    return CheckedData(completed, changed=completed is not content, skipped_images=tuple(image_faults.values()))
-
-
-def _raise_or_report(
-    name: str,
-    json_file: str | Path,
-    image_root: str | Path,
-    image_faults: list[Fault],
-    box_faults: list[Fault],
-    skip_bad_images: bool,
-    fix_bad_boxes: bool,
-) -> None:
+    faulty_images = find_image_faults(content["images"], image_root, decode=decode_images)
+    image_faults, box_faults = list(faulty_images.values()), [fault for _, fault in find_box_faults(content)]
     where = f"{json_file}, images in {image_root}"
-    errors, remedies = [], []
-    if image_faults and not skip_bad_images:
-        errors += image_faults
-        remedies.append('DATASETS.ON_BAD_IMAGE "skip" to leave these images out')
-    if box_faults and not fix_bad_boxes:
-        errors += box_faults
-        remedies.append('DATASETS.ON_BAD_BOX "fix" to clip these boxes to their image and leave out those that are then empty')
-    if errors:
-        remedy = " and ".join(remedies)
-        raise DataError(f"The data set {name} cannot be used as it is ({where}):\n{describe_faults(errors)}\nCorrect it, or set {remedy}.")
+    _raise_if_bad(name, where, image_faults if on_bad_image == "error" else [], box_faults if on_bad_box == "error" else [])
     if image_faults:
         logger.warning("%s: %d images are left out (%s):\n%s", name, len(image_faults), where, describe_faults(image_faults))
     if box_faults:
-        logger.warning("%s: %d boxes are clipped or left out (%s):\n%s", name, len(box_faults), where, describe_faults(box_faults))
+        done = "clipped or left out" if on_bad_box == "fix" else "wrong and stay as they are"
+        logger.warning("%s: %d boxes are %s (%s):\n%s", name, len(box_faults), done, where, describe_faults(box_faults))
+
+    usable = _without_images(content, set(faulty_images)) if faulty_images else content
+    if not usable["images"]:
+        raise DataError(f"{name}: none of the {len(content['images'])} images of {json_file} can be used; they should lie in {image_root}.")
+    usable = repair_boxes(usable) if box_faults and on_bad_box == "fix" else usable
+    completed = _completed(usable)
+    return CheckedData(completed, changed=completed is not content, skipped_images=tuple(image_faults))
+
+
+def _raise_if_bad(name: str, where: str, image_faults: list[Fault], box_faults: list[Fault]) -> None:
+    """One error for all faults that are not to be passed over."""
+    remedies = []
+    if image_faults:
+        remedies.append('DATASETS.ON_BAD_IMAGE "skip" to leave these images out')
+    if box_faults:
+        remedies.append('DATASETS.ON_BAD_BOX "fix" to clip these boxes to their image and leave out those that are then empty')
+    if remedies:
+        faults = describe_faults([*image_faults, *box_faults])
+        raise DataError(f"The data set {name} cannot be used as it is ({where}):\n{faults}\nCorrect it, or set {' and '.join(remedies)}.")
 
 
 def _without_images(content: dict[str, Any], image_ids: set) -> dict[str, Any]:
