@@ -50,7 +50,7 @@ class Budget:
     long_side: int = 512
     channels: int = 64
     tower_convs: int = 2
-    learning_rate: float = 0.01
+    learning_rate: float = 0.02
     momentum: float = 0.9
     weight_decay: float = 1e-4
     warmup: int = 50
