@@ -3,8 +3,8 @@
     python benchmarks/detectors.py --train-json DIR/annotations/train.json --val-json DIR/annotations/val.json --seeds 0 1 2
 
 Ours are ``configs/quick/{fcos,atss}_mobilenetv2.yaml`` through ``train_net.py``'s code, the peer is ``benchmarks/torchvision_fcos.py``.
-Prints a table and writes every run to a json file as it ends; runs that stand there already are not repeated. Several of these processes may
-share the file's folder, not the file.
+Prints a table and writes every run to a json file as it ends; runs that stand there already are not repeated. Several of these processes
+may share the folder, not the file.
 """
 
 from __future__ import annotations
