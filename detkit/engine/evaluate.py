@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -91,6 +92,14 @@ def _log_results(dataset: str, results: dict[str, Any]) -> None:
     if not results:
         logger.info("%s: detections saved; there are no annotations to compare them with.", dataset)
     for task, metrics in results.items():
+        if metrics and all(math.isnan(value) for value in metrics.values()):
+            logger.warning(
+                "%s, %s: not a single detection passed the score threshold, so there is no AP. Train longer, lower the threshold "
+                "(MODEL.<METHOD>.TEST.SCORE_THRESH), or see 'AP 0' in docs/troubleshooting.md.",
+                dataset,
+                task,
+            )
+            continue
         per_class = {name.removeprefix("AP-"): value for name, value in metrics.items() if name.startswith("AP-")}
         logger.info("%s, %s: %s", dataset, task, _row({name: value for name, value in metrics.items() if not name.startswith("AP-")}))
         if 0 < len(per_class) <= _SHOWN_CLASSES:
