@@ -14,8 +14,8 @@ def focal_loss_from_labels(
 ) -> Tensor:
     """Summed sigmoid focal loss (Lin et al., ICCV 2017, equation 5) of integer labels.
 
-    Equal to ``fvcore.nn.sigmoid_focal_loss`` on one-hot targets, at half its time and memory: the loss of "not this class" is taken
-    everywhere and replaced at the one label of each positive row.
+    Equal to ``fvcore.nn.sigmoid_focal_loss`` on one-hot targets, which are never made: the loss of "not this class" is taken everywhere
+    and replaced at the one label of each positive row.
 
     Args:
         logits: (..., K).
