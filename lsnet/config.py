@@ -39,6 +39,8 @@ def add_config(cfg: CfgNode) -> None:
     node.HEAD.LEVEL_SCALES = "official"
     node.HEAD.GRADIENT_SHARE = 0.1  # of the gradient of kernel positions that the first stage gets
     node.HEAD.PRIOR_PROB = 0.01
+    # half the size in cells of an object that the first stage starts from, for short trainings; 0: as the official code
+    node.HEAD.START_SIZE = 0.0
 
     node.CPV = CN()  # corner point verification
     node.CPV.ENABLED = False

@@ -14,11 +14,15 @@ from torch import Tensor, nn
 
 from detkit.layers import conv_tower, init_conv
 
+from .coding import cross_coordinates
 from .corners import CornerMaps, CornerVerification
 from .sampling import LandmarkSampler, kernel_offsets
 from .tasks import LandmarkSet, Task
 
 __all__ = ["LSHead", "LSOutputs", "SamplerFactory"]
+
+#: components start at so many cells at least
+MIN_START = 0.25
 
 #: makes what samples features at landmarks, from (in_channels, channels)
 SamplerFactory = Callable[[int, int], LandmarkSampler]
@@ -103,6 +107,8 @@ class LSHead(nn.Module):
         sampler: makes the features at landmarks; None: the second stage sees the anchor point alone ("PA" of table 3).
         gradient_share: see :func:`lsnet.sampling.kernel_offsets`.
         prior_prob: initial class probability (focal loss, section 3.3).
+        start_size: half the size in cells of the typical object (:meth:`lsnet.tasks.LandmarkSet.typical`) whose vectors the first stage
+            starts from; 0: every component starts at ln 2 (official code), so that landmarks make no box and box penalties are steep.
         verification: corner maps that the second stage also looks at (LSNet-CPV).
     """
 
@@ -120,9 +126,12 @@ class LSHead(nn.Module):
         sampler: SamplerFactory | None = None,
         gradient_share: float = 0.1,
         prior_prob: float = 0.01,
+        start_size: float = 0.0,
         verification: CornerVerification | None = None,
     ) -> None:
         super().__init__()
+        if start_size < 0:
+            raise ValueError(f"MODEL.LSNET.HEAD.START_SIZE is half a size in cells and not negative, not {start_size}.")
         self.task = task
         self.two_stages = two_stages
         self.gradient_share = gradient_share
@@ -143,6 +152,9 @@ class LSHead(nn.Module):
         else:
             self.cls = _OutputBranch(width, channels, num_classes)
         init_conv(self.cls.out, bias=-math.log((1 - prior_prob) / prior_prob))
+        if start_size:
+            for s in task.sets:
+                _start_from(self.init[s.name].out, start_size * s.typical())
 
     def _init_channels(self, landmarks: LandmarkSet) -> int:
         return 4 * landmarks.num_vectors + (2 * landmarks.num_free_points if self.two_stages else 0)
@@ -194,3 +206,10 @@ class LSHead(nn.Module):
 def _widened(features: list[Tensor], corners: list[CornerMaps]) -> list[Tensor]:
     """Features with the corner maps behind them."""
     return [torch.cat([x, maps.heat, maps.offsets], dim=1) for x, maps in zip(features, corners, strict=True)]
+
+
+@torch.no_grad()
+def _start_from(out: nn.Conv2d, offsets: Tensor) -> None:
+    """Sets the biases of a layer's first channels so that, after softplus, they are the vectors of offsets (V + 1, 2) in cells."""
+    components = cross_coordinates(offsets).clamp(min=MIN_START).flatten()
+    out.bias[: len(components)] = components.expm1().log()  # the inverse of softplus

@@ -83,6 +83,7 @@ def _build_head(node: CfgNode, task: Task, in_channels: int, strides: list[int])
         sampler=_sampler(node.HEAD, strides),
         gradient_share=node.HEAD.GRADIENT_SHARE,
         prior_prob=node.HEAD.PRIOR_PROB,
+        start_size=node.HEAD.START_SIZE,
         verification=_build_verification(node, task) if node.CPV.ENABLED else None,
     )
 

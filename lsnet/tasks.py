@@ -12,6 +12,7 @@ The interface between data and network:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,6 +61,11 @@ class LandmarkSet:
         """Points of the kernel that no vector steers. Their positions are learned without supervision."""
         return KERNEL_POINTS - len(self.kernel_vectors)
 
+    def typical(self) -> Tensor:
+        """(V + 1, 2) x, y: where the landmarks and the centre of an object might lie, seen from its centre, in halves of its size. All at
+        the centre where nothing is known of them."""
+        return torch.zeros(self.num_vectors, 2)
+
     def offsets(self, vectors: Tensor) -> Tensor:
         """x, y (..., V + 1, 2) from the anchor point, of what the branch predicts (..., V + 1, 4)."""
         return from_cross_coordinates(vectors)
@@ -97,6 +103,9 @@ class ExtremePoints(LandmarkSet):
 
     def __init__(self) -> None:
         super().__init__("bbox", 4, kernel_vectors=(0, 1, 2, 3, 4))
+
+    def typical(self) -> Tensor:
+        return torch.tensor([[0.0, -1.0], [-1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
 
     def boxes(self, landmarks: Tensor) -> Tensor:
         """Each point gives its own side, also where the points contradict each other: such boxes have no area."""
@@ -150,6 +159,11 @@ class Contour(LandmarkSet):
             raise ValueError(f"A contour has at least {KERNEL_POINTS} landmarks, not {num_landmarks} (MODEL.LSNET.CONTOUR_LANDMARKS).")
         eight = (round(i * (num_landmarks - 1) / (KERNEL_POINTS - 2)) for i in range(KERNEL_POINTS - 1))
         super().__init__("segm", num_landmarks, kernel_vectors=(*eight, num_landmarks))
+
+    def typical(self) -> Tensor:
+        """A circle, from the top over the left side."""
+        angles = torch.arange(self.num_landmarks) * (2 * math.pi / self.num_landmarks)
+        return torch.cat([-torch.stack([angles.sin(), angles.cos()], dim=-1), torch.zeros(1, 2)])
 
     def overlap(self, pred: Tensor, target: Tensor, visible: Tensor) -> Tensor:
         return cross_iou(pred, target, num_groups=CONTOUR_GROUPS)

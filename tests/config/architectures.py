@@ -35,7 +35,7 @@ COUNTS_FILE = Path(__file__).parent / "parameter_counts.json"
 _NOT_TRAINED = {"WEIGHTS", "DEVICE", "PIXEL_MEAN", "PIXEL_STD", "TEST"}
 #: and those that change neither names nor shapes of weights
 _NO_WEIGHTS = _NOT_TRAINED | {"LOSS", "ASSIGNER", "ASSIGNERS", "BOX_CODER", "PLUS_ONE", "IGNORE_PADDING", "OFFSET"}
-_NO_WEIGHTS |= {"PRIOR_PROB", "BOX_BIAS", "FREEZE_AT", "STRIDE_IN_1X1", "RELU_BEFORE_P7"}
+_NO_WEIGHTS |= {"PRIOR_PROB", "BOX_BIAS", "START_SIZE", "FREEZE_AT", "STRIDE_IN_1X1", "RELU_BEFORE_P7"}
 #: widths for tests, by the last part of their key
 _SMALL = {
     "CHANNELS": 64,

@@ -52,8 +52,12 @@ def register_toy_data(json_file: Path, name: str) -> str:
 
 
 def toy_cfg(name: str, output_dir: Path, method: str = "ATSS") -> Any:
-    """Six iterations of four images, checkpoints every three."""
-    cfg = tiny_cfg(method)
+    """A dense detector that trains as :func:`train_on_toy_data` says."""
+    return train_on_toy_data(tiny_cfg(method), name, output_dir)
+
+
+def train_on_toy_data(cfg: Any, name: str, output_dir: Path) -> Any:
+    """Lets a config take six iterations of four images, with checkpoints every three."""
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (name,)
     cfg.DATALOADER.NUM_WORKERS = 0
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False

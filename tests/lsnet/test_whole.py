@@ -63,3 +63,23 @@ def test_detections_have_the_fields_of_the_task(task: str) -> None:
     inputs[0]["image"] = torch.randint(0, 256, (3, 120, 160), dtype=torch.uint8)
     merged = multi_scale(inputs)[0]["instances"]
     assert set(merged.get_fields()) == set(found.get_fields()) and len(merged)
+
+
+@pytest.mark.parametrize("task", ["bbox", "segm", "pose"])
+@torch.no_grad()
+def test_first_stage_starts_from_typical_objects(task: str) -> None:
+    """With START_SIZE 3 a cell's box reaches three cells to each side before anything is learned."""
+    model = model_of(task, "MODEL.LSNET.HEAD.START_SIZE", 3.0)
+    for branch in model.head.init.values():
+        torch.nn.init.zeros_(branch.out.weight)
+    sizes = [(8, 12), (4, 6), (2, 3)]
+    outputs = model.head([torch.randn(1, model.backbone.output_shape()["p3"].channels, *size) for size in sizes])
+    priors = model.priors_of(sizes, "cpu")
+    boxes = model.decode(outputs, priors).boxes[0]
+    reach = 3 * priors.strides[:, None]
+    torch.testing.assert_close(boxes, torch.cat([priors.points - reach, priors.points + reach], dim=1))
+
+
+def test_size_of_typical_objects_is_not_negative() -> None:
+    with pytest.raises(ValueError, match="START_SIZE"):
+        model_of("bbox", "MODEL.LSNET.HEAD.START_SIZE", -1.0)
