@@ -80,12 +80,11 @@ class SetCriterion(nn.Module):
         self.giou_weight = giou_weight
         self.normalizer = normalizer
 
-    def forward(self, outputs: StageOutputs, assignments: Tensor, gt: GroundTruth, image_sizes: Tensor) -> dict[str, Tensor]:
+    def forward(self, outputs: StageOutputs, assignments: Tensor, gt: GroundTruth) -> dict[str, Tensor]:
         """The losses of all stages.
 
         Args:
             assignments: (S, B, N) int64, the object of each proposal at each stage, -1 for none.
-            image_sizes: (B, 2) height and width in pixels, without padding.
 
         Returns:
             scalars ``loss_cls``, ``loss_l1``, ``loss_giou`` of the last stage and ``loss_cls_stage0`` and so on of those before.
@@ -95,7 +94,7 @@ class SetCriterion(nn.Module):
         losses = {}
         for stage, gt_index in enumerate(assignments):
             suffix = "" if stage == len(assignments) - 1 else f"_stage{stage}"
-            terms = self._stage(outputs.logits[stage].float(), outputs.boxes[stage], gt_index, gt, image_sizes, num_objects[stage])
+            terms = self._stage(outputs.logits[stage].float(), outputs.boxes[stage], gt_index, gt, outputs.image_sizes, num_objects[stage])
             losses.update({f"loss_{name}{suffix}": value for name, value in terms.items()})
         return losses
 

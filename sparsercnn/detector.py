@@ -95,7 +95,7 @@ class SparseRCNN(nn.Module):
         outputs = self.predict(images)
         if self.training:
             gt = GroundTruth.from_instances([item["instances"].to(self.device) for item in batched_inputs])
-            return self.losses(outputs, gt, images.image_sizes, batched_inputs)
+            return self.losses(outputs, gt, batched_inputs)
         results = self.postprocessor(outputs.logits[self.test_stage], outputs.boxes[self.test_stage], images.image_sizes)
         processed = []
         for result, item, (height, width) in zip(results, batched_inputs, images.image_sizes, strict=True):
@@ -114,28 +114,22 @@ class SparseRCNN(nn.Module):
         boxes, features = self.proposals(sizes)
         return self.head([pyramid[name] for name in self.in_features], boxes, features, sizes)
 
-    def losses(
-        self,
-        outputs: StageOutputs,
-        gt: GroundTruth,
-        image_sizes: Sequence[tuple[int, int]],
-        batched_inputs: Sequence[dict[str, Any]] = (),
-    ) -> dict[str, Tensor]:
+    def losses(self, outputs: StageOutputs, gt: GroundTruth, batched_inputs: Sequence[dict[str, Any]] = ()) -> dict[str, Tensor]:
         """The losses of all stages; ``batched_inputs`` give the images their names in an error."""
         try:
-            assignments = self.assign(outputs, gt, image_sizes)
+            assignments = self.assign(outputs, gt)
         except NonFiniteCostError as error:
-            raise NonFiniteCostError(error.problems, _where(error.problems, len(image_sizes), batched_inputs)) from None
-        return self.criterion(outputs, assignments, gt, self._sizes(image_sizes))
+            raise NonFiniteCostError(error.problems, _where(error.problems, len(gt.valid), batched_inputs)) from None
+        return self.criterion(outputs, assignments, gt)
 
     @torch.no_grad()
-    def assign(self, outputs: StageOutputs, gt: GroundTruth, image_sizes: Sequence[tuple[int, int]]) -> Tensor:
+    def assign(self, outputs: StageOutputs, gt: GroundTruth) -> Tensor:
         """The object of each proposal at each stage (S, B, N), -1 for none: all stages are matched together, as more images."""
         stages, batch = outputs.logits.shape[:2]
         context = AssignContext(
             gt=GroundTruth(*(part.repeat(stages, *[1] * (part.dim() - 1)) for part in (gt.boxes, gt.classes, gt.valid))),
             predictions=Predictions(outputs.logits.flatten(0, 1), outputs.boxes.flatten(0, 1)),
-            image_sizes=self._sizes(image_sizes).repeat(stages, 1),
+            image_sizes=outputs.image_sizes.repeat(stages, 1),
         )
         return self.assigner(context).gt_index.unflatten(0, (stages, batch))
 

@@ -26,11 +26,13 @@ class StageOutputs:
         logits: (S, B, N, K), as the layers give them.
         boxes: (S, B, N, 4) float32 xyxy in pixels, not clipped.
         features: (S, B, N, C) object features.
+        image_sizes: (B, 2) height and width in pixels, without padding.
     """
 
     logits: Tensor
     boxes: Tensor
     features: Tensor
+    image_sizes: Tensor
 
 
 class IterativeHead(nn.Module):
@@ -76,4 +78,4 @@ class IterativeHead(nn.Module):
             features_of.append(objects)
             boxes = refined.detach()
             features = objects if self.uses_features else None
-        return StageOutputs(torch.stack(logits_of), torch.stack(boxes_of), torch.stack(features_of))
+        return StageOutputs(torch.stack(logits_of), torch.stack(boxes_of), torch.stack(features_of), image_sizes)

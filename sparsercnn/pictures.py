@@ -46,7 +46,7 @@ def stage_pictures(
     with inference_context(model):
         images = model.preprocess_image([item])
         outputs = model.predict(images)
-        proposals, _ = model.proposals(torch.tensor(images.image_sizes, dtype=torch.float32, device=model.device))
+        proposals, _ = model.proposals(outputs.image_sizes)
     to_original = torch.tensor([image.shape[1] / resized.shape[1], image.shape[0] / resized.shape[0]]).repeat(2)
     boxes = [stage.cpu() * to_original for stage in (proposals[0], *outputs.boxes[:, 0])]
     shown = [scores >= score_thresh for scores in _best_scores(model, outputs.logits[:, 0].float().cpu())]

@@ -63,8 +63,8 @@ def test_training(case: GoldenCase, recorder_of: RecorderOf) -> None:
     images = model.preprocess_image(inputs)
     outputs = model.predict(images)
     _compare_stages(recorder, case, outputs)
-    _compare_matching(recorder, case, outputs, model.assign(outputs, gt, images.image_sizes), gt)
-    losses = model.losses(outputs, gt, images.image_sizes)
+    _compare_matching(recorder, case, outputs, model.assign(outputs, gt), gt)
+    losses = model.losses(outputs, gt)
     _compare_losses(recorder, case, losses, gt)
     sum(losses.values()).backward()
     _compare_gradients(recorder, case, model, report.source, gt)
@@ -78,7 +78,7 @@ def test_batches_without_objects(case: GoldenCase, recorder_of: RecorderOf) -> N
     images = train_mode(model).preprocess_image(image_inputs(case, cfg))
     empty = GroundTruth(torch.zeros(len(images), 0, 4), torch.zeros(len(images), 0, dtype=torch.int64), torch.zeros(len(images), 0).bool())
     with torch.no_grad():
-        losses = model.losses(model.predict(images), empty, images.image_sizes)
+        losses = model.losses(model.predict(images), empty)
     recorder_of(case).close("losses", "losses without objects", _official_order(losses), case.tensor("all_empty_losses_weighted"))
 
 

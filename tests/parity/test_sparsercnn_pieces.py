@@ -101,7 +101,7 @@ def test_criterion(case: GoldenCase, recorder_of: RecorderOf) -> None:
         contexts = [_context(case, f"c{k}_", part, stage) for stage in range(stages)]
         assignments = torch.stack([assigner(context).gt_index for context in contexts])
         criterion = SetCriterion(num_classes=num_classes, class_loss=class_loss, **weights)
-        losses = criterion(StageOutputs(logits, boxes, logits), assignments, contexts[0].gt, contexts[0].image_sizes)
+        losses = criterion(StageOutputs(logits, boxes, logits, contexts[0].image_sizes), assignments, contexts[0].gt)
         expected = dict(zip(part["loss_names"], case.tensor(f"c{k}_losses"), strict=True))
         for name, value in expected.items():
             stem, _, stage = name.rpartition("_") if name[-1].isdigit() else (name, "", "")

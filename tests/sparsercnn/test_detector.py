@@ -112,7 +112,7 @@ def test_more_objects_than_proposals() -> None:
     gt = item["instances"]
     assert all(loss.isfinite() for loss in losses_of(model, [item]).values())
     with torch.no_grad():
-        assignments = model.assign(outputs, GroundTruth.from_instances([gt]), [(256, 256)])
+        assignments = model.assign(outputs, GroundTruth.from_instances([gt]))
     for gt_index in assignments[:, 0]:
         assert (gt_index >= 0).all() and len(gt_index.unique()) == 100
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from detectron2.structures import Boxes, pairwise_iou
@@ -113,24 +115,24 @@ def test_box_encoding_knows_place_and_size() -> None:
     torch.testing.assert_close(encoding(2 * boxes, 2 * size)[0], codes)
 
 
-def stage_outputs(stages: int = 2, logits: int = 3) -> tuple[StageOutputs, torch.Tensor, GroundTruth, torch.Tensor]:
+def stage_outputs(stages: int = 2, logits: int = 3) -> tuple[StageOutputs, torch.Tensor, GroundTruth]:
     rng = torch.Generator().manual_seed(0)
     low = 50 * torch.rand(stages, 2, 4, 2, generator=rng)
     boxes = torch.cat([low, low + 20 * torch.rand(stages, 2, 4, 2, generator=rng)], dim=-1)
-    outputs = StageOutputs(torch.randn(stages, 2, 4, logits, generator=rng), boxes, boxes)
+    outputs = StageOutputs(torch.randn(stages, 2, 4, logits, generator=rng), boxes, boxes, torch.tensor([[60.0, 80.0], [50.0, 70.0]]))
     gt_boxes = torch.tensor([[[5.0, 5.0, 30.0, 40.0], [0.0, 0.0, 9.0, 9.0]], [[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 0.0]]])
     gt = GroundTruth(gt_boxes, torch.tensor([[2, 0], [1, 0]]), torch.tensor([[True, True], [True, False]]))
     assignments = torch.tensor([[[0, -1, 1, -1], [-1, -1, -1, 0]], [[-1, 1, 0, -1], [0, -1, -1, -1]]])
-    return outputs, assignments, gt, torch.tensor([[60.0, 80.0], [50.0, 70.0]])
+    return outputs, assignments, gt
 
 
 def test_criterion_as_a_loop_over_pairs() -> None:
-    outputs, assignments, gt, sizes = stage_outputs()
-    losses = SetCriterion(num_classes=3, class_loss=FocalClassLoss())(outputs, assignments, gt, sizes)
+    outputs, assignments, gt = stage_outputs()
+    losses = SetCriterion(num_classes=3, class_loss=FocalClassLoss())(outputs, assignments, gt)
     for stage, suffix in ((0, "_stage0"), (1, "")):
         focal = l1 = giou = 0.0
         for i in range(2):
-            scale = sizes[i].flip(0).repeat(2)
+            scale = outputs.image_sizes[i].flip(0).repeat(2)
             for n, g in enumerate(assignments[stage, i].tolist()):
                 for k, logit in enumerate(outputs.logits[stage, i, n]):
                     p = logit.sigmoid()
@@ -144,10 +146,10 @@ def test_criterion_as_a_loop_over_pairs() -> None:
 
 
 def test_what_losses_are_divided_by() -> None:
-    outputs, assignments, gt, sizes = stage_outputs()
+    outputs, assignments, gt = stage_outputs()
     assignments[1, 0, 1] = -1  # two matches at the last stage, three at the first
     by = {
-        name: SetCriterion(num_classes=3, class_loss=FocalClassLoss(), normalizer=name)(outputs, assignments, gt, sizes)
+        name: SetCriterion(num_classes=3, class_loss=FocalClassLoss(), normalizer=name)(outputs, assignments, gt)
         for name in ("objects", "matches")
     }
     for term in ("cls", "l1", "giou"):
@@ -156,12 +158,12 @@ def test_what_losses_are_divided_by() -> None:
 
 
 def test_unmatched_boxes_get_no_gradient_even_if_wild() -> None:
-    outputs, assignments, gt, sizes = stage_outputs(stages=1)
+    outputs, assignments, gt = stage_outputs(stages=1)
     boxes = outputs.boxes.clone()
     boxes[0, 0, 1] = torch.tensor([-1e30, -1e30, 1e30, 1e30])
     boxes.requires_grad_()
     criterion = SetCriterion(num_classes=3, class_loss=FocalClassLoss())
-    losses = criterion(StageOutputs(outputs.logits, boxes, boxes), assignments[:1], gt, sizes)
+    losses = criterion(replace(outputs, boxes=boxes), assignments[:1], gt)
     sum(losses.values()).backward()
     matched = assignments[0] >= 0
     assert boxes.grad.isfinite().all() and boxes.grad[0][matched].abs().sum(1).all() and not boxes.grad[0][~matched].any()
