@@ -25,7 +25,7 @@ from detkit.engine import main as train_net
 from detkit.engine.allocator import keep_freed_memory
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "quick"
-METHODS = ("torchvision", "fcos", "atss", "dw", "sparsercnn")
+METHODS = ("torchvision", "fcos", "atss", "dw", "sparsercnn", "lsnet")
 
 
 def run_ours(method: str, args: argparse.Namespace, seed: int) -> dict[str, float]:

@@ -30,6 +30,13 @@ BoxSource = Literal["object", "contour", "keypoints"]
 
 Pair = tuple[Tensor, Tensor]
 
+#: COCO's 17 keypoints of a person who stands and faces the viewer: x, y from the centre in halves of the height, nose, then left and right
+STANDING = (
+    *((0.0, -0.85), (0.07, -0.92), (-0.07, -0.92), (0.15, -0.88), (-0.15, -0.88)),  # nose, eyes, ears
+    *((0.3, -0.6), (-0.3, -0.6), (0.5, -0.3), (-0.5, -0.3), (0.6, 0.0), (-0.6, 0.0)),  # shoulders, elbows, wrists
+    *((0.2, 0.1), (-0.2, 0.1), (0.25, 0.5), (-0.25, 0.5), (0.3, 0.95), (-0.3, 0.95)),  # hips, knees, ankles
+)
+
 #: points of the deformable kernel, 3 x 3
 KERNEL_POINTS = 9
 #: groups of contour points in the cross-IoU, each of points nine places apart (official code)
@@ -182,6 +189,10 @@ class Keypoints(LandmarkSet):
         odd = range(1, num_landmarks, 2)
         step = -(-len(odd) // (KERNEL_POINTS - 1)) or 1
         super().__init__("pose", num_landmarks, kernel_vectors=(*odd[::step], num_landmarks), bounds_object=False)
+
+    def typical(self) -> Tensor:
+        """A standing person for 17 keypoints, taken to be COCO's."""
+        return torch.tensor((*STANDING, (0.0, 0.0))) if self.num_landmarks == len(STANDING) else super().typical()
 
     def overlap(self, pred: Tensor, target: Tensor, visible: Tensor) -> Tensor:
         axes = 2 * self.num_vectors
