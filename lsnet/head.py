@@ -68,6 +68,13 @@ class _OutputBranch(nn.Module):
     def forward(self, feature: Tensor) -> Tensor:
         return self.out(self.conv(feature).relu())
 
+    @torch.no_grad()
+    def start_from(self, offsets: Tensor) -> None:
+        """Sets the biases of the first outputs so that, after softplus, they are the vectors of offsets (V + 1, 2) in cells."""
+        components = cross_coordinates(offsets).clamp(min=MIN_START).flatten()
+        assert self.out.bias is not None
+        self.out.bias[: len(components)] = components.expm1().log()  # the inverse of softplus
+
 
 class _RefineBranch(nn.Module):
     """The features at the anchor point and at the landmarks, added, normalised and read out: a branch of the second stage."""
@@ -141,7 +148,11 @@ class LSHead(nn.Module):
         width = channels if num_convs else in_channels
         self.cls_tower = tower()
         self.towers = nn.ModuleDict({s.name: tower() for s in task.sets})
-        self.init = nn.ModuleDict({s.name: _OutputBranch(width, channels, self._init_channels(s)) for s in task.sets})
+        self.init = nn.ModuleDict()
+        for s in task.sets:
+            self.init[s.name] = branch = _OutputBranch(width, channels, self._init_channels(s))
+            if start_size:
+                branch.start_from(start_size * s.typical())
         self.refine = nn.ModuleDict()
         self.cls: _OutputBranch | _RefineBranch
         if two_stages:
@@ -152,9 +163,6 @@ class LSHead(nn.Module):
         else:
             self.cls = _OutputBranch(width, channels, num_classes)
         init_conv(self.cls.out, bias=-math.log((1 - prior_prob) / prior_prob))
-        if start_size:
-            for s in task.sets:
-                _start_from(self.init[s.name].out, start_size * s.typical())
 
     def _init_channels(self, landmarks: LandmarkSet) -> int:
         return 4 * landmarks.num_vectors + (2 * landmarks.num_free_points if self.two_stages else 0)
@@ -206,10 +214,3 @@ class LSHead(nn.Module):
 def _widened(features: list[Tensor], corners: list[CornerMaps]) -> list[Tensor]:
     """Features with the corner maps behind them."""
     return [torch.cat([x, maps.heat, maps.offsets], dim=1) for x, maps in zip(features, corners, strict=True)]
-
-
-@torch.no_grad()
-def _start_from(out: nn.Conv2d, offsets: Tensor) -> None:
-    """Sets the biases of a layer's first channels so that, after softplus, they are the vectors of offsets (V + 1, 2) in cells."""
-    components = cross_coordinates(offsets).clamp(min=MIN_START).flatten()
-    out.bias[: len(components)] = components.expm1().log()  # the inverse of softplus
