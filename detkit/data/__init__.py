@@ -1,6 +1,6 @@
 """Data: registration of COCO-format folders, the embedded `shapes`, checks before training, and the mapper.
 
-Importing this package registers ``shapes_train``, ``shapes_val``, ``crowdhuman_train`` and ``crowdhuman_val``.
+Importing this package registers ``shapes_train`` and ``_val``, ``shapes_people_train`` and ``_val``, ``crowdhuman_train`` and ``_val``.
 """
 
 from .checks import DataError, check_coco_folder

@@ -14,7 +14,7 @@ from detkit.config import ConfigError, get_cfg
 from .checks import CheckedData, DataError, check_coco_folder, read_coco_json, write_json
 from .crowdhuman import prepare_crowdhuman, read_odgt, register_crowdhuman
 from .registration import find_image_folder, register_coco_folder, set_categories
-from .shapes import default_shapes_root, ensure_shapes
+from .shapes import SHAPES_SETS, default_shapes_root, ensure_shapes
 
 __all__ = ["prepare_datasets"]
 
@@ -111,9 +111,11 @@ def _prepare(name: str, cfg: CfgNode) -> None:
         return
     if not hasattr(metadata, "json_file") or getattr(metadata, "evaluator_type", None) not in ("coco", None):
         return
-    if Path(metadata.json_file).is_relative_to(default_shapes_root()):
-        ensure_shapes()
-        return  # made here, and renamed into place when it was complete
+    for generated, spec in SHAPES_SETS.items():
+        root = default_shapes_root(generated)
+        if Path(metadata.json_file).is_relative_to(root):
+            ensure_shapes(root, spec)
+            return  # made here, and renamed into place when it was complete
     checked = check_coco_folder(
         name,
         metadata.json_file,

@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from .keypoints import connection_rules, flip_map
-from .shapes import default_shapes_root, ensure_shapes, shapes_categories, shapes_paths
+from .shapes import SHAPES_SETS, default_shapes_root, ensure_shapes, shapes_categories, shapes_paths
 
 __all__ = ["find_image_folder", "register_coco_folder", "register_shapes", "set_categories"]
 
@@ -27,12 +27,15 @@ def register_coco_folder(name: str, json_file: str | Path, image_root: str | Pat
 
 
 def register_shapes() -> None:
-    """Registers ``shapes_train`` and ``shapes_val``, which are made below ``$DETKIT_CACHE`` when they are first loaded."""
-    root = default_shapes_root()
-    for split in ("train", "val"):
-        name = f"shapes_{split}"
-        _register(name, *shapes_paths(root, split), prepare=partial(ensure_shapes, root))
-        set_categories(name, shapes_categories())
+    """Registers ``shapes_train``, ``shapes_val``, ``shapes_people_train`` and ``shapes_people_val``.
+
+    They are made below ``$DETKIT_CACHE`` when they are first loaded.
+    """
+    for name, spec in SHAPES_SETS.items():
+        root = default_shapes_root(name)
+        for split in spec.splits:
+            _register(f"{name}_{split}", *shapes_paths(root, split), prepare=partial(ensure_shapes, root, spec))
+            set_categories(f"{name}_{split}", shapes_categories(spec.classes))
 
 
 def _register(name: str, json_file: Path, image_root: Path, prepare: Callable[[], object] | None = None) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pycocotools.coco import COCO
 from detkit.config import get_cfg
 from detkit.data import register_coco_folder, set_categories
 from detkit.data.keypoints import COCO_PERSON_KEYPOINTS
-from detkit.data.shapes import SHAPES_CLASSES, ShapesSpec, ensure_shapes, shapes_categories, shapes_paths
+from detkit.data.shapes import SHAPES_CLASSES, SHAPES_SETS, ShapesSpec, ensure_shapes, shapes_categories, shapes_paths
 from detkit.data.shapes.annotations import mask_to_polygons
 from detkit.data.shapes.scene import SUPERSAMPLING
 
@@ -48,6 +49,21 @@ def test_a_picture_does_not_depend_on_how_many_there_are(small_shapes: Path, tmp
 
 def test_train_and_val_differ(small_shapes: Path) -> None:
     assert (small_shapes / "train" / "000000.jpg").read_bytes() != (small_shapes / "val" / "000000.jpg").read_bytes()
+
+
+def test_people_are_all_persons_with_keypoints(tmp_path: Path) -> None:
+    spec = replace(SHAPES_SETS["shapes_people"], num_train=6, num_val=1)
+    coco = coco_of(ensure_shapes(tmp_path / "shapes_people", spec))
+    assert [category["name"] for category in coco.cats.values()] == ["person"]
+    assert len(coco.anns) > 6 and all(a["category_id"] == 1 and len(a["keypoints"]) == 51 for a in coco.anns.values())
+    assert max(len(annotations) for annotations in coco.imgToAnns.values()) <= spec.max_objects
+    assert MetadataCatalog.get("shapes_people_val").thing_classes == ["person"]
+
+
+def test_classes_keep_their_ids(tmp_path: Path) -> None:
+    coco = coco_of(ensure_shapes(tmp_path / "two", ShapesSpec(num_train=4, num_val=1, classes=("star", "ring"))))
+    ids = {SHAPES_CLASSES.index(name) + 1 for name in ("star", "ring")}
+    assert set(coco.cats) == ids and {a["category_id"] for a in coco.anns.values()} <= ids
 
 
 def test_existing_data_is_left_alone(small_shapes: Path) -> None:
