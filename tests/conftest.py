@@ -1,16 +1,23 @@
-"""The golden cases at the end of the run: how many ran, what was not covered, the worst deviations; also over several processes."""
+"""The same random numbers in every run of a test; and at the end the golden cases: how many ran, what was not covered, the worst
+deviations, also over several processes."""
 
 from __future__ import annotations
 
 from collections import Counter
 
 import pytest
+from detectron2.utils.env import seed_all_rng
 
 from tests.parity.cases import FULL_FOLDER
 
 _OUTCOMES: dict[str, set[str]] = {}
 _REASONS: Counter[str] = Counter()
 _WORST: dict[tuple[str, str], tuple[float, float]] = {}
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    seed_all_rng(0)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -65,7 +65,7 @@ def test_detections() -> None:
         results = [item["instances"] for item in model(inputs)]
     assert [result.image_size for result in results] == [(48, 64), (96, 128)]
     for result in results:
-        assert len(result) <= 7 and (result.scores.diff() <= 0).all() and (result.pred_classes < 3).all()
+        assert 0 < len(result) <= 7 and (result.scores.diff() <= 0).all() and (result.pred_classes < 3).all()
         assert (result.pred_boxes.tensor >= 0).all()
 
 
