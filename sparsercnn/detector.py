@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import ImageList
+from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
@@ -23,6 +25,8 @@ from .postprocess import SetPostprocessor
 from .proposals import LearnedProposals
 
 __all__ = ["SparseRCNN"]
+
+logger = logging.getLogger(__name__)
 
 
 @META_ARCH_REGISTRY.register()
@@ -89,7 +93,7 @@ class SparseRCNN(nn.Module):
             batched_inputs: as Detectron2's mapper hands them over.
 
         Raises:
-            NonFiniteCostError: while training, the network predicts NaN or infinite values; names iteration and images.
+            NonFiniteCostError: while training in one process, the network predicts NaN or infinite values; names iteration and images.
         """
         images = self.preprocess_image(batched_inputs)
         outputs = self.predict(images)
@@ -115,11 +119,20 @@ class SparseRCNN(nn.Module):
         return self.head([pyramid[name] for name in self.in_features], boxes, features, sizes)
 
     def losses(self, outputs: StageOutputs, gt: GroundTruth, batched_inputs: Sequence[dict[str, Any]] = ()) -> dict[str, Tensor]:
-        """The losses of all stages; ``batched_inputs`` give the images their names in an error."""
+        """The losses of all stages; ``batched_inputs`` give the images their names in an error.
+
+        Of several workers none may leave alone, for the others would wait for its gradients: there costs that are not finite become an
+        entry in the log and losses of NaN, which end the training of all workers.
+        """
         try:
             assignments = self.assign(outputs, gt)
         except NonFiniteCostError as error:
-            raise NonFiniteCostError(error.problems, _where(error.problems, len(gt.valid), batched_inputs)) from None
+            named = NonFiniteCostError(error.problems, _where(error.problems, len(gt.valid), batched_inputs))
+            if comm.get_world_size() == 1:
+                raise named from None
+            logger.error("Worker %d: %s", comm.get_rank(), named)
+            unmatched = torch.full(outputs.logits.shape[:3], -1, device=outputs.logits.device)
+            return {name: loss * float("nan") for name, loss in self.criterion(outputs, unmatched, gt).items()}
         return self.criterion(outputs, assignments, gt)
 
     @torch.no_grad()
@@ -148,6 +161,8 @@ def _where(problems: Sequence[int], batch: int, batched_inputs: Sequence[dict[st
     names = []
     for image, stages in stages_of.items():
         item = batched_inputs[image] if image < len(batched_inputs) else {}
-        names.append(f"{item.get('image_id', '?')} ({item.get('file_name', 'no file name')}; stages {', '.join(map(str, stages))})")
+        names.append(
+            f"{item.get('image_id', '?')} ({item.get('file_name', 'no file name')}; {', '.join(f'stage{stage}' for stage in stages)})"
+        )
     iteration = f"at iteration {get_event_storage().iter} " if has_event_storage() else ""
     return f"{iteration}for the images {', '.join(names)}"

@@ -13,7 +13,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from detkit.engine import NonFiniteLossError, Trainer, launch
-from tests.engine.toy import make_toy_data, register_toy_data, toy_cfg, train_on_toy_data
+from tests.engine.toy import make_toy_data, register_toy_data, train_on_toy_data
 from tests.sparsercnn.tiny import tiny_sparse_cfg
 from tests.tiny import tiny_cfg
 
@@ -46,8 +46,9 @@ class _PoisonTheSecond(Trainer):
 
     def run_step(self) -> None:
         if self.iter == 2 and comm.get_rank() == 1:
-            with torch.no_grad():
-                self.model.head.scales[0].scale.fill_(float("nan"))
+            head = self.model.head
+            poisoned = head.stages[1].cls_score.bias if self.cfg.MODEL.META_ARCHITECTURE == "SparseRCNN" else head.scales[0].scale
+            poisoned.data.fill_(float("nan"))
         super().run_step()
 
 
@@ -58,18 +59,6 @@ def _train_poisoned(cfg: Any, json_file: str, folder: str) -> None:
         _PoisonTheSecond(cfg).train()
     except NonFiniteLossError as error:
         Path(folder, f"error{comm.get_rank()}").write_text(str(error))
-
-
-@pytest.mark.slow
-def test_a_nan_in_one_worker_stops_all_and_is_named(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    json_file = make_toy_data(tmp_path / "data")
-    cfg = toy_cfg("toy", tmp_path / "out")
-    launch(_train_poisoned, 2, dist_url=f"file://{tmp_path / 'meeting'}", device="cpu", args=(cfg, str(json_file), str(tmp_path)))
-    first, second = ((tmp_path / f"error{rank}").read_text() for rank in range(2))
-    assert first == second
-    assert "iteration 2" in first and "worker 1: loss_box = nan" in first and "worker 0" not in first
-    assert (tmp_path / "out" / "model_nan_iter0000002.pth").exists()
 
 
 def _dense(method: str) -> Any:
@@ -90,6 +79,19 @@ METHODS = {
     "LSNet": _lsnet,
     "SparseRCNN": tiny_sparse_cfg,
 }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "loss"), [("ATSS", "loss_box"), ("SparseRCNN", "loss_giou")])
+def test_a_nan_in_one_worker_stops_all_and_is_named(tmp_path: Path, method: str, loss: str) -> None:
+    (tmp_path / "data").mkdir()
+    json_file = make_toy_data(tmp_path / "data")
+    cfg = train_on_toy_data(METHODS[method](), "toy", tmp_path / "out")
+    launch(_train_poisoned, 2, dist_url=f"file://{tmp_path / 'meeting'}", device="cpu", args=(cfg, str(json_file), str(tmp_path)))
+    first, second = ((tmp_path / f"error{rank}").read_text() for rank in range(2))
+    assert first == second
+    assert "iteration 2" in first and f"{loss} = nan" in first and "worker 1: loss" in first and "worker 0" not in first
+    assert (tmp_path / "out" / "model_nan_iter0000002.pth").exists()
 
 
 @pytest.mark.parametrize("method", METHODS)

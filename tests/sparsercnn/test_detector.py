@@ -121,7 +121,10 @@ def test_values_that_are_not_finite_name_iteration_and_images() -> None:
     model = build_tiny()
     inputs = [item | {"image_id": i, "file_name": f"{i}.jpg"} for i, item in enumerate(random_inputs(3))]
     inputs[1]["image"] = inputs[1]["image"].float() * float("nan")
-    with EventStorage(start_iter=12), pytest.raises(NonFiniteCostError, match=r"at iteration 12 for the images 1 \(1\.jpg; stages 0, 1\)"):
+    with (
+        EventStorage(start_iter=12),
+        pytest.raises(NonFiniteCostError, match=r"at iteration 12 for the images 1 \(1\.jpg; stage0, stage1\)"),
+    ):
         losses_of(model, inputs)
 
 
