@@ -165,10 +165,11 @@ class LSNet(DenseDetector):
             priors=priors,
             predictions=predictions if assigner.needs_predictions else None,
             valid_sizes=self._valid_sizes(priors, image_sizes),
+            image_sizes=gt.boxes.new_tensor(image_sizes) if assigner.needs_predictions else None,
         )
         assignment = assigner(context)
         if not isinstance(assignment, HardAssignment):
-            raise TypeError(f"LSNet learns from hard labels, but {type(assigner).__name__} gives weights (MODEL.LSNET.ASSIGNER).")
+            raise TypeError(f"LSNet learns from hard labels, but {type(assigner).__name__} gives weights.")
         return assignment
 
     def _valid_sizes(self, priors: Priors, image_sizes: Sequence[tuple[int, int]]) -> Tensor | None:

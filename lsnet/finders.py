@@ -60,8 +60,7 @@ class _OutlineFinder(LandmarkFinder):
             known = self._of_parts(parts)
             landmarks = self._of_box(box) if known is None else self._moved(known, motion)
         else:
-            parts = visible_parts([motion.points(part) for part in parts], motion.image_size)
-            box = polygon_bounds(parts) if parts else np.zeros(4)
+            parts, box = _in_sight(parts, motion)
             known = self._of_parts(parts) if parts else None
             landmarks = self._of_box(box) if known is None else known
         return np.concatenate([landmarks, np.full((len(landmarks), 1), 2.0)], axis=1), box
@@ -81,6 +80,12 @@ class _OutlineFinder(LandmarkFinder):
     @abstractmethod
     def _of_box(self, box: Array) -> Array:
         """What stands in where the outline is unknown, too small or out of sight."""
+
+
+def _in_sight(parts: Sequence[Polygon], motion: Motion) -> tuple[list[Polygon], Array]:
+    """What is seen of an object's parts after a motion, and its box (4,), all zero where that is nothing."""
+    seen = visible_parts([motion.points(part) for part in parts], motion.image_size)
+    return seen, polygon_bounds(seen) if seen else np.zeros(4)
 
 
 class ExtremePointFinder(_OutlineFinder):
@@ -125,7 +130,7 @@ class ContourFinder(_OutlineFinder):
 
 
 class KeypointFinder(LandmarkFinder):
-    """Annotated keypoints. Those outside the image, and all of objects without keypoints, are unknown.
+    """Annotated keypoints. Those outside the image, and all of objects without keypoints, are unknown. Masks serve the boxes alone.
 
     Args:
         mirrored_order: of the keypoints: which one takes the place of each when the image is mirrored.
@@ -144,4 +149,17 @@ class KeypointFinder(LandmarkFinder):
             )
         landmarks[:, :2] = motion.points(landmarks[:, :2])
         landmarks[~motion.contains(landmarks[:, :2]), 2] = 0
-        return (landmarks[self.mirrored_order] if motion.mirrored else landmarks), box
+        return (landmarks[self.mirrored_order] if motion.mirrored else landmarks), _tightened(annotation, box, motion)
+
+
+def _tightened(annotation: dict[str, Any], box: Array, motion: Motion) -> Array:
+    """The moved box or, where the object was turned or cut and has a mask, that of what is seen of it.
+
+    The mask is looked at only where the box was turned or meets the border of the image, so that something may be cut.
+    """
+    height, width = motion.image_size
+    within = box.min() > 0 and (box[2:] < [width, height]).all()
+    parts = [] if motion.axis_parallel and within else polygons_of(annotation.get("segmentation"))
+    if not parts or (motion.axis_parallel and not motion.cuts(polygon_bounds(parts))):
+        return box
+    return _in_sight(parts, motion)[1]

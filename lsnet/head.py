@@ -137,8 +137,6 @@ class LSHead(nn.Module):
         verification: CornerVerification | None = None,
     ) -> None:
         super().__init__()
-        if start_size < 0:
-            raise ValueError(f"MODEL.LSNET.HEAD.START_SIZE is half a size in cells and not negative, not {start_size}.")
         self.task = task
         self.two_stages = two_stages
         self.gradient_share = gradient_share

@@ -35,7 +35,7 @@ class LandmarkMapper(DatasetMapper):
 
     Args:
         finder: annotation to landmarks.
-        box_source: what ``gt_boxes`` are: the annotated boxes (tightened where an object was cut or turned), the bounds of the
+        box_source: what ``gt_boxes`` are: the annotated boxes (tightened where an object with a mask was cut or turned), the bounds of the
             landmarks, or those of the labelled keypoints; objects without any are then left out.
         **kwargs: as of Detectron2's mapper.
     """
@@ -56,7 +56,7 @@ class LandmarkMapper(DatasetMapper):
             finder = ContourFinder(task.landmarks.num_landmarks)
         else:
             finder = KeypointFinder(_mirrored_order(cfg.DATASETS.TRAIN, task.landmarks.num_landmarks))
-        # Detectron2 would tighten boxes of cropped images by masks, which the finders do without
+        # the finders tighten boxes; Detectron2 would do it again, by masks that it does not load here
         inherited = {**super().from_config(cfg, is_train), "recompute_boxes": False}
         return {**inherited, "finder": finder, "box_source": task.box_source}
 

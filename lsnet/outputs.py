@@ -7,7 +7,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from detkit.geometry import fill_polygons
-from detkit.tta import Averaged, Derived, FieldRule, mirror_points
+from detkit.tta import Averaged, Derived, FieldRule, ScoredPoints, mirror_points
 
 from .tasks import Task
 
@@ -51,14 +51,14 @@ def with_task_outputs(detections: Instances, task: Task, input_size: tuple[int, 
     return result
 
 
-def merge_rules(task: Task) -> dict[str, FieldRule]:
-    """How multi-scale testing merges the fields of a task. Keypoints are known to it: the data set says which change places."""
+def merge_rules(task: Task) -> dict[str, FieldRule | type[Averaged]]:
+    """How multi-scale testing merges the fields of a task. Which keypoints change places in a mirrored image, the data set says."""
     if task.name == "bbox":
         return {"pred_extreme_points": Averaged(mirror_points(_MIRRORED_EXTREMES))}
     if task.name == "segm":
         count = task.landmarks.num_landmarks
         return {"pred_polygons": Averaged(mirror_points([-i % count for i in range(count)])), "pred_masks": Derived(_masks_of)}
-    return {}
+    return {"pred_keypoints": ScoredPoints}
 
 
 def _masks_of(detections: Instances) -> Tensor:

@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-__all__ = ["SourceScale", "convolve_at", "level_scales", "sample_rows", "source_levels"]
+__all__ = ["SourceScale", "convolve_at", "level_scales", "source_levels"]
 
 
 class SourceScale(NamedTuple):
@@ -64,7 +65,8 @@ def convolve_at(x: Tensor, offset: Tensor, weight: Tensor, scale: SourceScale | 
 
     Kernel point (i, j) of output cell (row, col) reads x at ``(row + i - centre) * scale.kernel + offset * scale.offset``, bilinearly and
     with zeros outside. At equal resolution this is :func:`detkit.layers.deform_conv2d` with padding; on a CPU it takes a fraction of its
-    time. Memory: kernel points x channels x output cells, as for any deformable convolution.
+    time. Memory: kernel points x channels x output cells while it runs, forward and backward. For the backward pass only the positions
+    are kept, about 50 numbers per kernel point and output cell; the features there are read again (``benchmarks/landmark_convolution.py``).
 
     Args:
         x: (B, C, H, W).
@@ -83,8 +85,8 @@ def convolve_at(x: Tensor, offset: Tensor, weight: Tensor, scale: SourceScale | 
     grid_rows, grid_columns = _kernel_grid(height, width, weight.shape[-1], offset.device)
     rows = grid_rows * scale.kernel[0] + down * scale.offset[0]
     columns = grid_columns * scale.kernel[1] + right * scale.offset[1]
-    sampled = sample_rows(x, rows.flatten(1), columns.flatten(1))  # (B, H'*W'*k*k, C)
-    y = sampled.view(len(x), height * width, -1) @ weight.permute(2, 3, 1, 0).flatten(0, 2).to(sampled.dtype)
+    cells, shares = _cells_around(rows.flatten(1), columns.flatten(1), (x.shape[-2], x.shape[-1]))
+    y = checkpoint(_sample_and_merge, x, cells, shares, weight, use_reentrant=False, preserve_rng_state=False)
     return y.transpose(1, 2).unflatten(2, (height, width)).to(x.dtype)
 
 
@@ -96,29 +98,15 @@ def _kernel_grid(height: int, width: int, kernel_size: int, device: torch.device
     return rows, columns
 
 
-def sample_rows(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Features at positions, bilinear, zero outside the map: in float32 or, if x is, in float64.
-
-    Each is a weighted sum of four rows of a table, an operation that exists fast and with all gradients on CPU and GPU.
-
-    Args:
-        x: (B, C, H, W).
-        rows, columns: (B, N) in cells.
-
-    Returns:
-        (B, N, C).
-    """
-    batch, channels, height, width = x.shape
-    dtype = x.dtype if x.dtype == torch.float64 else torch.float32
+def _cells_around(rows: Tensor, columns: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The four cells around positions (B, N), counted through all maps of a batch of (height, width), and their shares: both (B * N, 4)."""
+    height, width = size
     cell_rows, row_shares = _neighbours(rows, height)
     cell_columns, column_shares = _neighbours(columns, width)
-    starts = torch.arange(0, batch * height * width, height * width, device=x.device)[:, None, None, None]
-    index = starts + cell_rows[..., :, None] * width + cell_columns[..., None, :]  # (B, N, 2, 2)
+    starts = torch.arange(0, len(rows) * height * width, height * width, device=rows.device)[:, None, None, None]
+    cells = starts + cell_rows[..., :, None] * width + cell_columns[..., None, :]  # (B, N, 2, 2)
     shares = row_shares[..., :, None] * column_shares[..., None, :]
-    table = x.to(dtype).permute(0, 2, 3, 1).reshape(-1, channels)
-    with torch.autocast(x.device.type, enabled=False):
-        sampled = F.embedding_bag(index.view(-1, 4), table, per_sample_weights=shares.view(-1, 4).to(dtype), mode="sum")
-    return sampled.view(batch, -1, channels)
+    return cells.view(-1, 4), shares.view(-1, 4)
 
 
 def _neighbours(positions: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -128,3 +116,21 @@ def _neighbours(positions: Tensor, size: int) -> tuple[Tensor, Tensor]:
     cells = torch.stack([below, below + 1], dim=-1)
     shares = torch.stack([1 - beyond, beyond], dim=-1) * ((cells >= 0) & (cells < size))
     return cells.nan_to_num(0.0).clamp(0, size - 1).long(), shares
+
+
+def _sample_and_merge(x: Tensor, cells: Tensor, shares: Tensor, weight: Tensor) -> Tensor:
+    """What the kernel's points see of x, merged by the kernel: (B, H' * W', C')."""
+    sampled = _weighted_cells(x, cells, shares)
+    kernel = weight.permute(2, 3, 1, 0).flatten(0, 2).to(sampled.dtype)
+    return sampled.view(len(x), -1, len(kernel)) @ kernel
+
+
+def _weighted_cells(x: Tensor, cells: Tensor, shares: Tensor) -> Tensor:
+    """Sums (N, C) of the features in cells (N, 4), weighted by their shares: in float32 or, if x is, in float64.
+
+    Sums of rows of a table are an operation that exists fast and with all gradients on CPU and GPU.
+    """
+    dtype = x.dtype if x.dtype == torch.float64 else torch.float32
+    table = x.to(dtype).permute(0, 2, 3, 1).flatten(0, 2)
+    with torch.autocast(x.device.type, enabled=False):
+        return F.embedding_bag(cells, table, per_sample_weights=shares.to(dtype), mode="sum")

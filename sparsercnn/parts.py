@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, TypeVar
 
 from detectron2.config import CfgNode
@@ -12,7 +13,7 @@ from torch import nn
 
 from detkit.assigners import build_assigner
 from detkit.backbones import levels_named
-from detkit.config import ConfigError
+from detkit.config import ConfigError, check_ranges
 from detkit.geometry import DeltaBoxCoder
 
 from .criterion import FocalClassLoss, SetCriterion, SoftmaxClassLoss
@@ -25,6 +26,17 @@ from .stage import BoxEncoding, FeedForward, SelfAttention, Stage
 __all__ = ["parts_from_config"]
 
 Value = TypeVar("Value")
+
+_RANGES = {
+    **dict.fromkeys(("NUM_CLASSES", "NUM_PROPOSALS", "NUM_STAGES"), "[1, inf)"),
+    **dict.fromkeys(("POOLER.RESOLUTION", "HEAD.NUM_ATTENTION_HEADS", "HEAD.DYNAMIC_CHANNELS", "HEAD.STATIC_CHANNELS"), "[1, inf)"),
+    **dict.fromkeys(("HEAD.NUM_BOX_LAYERS", "HEAD.NUM_CLS_LAYERS", "POOLER.SAMPLING_RATIO"), "[0, inf)"),
+    "HEAD.FFN_CHANNELS": "[1, inf)",
+    "HEAD.DROPOUT": "[0, 1)",
+    "HEAD.PRIOR_PROB": "(0, 1)",
+    "BOX_CODER.DELTA_WEIGHTS": "(0, inf)",
+    "BOX_CODER.SCALE_CLAMP": "(0, inf)",
+}
 
 
 def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
@@ -43,7 +55,7 @@ def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
         )
     backbone = build_backbone(cfg)
     levels = levels_named(node.IN_FEATURES, backbone.output_shape(), "MODEL.SPARSE_RCNN.IN_FEATURES")
-    _check_sizes(node, levels[0].channels)
+    _check(node, levels)
     head = _build_head(node, levels)
     initial_boxes = _choice(INITIAL_BOXES, node.PROPOSAL_INIT, "PROPOSAL_INIT")(node.NUM_PROPOSALS)
     channels = levels[0].channels if head.uses_features else 0
@@ -52,7 +64,7 @@ def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
         "in_features": node.IN_FEATURES,
         "proposals": LearnedProposals(initial_boxes=initial_boxes, channels=channels),
         "head": head,
-        "assigner": build_assigner(node.ASSIGNER, cfg),
+        "assigner": build_assigner(node.ASSIGNER, cfg, key="MODEL.SPARSE_RCNN.ASSIGNER", without=("weights", "priors")),
         "criterion": _build_criterion(node),
         "postprocessor": SetPostprocessor(max_detections=cfg.TEST.DETECTIONS_PER_IMAGE, activation=node.HEAD.CLASSIFIER),
         "test_stage": node.TEST.STAGE,
@@ -61,10 +73,25 @@ def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-def _check_sizes(node: CfgNode, channels: int) -> None:
-    for key in ("NUM_CLASSES", "NUM_PROPOSALS", "NUM_STAGES"):
-        if node[key] < 1:
-            raise ConfigError(f"MODEL.SPARSE_RCNN.{key} is {node[key]}; there has to be at least one.")
+def _check(node: CfgNode, levels: list[ShapeSpec]) -> None:
+    check_ranges(node, "MODEL.SPARSE_RCNN", _RANGES)
+    strides, channels = [level.stride for level in levels], levels[0].channels
+    if any(coarse != 2 * fine for fine, coarse in itertools.pairwise(strides)):
+        raise ConfigError(
+            f"MODEL.SPARSE_RCNN.IN_FEATURES is {list(node.IN_FEATURES)}, with the strides {strides}: each level has to be half as fine as "
+            "the one before."
+        )
+    if len(node.BOX_CODER.DELTA_WEIGHTS) != 4:
+        raise ConfigError(f"MODEL.SPARSE_RCNN.BOX_CODER.DELTA_WEIGHTS takes four numbers, not {list(node.BOX_CODER.DELTA_WEIGHTS)}.")
+    if node.HEAD.POSITIONAL_ENCODING and channels % 8:
+        raise ConfigError(
+            f"MODEL.SPARSE_RCNN.HEAD.POSITIONAL_ENCODING needs a pyramid whose channels (MODEL.FPN.OUT_CHANNELS) 8 divides, not {channels}."
+        )
+    if node.HEAD.INTERACTION == "static" and (node.HEAD.SELF_ATTENTION or node.HEAD.POSITIONAL_ENCODING):
+        raise ConfigError(
+            "MODEL.SPARSE_RCNN.HEAD.INTERACTION 'static' has no proposal features to attend to or to encode boxes in: set "
+            "HEAD.SELF_ATTENTION False and HEAD.POSITIONAL_ENCODING False."
+        )
     if channels % node.HEAD.NUM_ATTENTION_HEADS:
         raise ConfigError(
             f"MODEL.SPARSE_RCNN.HEAD.NUM_ATTENTION_HEADS is {node.HEAD.NUM_ATTENTION_HEADS}, which does not divide the {channels} channels "

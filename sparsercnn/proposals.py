@@ -12,8 +12,15 @@ from torch import Tensor, nn
 __all__ = ["INITIAL_BOXES", "LearnedProposals", "center_boxes", "grid_boxes", "image_boxes", "random_boxes"]
 
 
+#: Proposals are at least so wide and high, relative to the image.
+MIN_SIZE = 1e-3
+
+
 class LearnedProposals(nn.Module):
     """Boxes, relative to the image, and a feature for each of them, both learned.
+
+    Nothing keeps learned sizes positive. The official code ends with an assertion where one is not; here :data:`MIN_SIZE` is taken
+    instead, since a negative size would turn the boxes of all stages inside out.
 
     Args:
         initial_boxes: (N, 4) centre, width, height in [0, 1], relative to the image.
@@ -36,7 +43,7 @@ class LearnedProposals(nn.Module):
         Returns:
             boxes (B, N, 4) xyxy in pixels; features (B, N, C) or None.
         """
-        centers, sizes = self.boxes[:, :2], self.boxes[:, 2:]
+        centers, sizes = self.boxes[:, :2], self.boxes[:, 2:].clamp(min=MIN_SIZE)
         relative = cat([centers - sizes / 2, centers + sizes / 2], dim=1)
         scale = image_sizes.flip(1).repeat(1, 2)  # (B, 4): width, height, width, height
         features = None if self.features is None else self.features.expand(len(image_sizes), -1, -1)

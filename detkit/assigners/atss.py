@@ -62,6 +62,8 @@ class ATSSAssigner(Assigner):
         topk: locations per level. With A anchors per location ``topk * A`` anchors per level are candidates, as in the authors' code.
     """
 
+    needs_anchors = True
+
     @configurable
     def __init__(self, *, topk: int = 9) -> None:
         super().__init__()

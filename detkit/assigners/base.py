@@ -138,6 +138,10 @@ class Assigner(nn.Module):
 
     #: whether ``AssignContext.predictions`` must be filled
     needs_predictions: bool = False
+    #: whether ``AssignContext.priors`` must be given: false for assigners that set predictors can use
+    needs_priors: bool = True
+    #: whether the priors must be anchors with an extent, not points
+    needs_anchors: bool = False
     #: whether the result is a :class:`detkit.assigners.SoftAssignment`
     gives_weights: bool = False
     #: whether the result carries gradient to the predictions and to parameters of the assigner

@@ -35,6 +35,7 @@ class HungarianAssigner(Assigner):
     """
 
     needs_predictions = True
+    needs_priors = False
 
     @configurable
     def __init__(

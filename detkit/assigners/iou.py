@@ -40,6 +40,8 @@ class IoUAssigner(Assigner):
         chunk: objects of each image that are compared at a time.
     """
 
+    needs_anchors = True
+
     @configurable
     def __init__(
         self,

@@ -35,6 +35,7 @@ class PAAAssigner(Assigner):
     """
 
     needs_predictions = True
+    needs_anchors = True
 
     @configurable
     def __init__(self, *, topk: int = 9, box_factor: float = 1.3, iterations: int = 20) -> None:

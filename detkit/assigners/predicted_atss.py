@@ -26,6 +26,7 @@ class PredictedATSSAssigner(ATSSAssigner):
     """
 
     needs_predictions = True
+    needs_anchors = False
 
     @torch.no_grad()
     def forward(self, context: AssignContext) -> HardAssignment:

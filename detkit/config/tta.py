@@ -14,9 +14,12 @@ def add_tta_config(cfg: CfgNode) -> None:
     mirrored). At most ``TEST.DETECTIONS_PER_IMAGE`` detections of an image remain after merging.
     """
     aug = cfg.TEST.AUG
-    # one [min, max] per entry of MIN_SIZES, in its order: a detection of that scale is kept if the square root of its box's area, in
-    # pixels of the original image, lies in this range; []: all are kept
+    # one [min, max] per entry of MIN_SIZES, in its order: a detection of that scale is kept if the square root of its box's area lies in
+    # this range, ends included; []: all are kept
     aug.AREA_RANGES = []
+    # in whose pixels: "original", those of the image; "input", those of the resized version that the network sees (sfzhang15/ATSS,
+    # PeizeSun/SparseR-CNN, Duankaiwen/LSNet)
+    aug.AREA_UNIT = "original"
     # how the detections of all scales become one set, class by class: "nms", "vote" or "soft_vote"
     aug.MERGE = "nms"
     # IoU above which two detections of a class are the same object

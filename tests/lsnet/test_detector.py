@@ -111,6 +111,16 @@ def test_learns_a_batch_by_heart() -> None:
         (("LOSS.ALPHA", 1.0), r"LOSS\.ALPHA"),
         (("TASK", "segm", "CPV.ENABLED", True), r"CPV"),
         (("TASK", "pose", "POSE_BOX", "none"), r"POSE_BOX"),
+        (("LOSS.SMOOTH_L1_BETA", -1.0), r"LOSS\.SMOOTH_L1_BETA is -1\.0; it has to lie in \[0, inf\)"),
+        (("HEAD.PRIOR_PROB", 0.0), r"HEAD\.PRIOR_PROB is 0\.0"),
+        (("HEAD.GRADIENT_SHARE", 5.0), r"HEAD\.GRADIENT_SHARE is 5\.0"),
+        (("HEAD.START_SIZE", -1.0), r"HEAD\.START_SIZE is -1\.0"),
+        (("HEAD.LEVEL_SCALES", "best", "HEAD.FEATURES", "landmark"), r"LEVEL_SCALES is 'official' or 'ideal'"),
+        (("TEST.NMS_THRESH", 7.0), r"TEST\.NMS_THRESH is 7\.0"),
+        (("TASK", "pose", "LOSS.VECTOR", "giou"), r"LOSS\.VECTOR 'giou' .* keypoint"),
+        (("ASSIGNER", "DWAssigner"), r"LSNET\.ASSIGNER is 'DWAssigner', which gives weights.*PredictedATSSAssigner"),
+        (("INIT_ASSIGNER", "ATSSAssigner"), r"LSNET\.INIT_ASSIGNER is 'ATSSAssigner', which needs anchors"),
+        (("IN_FEATURES", ["p4", "p3", "p5"]), r"IN_FEATURES .* from fine to coarse"),
         (("IN_FEATURES", ["p3", "p9"]), r"IN_FEATURES names \['p9'\]"),
     ],
 )
@@ -118,6 +128,13 @@ def test_what_cannot_be_is_refused(pairs: tuple[Any, ...], message: str) -> None
     cfg = cfg_of("bbox", *options(*pairs))
     with pytest.raises(ValueError, match=message):
         build_model(cfg)
+
+
+@pytest.mark.parametrize("name", ["CentroidAssigner", "SimOTAAssigner", "OTAAssigner", "HungarianAssigner"])
+def test_other_assigners_of_points_train(name: str) -> None:
+    model = model_of("bbox", *options("INIT_ASSIGNER", name, "ASSIGNER", name)).train()
+    losses = model(batch_of())
+    assert all(loss.isfinite() for loss in losses.values()) and losses["loss_bbox_init"] > 0 and losses["loss_bbox_refine"] > 0
 
 
 def test_data_without_landmarks_are_named() -> None:

@@ -42,6 +42,13 @@ def test_grid_tiles_the_image(count: int) -> None:
         torch.testing.assert_close(tiles.area(), torch.full((100,), 4800.0))
 
 
+def test_sizes_of_proposals_stay_positive() -> None:
+    """A size that was learned below zero would turn the box inside out."""
+    boxes, _ = LearnedProposals(initial_boxes=torch.tensor([[0.5, 0.5, -0.2, 0.4]]), channels=4)(torch.tensor([[600.0, 800.0]]))
+    width, height = (boxes[0, 0, 2:] - boxes[0, 0, :2]).tolist()
+    assert width == pytest.approx(0.8, rel=1e-3) and height == pytest.approx(240)
+
+
 INTERACTIONS: dict[str, Interaction] = {
     "dynamic": DynamicInteraction(channels=CHANNELS, dynamic_channels=4, bins=BINS),
     "attention": AttentionInteraction(channels=CHANNELS, num_heads=2),

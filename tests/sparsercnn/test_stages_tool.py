@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from detectron2.data import transforms as T
+from detectron2.modeling import build_model
 from PIL import Image
 
 from sparsercnn.pictures import side_by_side, stage_pictures
@@ -33,12 +36,27 @@ def trained(tmp_path: Path) -> tuple[str, ...]:
     """Config file and overrides of a model with weights, on toy data."""
     (tmp_path / "data").mkdir()
     name = register_toy_data(make_toy_data(tmp_path / "data", num_images=3), "toy_stages")
+    return save_model(tmp_path, "DATASETS.TEST", (name,))
+
+
+@pytest.fixture
+def trained_on_crowd(tmp_path: Path) -> tuple[str, ...]:
+    """The same on an image with a person, named by the files of CrowdHuman."""
+    Image.new("RGB", (96, 64), (80, 90, 100)).save(tmp_path / "a,1.jpg")
+    person = {"tag": "person", "fbox": [10, 5, 30, 40], "extra": {}}
+    (tmp_path / "crowd.odgt").write_text(json.dumps({"ID": "a,1", "gtboxes": [person]}))
+    files = ("DATASETS.VAL_JSON", str(tmp_path / "crowd.odgt"), "DATASETS.VAL_IMAGES", str(tmp_path), "DATASETS.NAME", "crowd_stages")
+    return save_model(tmp_path, "MODEL.SPARSE_RCNN.NUM_CLASSES", 1) + files
+
+
+def save_model(folder: Path, *changes: Any) -> tuple[str, ...]:
+    """Writes a config with ``changes`` and weights; gives the command line that names them."""
     cfg = tiny_sparse_cfg()
-    cfg.DATASETS.TEST, cfg.INPUT.MIN_SIZE_TEST, cfg.DATALOADER.NUM_WORKERS = (name,), 64, 0
-    (tmp_path / "config.yaml").write_text(cfg.dump())
-    torch.save(build_tiny().state_dict(), tmp_path / "model.pth")
-    weights, out = str(tmp_path / "model.pth"), str(tmp_path / "out")
-    return ("--config-file", str(tmp_path / "config.yaml"), "MODEL.WEIGHTS", weights, "OUTPUT_DIR", out)
+    cfg.INPUT.MIN_SIZE_TEST, cfg.DATALOADER.NUM_WORKERS = 64, 0
+    cfg.merge_from_list(list(changes))
+    (folder / "config.yaml").write_text(cfg.dump())
+    torch.save(build_model(cfg).state_dict(), folder / "model.pth")
+    return ("--config-file", str(folder / "config.yaml"), "MODEL.WEIGHTS", str(folder / "model.pth"), "OUTPUT_DIR", str(folder / "out"))
 
 
 def test_pictures_of_proposals_and_stages() -> None:
@@ -68,8 +86,25 @@ def test_picture_command(trained: tuple[str, ...], tmp_path: Path, capsys: pytes
 
 def test_ap_command(trained: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     run_tool("ap", *trained)
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("stage")]
-    assert [line.split(",")[0] for line in lines] == ["stage 1", "stage 2"] and all("AP50" in line for line in lines)
+    assert metrics_of_stages(capsys.readouterr().out) == {"stage 1": ["AP", "AP50", "AP75"], "stage 2": ["AP", "AP50", "AP75"]}
+
+
+def test_ap_command_on_a_crowd(trained_on_crowd: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    run_tool("ap", *trained_on_crowd)
+    metrics = ["AP", "mMR", "Recall", "JI"]
+    assert metrics_of_stages(capsys.readouterr().out) == {"stage 1": metrics, "stage 2": metrics}
+
+
+def metrics_of_stages(printed: str) -> dict[str, list[str]]:
+    """The names of the metrics behind each stage, every one of which has a value."""
+    found = {}
+    for line in printed.splitlines():
+        if line.startswith("stage"):
+            stage, figures = line.split(", ")
+            words = figures.split(": ")[1].split()
+            assert all(np.isfinite(float(value)) for value in words[1::2])
+            found[stage] = words[0::2]
+    return found
 
 
 def test_bad_input_is_one_line(trained: tuple[str, ...]) -> None:
