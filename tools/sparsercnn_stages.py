@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What each stage of a Sparse R-CNN does: its boxes on an image (figure 5 of the paper), or its AP.
+"""What each stage of a Sparse R-CNN does: its boxes on an image (figure 5 of the paper), or its AP (CrowdHuman: with mMR, Recall and JI).
 
 python tools/sparsercnn_stages.py picture --config-file RUN/config.yaml --image photo.jpg MODEL.WEIGHTS RUN/model_final.pth
 python tools/sparsercnn_stages.py ap --config-file RUN/config.yaml MODEL.WEIGHTS RUN/model_final.pth
@@ -90,9 +90,13 @@ def _print_ap(cfg: CfgNode) -> None:
         each.defrost()
         each.OUTPUT_DIR = str(folder / f"stage{stage + 1}")
         for name, results in evaluate(each, model).items():
-            box = results["bbox"]
-            figures = "  ".join(f"{metric} {box[metric]:.2f}" for metric in ("AP", "AP50", "AP75"))
-            print(f"stage {stage + 1}, {name}: {figures}", flush=True)
+            print(f"stage {stage + 1}, {name}: {_figures(results['bbox'])}", flush=True)
+
+
+def _figures(box: dict[str, float]) -> str:
+    """COCO's AP, AP50 and AP75; all there is of an evaluation without AP50, such as CrowdHuman's."""
+    metrics = ("AP", "AP50", "AP75") if "AP50" in box else tuple(box)
+    return "  ".join(f"{metric} {box[metric]:.2f}" for metric in metrics)
 
 
 if __name__ == "__main__":

@@ -49,18 +49,24 @@ class CrowdImage:
 def read_odgt(path: str | Path) -> Iterator[CrowdImage]:
     """The images of an annotation file, one line after the other.
 
-    What is not tagged "person", or is marked to be ignored, is a region to ignore, as in the official evaluation.
+    What is not tagged "person", or is marked to be ignored, is a region to ignore, as in the official evaluation. Boxes may lie outside
+    the image. One without width or height, or with a negative one, is a region to ignore too, since nobody can be found there; that does no
+    harm, as nothing is trained on regions and none of a pixel covers a detection. A warning counts them.
 
     Raises:
         DataError: the file is missing, or a line is no annotation; names the line and the box.
     """
     lines_of: dict[str, int] = {}
+    num_empty = 0
     for number, line in _lines(Path(path)):
         image = _parse(line, f"{path}, line {number}")
         if image.image_id in lines_of:
             raise DataError(f"{path}, line {number}: the image {image.image_id} stands in line {lines_of[image.image_id]} already.")
         lines_of[image.image_id] = number
+        num_empty += sum(_is_empty(box) for box in image.boxes)
         yield image
+    if num_empty:
+        logger.warning("%s: %d boxes have no width or height and become regions to ignore.", path, num_empty)
 
 
 def load_crowdhuman(odgt_file: str | Path, image_root: str | Path, *, on_bad_image: OnBadImage = "error") -> list[dict[str, Any]]:
@@ -164,15 +170,24 @@ def _parse(line: str, where: str) -> CrowdImage:
         raise DataError(f"{where}: a CrowdHuman annotation has the name 'ID' and the list 'gtboxes'; here is {found or 'nothing'}.")
     entries = content["gtboxes"]
     boxes = tuple(_full_box(entry, f"{where} (image {content['ID']}), gtboxes[{i}]") for i, entry in enumerate(entries))
-    return CrowdImage(content["ID"], boxes, tuple(_is_ignored(entry) for entry in entries))
+    ignored = tuple(_is_ignored(entry) or _is_empty(box) for entry, box in zip(entries, boxes, strict=True))
+    return CrowdImage(content["ID"], boxes, ignored)
 
 
 def _full_box(entry: Any, where: str) -> tuple[float, float, float, float]:
     box = entry.get("fbox") if isinstance(entry, dict) else None
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(x, (int, float)) and math.isfinite(x) for x in box):
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_finite_number(x) for x in box):
         raise DataError(f"{where}: 'fbox' should be four finite numbers (x, y, width, height), it is {box!r}. Correct the line.")
     x, y, width, height = box
     return x, y, width, height
+
+
+def _is_empty(box: tuple[float, float, float, float]) -> bool:
+    return min(box[2:]) <= 0
+
+
+def _is_finite_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_ignored(entry: dict[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from torch import nn
 
 from detkit.checkpoint.files import read_checkpoint
 from detkit.checkpoint.writer import CheckpointFolder
+from detkit.data import DataError
 from detkit.dense import DenseDetector
 from detkit.engine.setup import usable_device
 
@@ -60,6 +61,8 @@ def assigner_section(cfg: CfgNode, folder: Path, model: nn.Module | None) -> Ass
         records = [record for record in DatasetCatalog.get(dataset) if any(not a.get("iscrowd") for a in record.get("annotations", ()))]
     except FileNotFoundError as error:
         return Missing(f"The data set {dataset} is not on this machine ({error}).")
+    except DataError as error:
+        return Missing(f"The data set {dataset} cannot be used: {error}")
     if not records:
         return Missing(f"{dataset} has no image with objects.")
     model = model or _load_model(cfg, folder)

@@ -58,7 +58,10 @@ def loss_series(metrics: dict[str, Series]) -> dict[str, Series]:
 
 
 def ap_series(metrics: dict[str, Series]) -> dict[str, Series]:
-    """AP and AP50 of every task and test set, as Detectron2 names them: ``bbox/AP``, ``<data set>/segm/AP50``."""
+    """AP and AP50 of every task and test set, as Detectron2 names them: ``bbox/AP``, ``<data set>/segm/AP50``.
+
+    Each is that of the data set's own evaluator: ``bbox/AP`` is CrowdHuman's where that is evaluated.
+    """
     return {name: series for name, series in metrics.items() if re.search(r"(^|/)(bbox|segm|keypoints)/AP(50)?$", name)}
 
 

@@ -51,7 +51,8 @@ def write_report(cfg: CfgNode, output_dir: str | Path, model: nn.Module | None =
 
     Args:
         cfg: the run's config.
-        output_dir: its ``OUTPUT_DIR``, with ``metrics.json``, ``run.json`` and ``inference/<data set>/coco_instances_results.json``.
+        output_dir: its ``OUTPUT_DIR``, with ``metrics.json``, ``run.json``, ``inference/<data set>/coco_instances_results.json`` and, for
+            CrowdHuman's scores, ``results.json``.
         model: to show what its assigner picks; None: built from ``cfg`` with the weights of the run's last checkpoint.
 
     Returns:
@@ -63,7 +64,7 @@ def write_report(cfg: CfgNode, output_dir: str | Path, model: nn.Module | None =
     """
     folder = Path(output_dir)
     run = Run.read(cfg, folder)
-    datasets = {name: dataset_section(cfg, folder, name) for name in cfg.DATASETS.TEST}
+    datasets = {name: dataset_section(run, name) for name in cfg.DATASETS.TEST}
     page = Page(
         title=f"{cfg.MODEL.META_ARCHITECTURE} on {', '.join(cfg.DATASETS.TEST) or 'no test set'}",
         date=f"{datetime.now():%Y-%m-%d %H:%M}",
@@ -83,8 +84,7 @@ def _tiles(run: Run, datasets: dict[str, DatasetSection | Missing]) -> list[Tile
     tiles = []
     done = next((section for section in datasets.values() if isinstance(section, DatasetSection)), None)
     if done is not None:
-        boxes = done.tables["Boxes"]
-        tiles += [Tile("box AP", _percent(boxes["AP"])), Tile("AP50", _percent(boxes["AP50"])), Tile("AP75", _percent(boxes["AP75"]))]
+        tiles += [Tile(name, _percent(value)) for name, value in done.scores.headline.items()]
     tiles.append(Tile("iterations", f"{run.iterations_done} / {run.cfg.SOLVER.MAX_ITER}"))
     times = run.metrics.get("time")
     if times is not None:

@@ -14,7 +14,9 @@ from detkit.config import get_cfg
 from .curves import Series, read_metrics
 from .errors import ReportError
 
-__all__ = ["ChangedKey", "Run", "changed_keys"]
+__all__ = ["METRICS_FILE", "ChangedKey", "Run", "changed_keys"]
+
+METRICS_FILE = "metrics.json"
 
 
 class ChangedKey(NamedTuple):
@@ -51,7 +53,7 @@ class Run:
         """
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder. The output folder of a run is its OUTPUT_DIR.")
-        metrics, record = folder / "metrics.json", folder / "run.json"
+        metrics, record = folder / METRICS_FILE, folder / "run.json"
         return cls(
             folder=folder,
             cfg=cfg,

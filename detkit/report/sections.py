@@ -14,6 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from markupsafe import Markup
 from pycocotools.coco import COCO
 
+from detkit.data import DataError
 from detkit.evaluation import (
     RESULTS_FILE,
     AveragePrecision,
@@ -29,11 +30,11 @@ from detkit.evaluation import (
 from .curves import ap_series, loss_series, smoothed
 from .figures import Line, line_figure
 from .gallery import Gallery, PicturePair, evenly_spread, rank_images
-from .run import Run
+from .run import METRICS_FILE, Run
+from .scores import Scores, coco_scores, crowd_scores
 
 __all__ = ["ClassRow", "DatasetSection", "Missing", "Plot", "curve_plots", "dataset_section"]
 
-TASK_NAMES: dict[Task, str] = {"bbox": "Boxes", "segm": "Masks", "keypoints": "Keypoints"}
 FIELDS: dict[Task, str] = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}
 NUM_GRID = 8
 NUM_RANKED = 4
@@ -69,7 +70,8 @@ class DatasetSection:
     """All about the detections on one data set.
 
     Args:
-        tables: by task ("Boxes", "Masks", "Keypoints"), AP, AP50, ... in percent; those of boxes first.
+        scores: of the data set's own benchmark.
+        classes, curves: of COCO's evaluation; empty where the scores are another's.
         score_threshold: of the pictures: where F1 is best.
         best, worst: ranked by :attr:`detkit.evaluation.ImageQuality.quality`.
     """
@@ -78,7 +80,7 @@ class DatasetSection:
     num_images: int
     num_objects: int
     num_detections: int
-    tables: dict[str, dict[str, float]]
+    scores: Scores
     classes: list[ClassRow]
     curves: list[Plot]
     score_threshold: float
@@ -87,27 +89,33 @@ class DatasetSection:
     worst: list[PicturePair]
 
 
-def dataset_section(cfg: CfgNode, folder: Path, dataset_name: str) -> DatasetSection | Missing:
-    """Evaluates the detections that a run wrote for a data set.
+def dataset_section(run: Run, dataset_name: str) -> DatasetSection | Missing:
+    """Evaluates the detections that a run wrote for a data set. CrowdHuman's scores are not computed again but those that were stored.
 
     Raises:
         EvaluationError, ReportError: a file is broken; names it.
     """
-    results = _results_file(cfg, folder, dataset_name)
+    results = _results_file(run.cfg, run.folder, dataset_name)
     if results is None:
         return Missing(f"No detections on {dataset_name} yet: evaluate the run (train_net.py --eval-only) to get {RESULTS_FILE}.")
     files = _image_files(dataset_name)
+    if isinstance(files, Missing):
+        return files
     annotations = _annotation_file(dataset_name, results.parent)
-    if files is None or annotations is None:
-        return Missing(f"{dataset_name} is not on this machine. Is DETECTRON2_DATASETS set as it was for the run?")
+    if annotations is None:
+        return _not_here(dataset_name)
     ground_truth = read_ground_truth(annotations)
     if not ground_truth.getAnnIds(iscrowd=False):
         return Missing(f"{annotations} holds no objects to compare the detections with.")
     detections = read_detections(results, ground_truth)
-    sigmas = tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS)
+    sigmas = tuple(run.cfg.TEST.KEYPOINT_OKS_SIGMAS)
     evaluations = {
         task: CocoEvaluation(ground_truth, detections, task=task, keypoint_sigmas=sigmas) for task in _tasks(ground_truth, detections)
     }
+    is_crowd = MetadataCatalog.get(dataset_name).get("evaluator_type") == "crowdhuman"
+    scores = crowd_scores(run, dataset_name) if is_crowd else coco_scores(evaluations)
+    if scores is None:
+        return Missing(f"No scores on {dataset_name} are stored in {run.folder}: evaluate the run (train_net.py --eval-only) to get them.")
     boxes = evaluations["bbox"]
     threshold = best_score_threshold(boxes)
     gallery = Gallery(
@@ -124,9 +132,9 @@ def dataset_section(cfg: CfgNode, folder: Path, dataset_name: str) -> DatasetSec
         num_images=len(ground_truth.imgs),
         num_objects=len(ground_truth.getAnnIds(iscrowd=False)),
         num_detections=len(detections),
-        tables={TASK_NAMES[task]: evaluation.average_precision.table() for task, evaluation in evaluations.items()},
-        classes=_class_rows(boxes.average_precision),
-        curves=[_precision_recall_plot(boxes.average_precision, iou) for iou in (0.5, 0.75)],
+        scores=scores,
+        classes=[] if is_crowd else _class_rows(boxes.average_precision),
+        curves=[] if is_crowd else [_precision_recall_plot(boxes.average_precision, iou) for iou in (0.5, 0.75)],
         score_threshold=threshold,
         grid=[gallery.pair(image_id) for image_id in evenly_spread(sorted(ground_truth.imgToAnns), NUM_GRID)],
         best=[gallery.pair(image_id) for image_id in best],
@@ -138,7 +146,7 @@ def curve_plots(run: Run) -> list[Plot] | Missing:
     """Losses, AP and learning rate over the iterations."""
     makers: list[Callable[[Run], Plot | None]] = [_loss_plot, _ap_plot, _learning_rate_plot]
     plots = [plot for make in makers if (plot := make(run)) is not None]
-    return plots or Missing(f"Nothing is logged in {run.folder / 'metrics.json'} yet.")
+    return plots or Missing(f"Nothing is logged in {run.folder / METRICS_FILE} yet.")
 
 
 def _loss_plot(run: Run) -> Plot | None:
@@ -230,11 +238,17 @@ def _annotation_file(dataset_name: str, results_folder: Path) -> Path | None:
     return next((path for path in candidates if path.exists()), None)
 
 
-def _image_files(dataset_name: str) -> dict[int, Path] | None:
-    """Image file by image id; None where the data set is not registered, or not there."""
+def _image_files(dataset_name: str) -> dict[int, Path] | Missing:
+    """Image file by image id, where the data set is registered, there and usable."""
     if dataset_name not in DatasetCatalog.list():
-        return None
+        return _not_here(dataset_name)
     try:
         return {record["image_id"]: Path(record["file_name"]) for record in DatasetCatalog.get(dataset_name)}
     except FileNotFoundError:
-        return None
+        return _not_here(dataset_name)
+    except DataError as error:
+        return Missing(f"{dataset_name} cannot be used: {error}")
+
+
+def _not_here(dataset_name: str) -> Missing:
+    return Missing(f"{dataset_name} is not on this machine. Is DETECTRON2_DATASETS set as it was for the run?")

@@ -7,12 +7,15 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.structures import BoxMode
 from PIL import Image
 
 from detkit.config import ConfigError
 from detkit.data import DataError, load_crowdhuman, prepare_datasets, read_odgt, register_crowdhuman
+from detkit.evaluation import CrowdScene, crowd_metrics
 from tests.tiny import tiny_cfg
 
 BODY, CUT, OUTSIDE, REGION = [10, 5, 20, 30], [-8, 10, 20, 60], [200, 5, 10, 10], [40, 0, 20, 20]
@@ -95,6 +98,8 @@ def test_training_sees_clipped_persons_and_no_regions(crowd: Path) -> None:
             r"line 2 \(image x\), gtboxes\[1\]: 'fbox' should be four finite numbers.*\[1, 2, 3\]",
         ),
         (line("x", person([1, 2, float("nan"), 4])), r"gtboxes\[0\].*nan"),
+        (line("x", person([True, 2, 3, 4])), r"gtboxes\[0\].*four finite numbers.*\[True, 2, 3, 4\]"),
+        (line("x", person([5, 5, True, 4], ignore=1)), r"gtboxes\[0\].*four finite numbers"),
         (json.dumps({"ID": "x", "gtboxes": [{"tag": "person"}]}), r"gtboxes\[0\].*it is None"),
         (json.dumps({"ID": "x", "gtboxes": ["person"]}), r"gtboxes\[0\].*it is None"),
         (LINES[0], r"line 2: the image a,1 stands in line 1 already"),
@@ -104,6 +109,25 @@ def test_broken_lines_are_named(crowd: Path, text: str, words: str) -> None:
     write(crowd.parent, LINES[0], text)
     with pytest.raises(DataError, match=words):
         list(read_odgt(crowd))
+
+
+def test_boxes_without_extent_are_harmless_regions(crowd: Path, caplog: pytest.LogCaptureFixture) -> None:
+    empty = [{"tag": "mask", "fbox": [20, 20, 0, 5], "extra": {}}, person([30, 30, -20, 5])]
+    write(crowd.parent, line("a,1", person(BODY), *empty))
+    with caplog.at_level(logging.WARNING):
+        (record,) = load_crowdhuman(crowd, images_of(crowd))
+    assert "2 boxes have no width or height" in caplog.text
+    assert [a["iscrowd"] for a in record["annotations"]] == [0, 1, 1]
+    objects = np.array([BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in record["annotations"]], dtype=float)
+    boxes = np.array([[10, 5, 30, 35], [18, 18, 22, 27], [9, 30, 31, 35]], dtype=float)  # the person, and on the regions
+    metrics = [
+        crowd_metrics([CrowdScene((48, 64), objects[:1], regions, boxes, np.array([0.9, 0.95, 0.8]))])
+        for regions in (objects[1:], objects[:0])
+    ]
+    assert metrics[0] == metrics[1] and metrics[0].ap < 1  # the detections on them count as false
+    cfg = tiny_cfg()
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.RANDOM_FLIP = (48,), "none"
+    assert DatasetMapper(cfg, is_train=True)(record)["instances"].gt_boxes.tensor.tolist() == [[10, 5, 30, 35]]
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
