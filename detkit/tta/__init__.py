@@ -2,7 +2,18 @@
 
 from .build import build_multi_scale_detector, check_tta_config
 from .detector import MultiScaleDetector, View
-from .fields import Averaged, Derived, FieldRule, Followed, mirror_boxes, mirror_masks, mirror_points, standard_fields
+from .fields import (
+    Averaged,
+    Derived,
+    FieldRule,
+    Followed,
+    ScoredPoints,
+    field_rules,
+    mirror_boxes,
+    mirror_masks,
+    mirror_points,
+    standard_fields,
+)
 from .merging import BoxVoting, Merged, MergeWay, NonMaximumSuppression, SoftVoting, merge_per_class
 
 __all__ = [
@@ -15,10 +26,12 @@ __all__ = [
     "Merged",
     "MultiScaleDetector",
     "NonMaximumSuppression",
+    "ScoredPoints",
     "SoftVoting",
     "View",
     "build_multi_scale_detector",
     "check_tta_config",
+    "field_rules",
     "merge_per_class",
     "mirror_boxes",
     "mirror_masks",

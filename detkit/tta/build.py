@@ -10,8 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from detkit.config import ConfigError
 
-from .detector import MultiScaleDetector
-from .fields import standard_fields
+from .detector import AREA_UNITS, MultiScaleDetector
+from .fields import field_rules
 from .merging import MERGE_WAYS, MergeWay, SoftVoting
 
 __all__ = ["build_multi_scale_detector", "check_tta_config"]
@@ -39,9 +39,10 @@ def build_multi_scale_detector(cfg: CfgNode, model: nn.Module, dataset_name: str
         max_size=cfg.TEST.AUG.MAX_SIZE,
         flip=cfg.TEST.AUG.FLIP,
         area_ranges=cfg.TEST.AUG.AREA_RANGES,
+        area_unit=cfg.TEST.AUG.AREA_UNIT,
         merge_way=_merge_way(cfg.TEST.AUG),
         max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
-        fields=standard_fields(permutation) | dict(getattr(model, "tta_fields", {})),
+        fields=field_rules(getattr(model, "tta_fields", {}), permutation),
     )
 
 
@@ -63,6 +64,8 @@ def check_tta_config(cfg: CfgNode) -> None:
         )
     if not all(isinstance(entry, (list, tuple)) and len(entry) == 2 and entry[0] <= entry[1] for entry in aug.AREA_RANGES):
         raise ConfigError(f"TEST.AUG.AREA_RANGES is {aug.AREA_RANGES}; its entries are [min, max].")
+    if aug.AREA_UNIT not in AREA_UNITS:
+        raise ConfigError(f"TEST.AUG.AREA_UNIT is '{aug.AREA_UNIT}'; it takes one of {', '.join(AREA_UNITS)}.")
     if aug.MERGE not in MERGE_WAYS:
         raise ConfigError(f"TEST.AUG.MERGE is '{aug.MERGE}'; it takes one of {', '.join(MERGE_WAYS)}.")
     if not 0 < aug.MERGE_THRESH <= 1:

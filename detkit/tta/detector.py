@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,10 @@ from detkit.geometry import box_areas
 from .fields import Averaged, Derived, FieldRule, Followed, mirror_boxes, standard_fields
 from .merging import MergeWay, merge_per_class
 
-__all__ = ["MultiScaleDetector", "View"]
+__all__ = ["AREA_UNITS", "MultiScaleDetector", "View"]
 
+#: whose pixels areas are measured in: the original image's, or those of the version that the network sees
+AREA_UNITS = ("original", "input")
 _CORE_FIELDS = ("pred_boxes", "scores", "pred_classes")
 
 
@@ -30,11 +33,18 @@ class View:
         scale: which of the sizes.
         mirrored: whether the version was mirrored. The detections are those of the image as it is.
         detections: in pixels of the original image.
+        input_size: (height, width) of the version.
     """
 
     scale: int
     mirrored: bool
     detections: Instances
+    input_size: tuple[int, int]
+
+    @property
+    def zoom(self) -> float:
+        """Pixels of the version per pixel of the original image, the geometric mean of both directions."""
+        return math.sqrt(math.prod(self.input_size) / math.prod(self.detections.image_size))
 
 
 class MultiScaleDetector(nn.Module):
@@ -48,14 +58,15 @@ class MultiScaleDetector(nn.Module):
         min_sizes: the shorter sides of the versions, in pixels.
         max_size: of the longer sides.
         flip: look at every version mirrored too.
-        area_ranges: per entry of ``min_sizes`` the least and the greatest square root of a box's area, in pixels of the original
-            image, both inclusive, that is kept; empty: all boxes are.
+        area_ranges: per entry of ``min_sizes`` the least and the greatest square root of a box's area, both inclusive, that is kept;
+            empty: all boxes are.
+        area_unit: whose pixels these are, one of ``AREA_UNITS``.
         merge_way: how the detections become one set.
         max_detections: of an image, after merging.
         fields: how further fields of the detections are merged, by name.
 
     Raises:
-        ValueError: there is no size, or not one range per size.
+        ValueError: there is no size, not one range per size, or an unknown unit.
     """
 
     def __init__(
@@ -67,6 +78,7 @@ class MultiScaleDetector(nn.Module):
         merge_way: MergeWay,
         flip: bool = True,
         area_ranges: Sequence[tuple[float, float]] = (),
+        area_unit: str = "original",
         max_detections: int = 100,
         fields: Mapping[str, FieldRule] | None = None,
     ) -> None:
@@ -75,9 +87,12 @@ class MultiScaleDetector(nn.Module):
             raise ValueError(
                 f"There are {len(min_sizes)} sizes and {len(area_ranges)} ranges of areas: one range per size, or none at all."
             )
+        if area_unit not in AREA_UNITS:
+            raise ValueError(f"The unit of areas is '{area_unit}'; it is one of {', '.join(AREA_UNITS)}.")
         self.model = model
         self.merge_way = merge_way
         self.area_ranges = tuple(area_ranges) or ((0.0, float("inf")),) * len(min_sizes)
+        self.area_unit = area_unit
         self.max_detections = max_detections
         self.fields = standard_fields() if fields is None else dict(fields)
         # one mapper per size, so that only the images of one size are held at a time
@@ -96,8 +111,9 @@ class MultiScaleDetector(nn.Module):
         for scale, mapper in enumerate(self._mappers):
             versions = mapper({"height": height, "width": width, **inputs})
             mirrored = [_is_mirrored(version.pop("transforms")) for version in versions]
-            for flag, output in zip(mirrored, self.model(versions), strict=True):
-                yield View(scale, flag, self._as_tensors(output["instances"], mirrored=flag))
+            sizes = [tuple(version["image"].shape[1:]) for version in versions]
+            for flag, size, output in zip(mirrored, sizes, self.model(versions), strict=True):
+                yield View(scale, flag, self._as_tensors(output["instances"], mirrored=flag), size)
 
     def merge(self, views: Iterable[View]) -> Instances:
         """One set of detections from the views of an image."""
@@ -145,7 +161,7 @@ class MultiScaleDetector(nn.Module):
 
     def _in_area_range(self, view: View) -> Instances:
         least, greatest = self.area_ranges[view.scale]
-        size = box_areas(view.detections.pred_boxes).sqrt()
+        size = box_areas(view.detections.pred_boxes).sqrt() * (view.zoom if self.area_unit == "input" else 1.0)
         return view.detections[(size >= least) & (size <= greatest)]
 
 

@@ -12,7 +12,7 @@ turned back. A model with fields of its own names them in an attribute::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,19 @@ from torch import Tensor
 
 from .merging import Merged
 
-__all__ = ["Averaged", "Derived", "FieldRule", "Followed", "Mirror", "mirror_boxes", "mirror_masks", "mirror_points", "standard_fields"]
+__all__ = [
+    "Averaged",
+    "Derived",
+    "FieldRule",
+    "Followed",
+    "Mirror",
+    "ScoredPoints",
+    "field_rules",
+    "mirror_boxes",
+    "mirror_masks",
+    "mirror_points",
+    "standard_fields",
+]
 
 #: Turns the values (N, ...) of a mirrored image of a width in pixels into those of the image.
 Mirror = Callable[[Tensor, int], Tensor]
@@ -36,6 +48,17 @@ class Averaged:
     def merge(self, values: Tensor, merged: Merged) -> Tensor:
         """Of all detections (N, ...) to those of the remaining ones (M, ...)."""
         return merged.average(values)
+
+
+@dataclass(frozen=True)
+class ScoredPoints(Averaged):
+    """Points (N, V, 3) whose third number is the score of their detection: x and y are averaged, the score is that of the merged one."""
+
+    def merge(self, values: Tensor, merged: Merged) -> Tensor:
+        """Of all detections (N, V, 3) to those of the remaining ones (M, V, 3)."""
+        points = super().merge(values, merged)
+        points[..., 2] = merged.scores[:, None].to(points.dtype)
+        return points
 
 
 @dataclass(frozen=True)
@@ -87,7 +110,21 @@ def mirror_masks(masks: Tensor, width: int) -> Tensor:
 
 def standard_fields(keypoint_permutation: Sequence[int] | None = None) -> dict[str, FieldRule]:
     """Detectron2's masks, and its keypoints where it is known how mirroring permutes them."""
-    fields: dict[str, FieldRule] = {"pred_masks": Followed(mirror_masks)}
-    if keypoint_permutation is not None:
-        fields["pred_keypoints"] = Averaged(mirror_points(keypoint_permutation))
-    return fields
+    return field_rules({}, keypoint_permutation)
+
+
+def field_rules(own: Mapping[str, FieldRule | type[Averaged]], keypoint_permutation: Sequence[int] | None = None) -> dict[str, FieldRule]:
+    """The standard rules and those of a model, which come first.
+
+    Args:
+        own: by the names of the fields. A class in the place of a rule is for keypoints, which mirror as the data set says; without
+            the permutation it is left out.
+        keypoint_permutation: keypoint i is keypoint ``keypoint_permutation[i]`` of the mirrored object; None: not known.
+    """
+    rules: dict[str, FieldRule] = {}
+    for name, rule in {"pred_masks": Followed(mirror_masks), "pred_keypoints": Averaged, **own}.items():
+        if not isinstance(rule, type):
+            rules[name] = rule
+        elif keypoint_permutation is not None:
+            rules[name] = rule(mirror_points(keypoint_permutation))
+    return rules

@@ -52,7 +52,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], tuple[int, ...], float, int]] = {
     "PVTv2-B2": (timm_network("pvt_v2_b2"), (64, 128, 320, 512), 25.4, 512 * 1001),
     "PVTv2-B5": (timm_network("pvt_v2_b5"), (64, 128, 320, 512), 82.0, 512 * 1001),
     # Res2Net (Gao et al., 2019), table 1: 26w x 4s on 101 layers
-    "Res2Net-101": (timm_network("res2net101_26w_4s"), RESNET, 45.2, RESNET_CLASSIFIER),
+    "Res2Net-101": (timm_network("res2net101d"), RESNET, 45.2, RESNET_CLASSIFIER),
 }
 
 LARGE = ("Swin-S", "Swin-B", "PVTv2-B5")
@@ -116,7 +116,7 @@ def test_detector_on_the_network_trains_a_step(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "keys",
-    [resnet(50), resnet(101, 64, 4), timm_network("res2net101_26w_4s")],
+    [resnet(50), resnet(101, 64, 4), timm_network("res2net101d")],
     ids=["ResNet-50", "ResNeXt-101-64x4d", "Res2Net-101"],
 )
 def test_detector_on_a_deformable_network_trains_a_step(keys: dict[str, Any]) -> None:

@@ -7,15 +7,22 @@ from typing import Any
 
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
+from torch import Tensor
 
-from detkit.tta import MultiScaleDetector, NonMaximumSuppression, standard_fields
+from detkit.tta import build_multi_scale_detector
 from tests.tiny import LEVELS, tiny_cfg
 
 from .conftest import SIZE
 from .test_mapper import ALL_KINDS, CROP_AND_MIRROR, mapper_of
 
 FIELDS = {"bbox": {"pred_extreme_points"}, "segm": {"pred_polygons", "pred_masks"}, "pose": {"pred_keypoints"}}
+#: knows COCO's 17 keypoints, and which of them change places in a mirrored image
+PERSONS = "keypoints_coco_2017_val"
+#: detections of any score, five of an image, at two sizes
+MULTI_SCALE = ("MODEL.LSNET.TEST.SCORE_THRESH", 0.0, "TEST.DETECTIONS_PER_IMAGE", 5)
+MULTI_SCALE += ("TEST.AUG.MIN_SIZES", (96, 128), "TEST.AUG.MAX_SIZE", 200)
 
 
 def cfg_of(task: str, *options: Any) -> Any:
@@ -30,8 +37,12 @@ def cfg_of(task: str, *options: Any) -> Any:
 
 
 def model_of(task: str, *options: Any) -> torch.nn.Module:
+    return seeded(cfg_of(task, *options))
+
+
+def seeded(cfg: Any) -> torch.nn.Module:
     torch.manual_seed(0)
-    return build_model(cfg_of(task, *options))
+    return build_model(cfg)
 
 
 @pytest.mark.parametrize("task", ["bbox", "segm", "pose", "pose by keypoint boxes"])
@@ -47,22 +58,51 @@ def test_losses_are_finite(task: str, objects: list[dict], image_file: Path) -> 
 @pytest.mark.parametrize("task", FIELDS)
 @torch.no_grad()
 def test_detections_have_the_fields_of_the_task(task: str) -> None:
-    model = model_of(task, "MODEL.LSNET.TEST.SCORE_THRESH", 0.0, "TEST.DETECTIONS_PER_IMAGE", 5).eval()
+    cfg = cfg_of(task, *MULTI_SCALE)
+    model = seeded(cfg).eval()
     inputs = [{"image": torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8), "height": 120, "width": 160}]
     (output,) = model(inputs)
     found = output["instances"]
     assert len(found) and set(found.get_fields()) == {"pred_boxes", "scores", "pred_classes"} | FIELDS[task]
     assert found.image_size == (120, 160)
-    multi_scale = MultiScaleDetector(
-        model=model,
-        min_sizes=[96, 128],
-        max_size=200,
-        merge_way=NonMaximumSuppression(threshold=0.6),
-        fields=standard_fields(range(17)) | model.tta_fields,
-    )
     inputs[0]["image"] = torch.randint(0, 256, (3, 120, 160), dtype=torch.uint8)
-    merged = multi_scale(inputs)[0]["instances"]
+    merged = build_multi_scale_detector(cfg, model, PERSONS)(inputs)[0]["instances"]
     assert set(merged.get_fields()) == set(found.get_fields()) and len(merged)
+
+
+def mirrored_pose(keypoints: Tensor, width: int) -> Tensor:
+    """What the keypoints (N, 17, 3) of a mirrored image are in the image: by their names, so that the left wrist was called the right."""
+    names = MetadataCatalog.get(PERSONS).keypoint_names
+    other_side = {"left": "right", "right": "left"}
+    sources = [names.index("_".join(other_side.get(part, part) for part in name.split("_"))) for name in names]
+    x, y, score = keypoints[:, sources].unbind(-1)
+    return torch.stack([width - x, y, score], dim=-1)
+
+
+@torch.no_grad()
+def test_poses_of_the_mirrored_image_are_turned_back() -> None:
+    cfg = cfg_of("pose", *MULTI_SCALE)
+    model = seeded(cfg).eval()
+    image = torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8)
+    inputs, mirrored_inputs = ({"image": each, "height": 96, "width": 128} for each in (image, image.flip(-1)))
+    expected = [output["instances"] for output in model([inputs, mirrored_inputs])]
+    plain, turned = list(build_multi_scale_detector(cfg, model, PERSONS).views(inputs))[:2]
+    assert not plain.mirrored and turned.mirrored and len(expected[1]) > 0
+    torch.testing.assert_close(plain.detections.pred_keypoints, expected[0].pred_keypoints)
+    torch.testing.assert_close(turned.detections.pred_keypoints, mirrored_pose(expected[1].pred_keypoints, 128))
+
+
+@pytest.mark.parametrize("merge", ["nms", "vote", "soft_vote"])
+@torch.no_grad()
+def test_keypoints_carry_the_score_of_the_merged_detection(merge: str) -> None:
+    """Boxes of six cells overlap, so that detections of different scores are merged."""
+    cfg = cfg_of("pose", *MULTI_SCALE, "TEST.AUG.MERGE", merge, "TEST.AUG.MERGE_THRESH", 0.1, "TEST.AUG.SOFT_VOTE_MIN_SCORE", 0.0)
+    cfg.MODEL.LSNET.HEAD.START_SIZE = 3.0
+    inputs = [{"image": torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8), "height": 96, "width": 128}]
+    detector = build_multi_scale_detector(cfg, seeded(cfg).eval(), PERSONS)
+    merged = detector(inputs)[0]["instances"]
+    assert len(merged)
+    torch.testing.assert_close(merged.pred_keypoints[..., 2], merged.scores[:, None].expand(-1, 17), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("task", ["bbox", "segm", "pose"])
@@ -78,8 +118,3 @@ def test_first_stage_starts_from_typical_objects(task: str) -> None:
     boxes = model.decode(outputs, priors).boxes[0]
     reach = 3 * priors.strides[:, None]
     torch.testing.assert_close(boxes, torch.cat([priors.points - reach, priors.points + reach], dim=1))
-
-
-def test_size_of_typical_objects_is_not_negative() -> None:
-    with pytest.raises(ValueError, match="START_SIZE"):
-        model_of("bbox", "MODEL.LSNET.HEAD.START_SIZE", -1.0)

@@ -18,11 +18,16 @@ from detkit.tta import (
     Followed,
     MultiScaleDetector,
     NonMaximumSuppression,
+    ScoredPoints,
+    SoftVoting,
     build_multi_scale_detector,
+    check_tta_config,
+    field_rules,
     mirror_masks,
     mirror_points,
     standard_fields,
 )
+from tests.config.architectures import CONFIGS, config_name, read
 from tests.sparsercnn.tiny import tiny_sparse_cfg
 from tests.tiny import random_inputs, tiny_cfg
 
@@ -95,21 +100,35 @@ def test_without_flip_and_with_a_longest_side():
 
 
 @pytest.mark.parametrize(
-    "box, counts",
+    "box, unit, counts",
     [
-        ((0, 0, 8, 8), [1, 0, 0]),  # sqrt(area) 8, of any scale: measured in the original image
-        ((0, 0, 40, 40), [0, 1, 1]),  # both ends of a range belong to it
-        ((0, 0, 80, 20), [0, 1, 1]),
-        ((0, 0, 64, 64), [0, 0, 1]),
+        ((0, 0, 8, 8), "original", [1, 0, 0]),  # sqrt(area) 8, of any scale: measured in the original image
+        ((0, 0, 40, 40), "original", [0, 1, 1]),  # both ends of a range belong to it
+        ((0, 0, 80, 20), "original", [0, 1, 1]),
+        ((0, 0, 64, 64), "original", [0, 0, 1]),
+        ((0, 0, 8, 8), "input", [1, 0, 0]),  # 4, 8 and 16
+        ((0, 0, 16, 16), "input", [1, 0, 0]),
+        ((0, 0, 20, 20), "input", [1, 0, 1]),  # 10, 20 and 40: again with an end
+        ((0, 0, 80, 20), "input", [1, 1, 1]),  # 20, 40 and 80
+        ((0, 0, 64, 64), "input", [1, 0, 1]),  # 32, 64 and 128
+        ((0, 0, 66, 66), "input", [0, 0, 1]),
     ],
 )
-def test_each_scale_keeps_boxes_of_its_range_of_areas(box, counts):
-    detector = multi_scale(SeesBrightness(), area_ranges=((0, 32), (32, 40), (40, 1e4)))
+def test_each_scale_keeps_boxes_of_its_range_of_areas(box, unit, counts):
+    detector = multi_scale(SeesBrightness(), area_ranges=((0, 32), (32, 40), (40, 1e4)), area_unit=unit)
     views = [view for view in detector.views(image_with_box(box)) if not view.mirrored]
     exact = torch.tensor([box]).float()
     for view in views:
         view.detections.pred_boxes = exact
     assert [len(detector._in_area_range(view)) for view in views] == counts
+
+
+@pytest.mark.parametrize("unit, found", [("original", 0), ("input", 1)])
+def test_the_unit_of_areas_decides_about_a_box(unit, found):
+    """sqrt(area) is 40 in the file, 80 in the version; the image is handed over in half the size of its file."""
+    inputs = image_with_box((0, 0, 20, 20)) | {"height": 128, "width": 192}
+    (output,) = multi_scale(SeesBrightness(), min_sizes=(256,), area_ranges=((60, 100),), area_unit=unit)([inputs])
+    assert len(output["instances"]) == found
 
 
 def test_an_image_whose_detections_no_range_wants():
@@ -138,6 +157,28 @@ def test_keypoints_are_averaged_with_the_weights_of_their_box():
     merged = multi_scale(SeesBrightness(), fields=standard_fields(LEFT_RIGHT)).merge(views)
     torch.testing.assert_close(merged.pred_boxes.tensor, torch.tensor([[9.0, 17.0, 41.0, 57.0]]))
     torch.testing.assert_close(merged.pred_keypoints, torch.tensor([[[9.0, 17.0, 2.0]] * 3]))
+
+
+@pytest.mark.parametrize("way", [BoxVoting(threshold=0.5), SoftVoting(threshold=0.5, min_score=0.01)], ids=lambda way: type(way).__name__)
+def test_scored_points_carry_the_score_of_the_merged_detection(way):
+    detector = multi_scale(SeesBrightness(keypoints=True), fields=field_rules({"pred_keypoints": ScoredPoints}, LEFT_RIGHT), merge_way=way)
+    views = list(detector.views(image_with_box((8, 16, 40, 56))))[:2]
+    for view, score, shift in zip(views, (0.9, 0.3), (0.0, 4.0), strict=True):
+        view.detections.scores = torch.tensor([score])
+        view.detections.pred_boxes = torch.tensor([[8.0, 16.0, 40.0, 56.0]]) + shift
+        view.detections.pred_keypoints = torch.tensor([[[8.0 + shift, 16.0 + shift, score]] * 3])
+    merged = detector.merge(views)
+    assert len(merged) == (2 if isinstance(way, SoftVoting) else 1)
+    torch.testing.assert_close(merged.pred_keypoints[0], torch.tensor([[9.0, 17.0, 0.9]] * 3))
+    torch.testing.assert_close(merged.pred_keypoints[..., 2], merged.scores[:, None].expand(-1, 3), rtol=0, atol=0)
+
+
+def test_a_models_own_rules_come_first():
+    own = Averaged(mirror_points())
+    rules = field_rules({"pred_keypoints": ScoredPoints, "pred_corners": own}, LEFT_RIGHT)
+    assert set(rules) == {"pred_masks", "pred_keypoints", "pred_corners"}
+    assert isinstance(rules["pred_keypoints"], ScoredPoints) and rules["pred_corners"] is own
+    assert set(field_rules({"pred_keypoints": ScoredPoints})) == {"pred_masks"}  # a data set that does not say how they mirror
 
 
 def test_masks_follow_their_box():
@@ -216,19 +257,32 @@ def test_config_reaches_the_detector():
     cfg = small_cfg(
         "TEST.AUG.MIN_SIZES", (400, 800), "TEST.AUG.MAX_SIZE", 1333, "TEST.AUG.AREA_RANGES", ranges, "TEST.AUG.MERGE", "soft_vote"
     )
-    cfg.merge_from_list(["TEST.DETECTIONS_PER_IMAGE", 7, "TEST.AUG.MERGE_THRESH", 0.66, "TEST.AUG.SOFT_VOTE_MIN_SCORE", 0.01])
+    cfg.merge_from_list(
+        ["TEST.AUG.AREA_UNIT", "input", "TEST.DETECTIONS_PER_IMAGE", 7, "TEST.AUG.MERGE_THRESH", 0.66, "TEST.AUG.SOFT_VOTE_MIN_SCORE", 0.01]
+    )
     model = nn.Module()
     model.tta_fields = {"pred_extreme_points": Averaged(mirror_points((0, 3, 2, 1)))}
     MetadataCatalog.get("with_keypoints").set(
         keypoint_names=["nose", "left_eye", "right_eye"], keypoint_flip_map=[("left_eye", "right_eye")]
     )
     detector = build_multi_scale_detector(cfg, model, "with_keypoints")
-    assert detector.area_ranges == tuple(ranges) and detector.max_detections == 7
+    assert detector.area_ranges == tuple(ranges) and detector.area_unit == "input" and detector.max_detections == 7
     assert (detector.merge_way.threshold, detector.merge_way.min_score) == (0.66, 0.01)
     assert set(detector.fields) == {"pred_masks", "pred_keypoints", "pred_extreme_points"}
     turned = detector.fields["pred_keypoints"].mirror(torch.tensor([[[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]]), 10)
     assert turned[0, :, 0].tolist() == [9.0, 7.0, 8.0]
     assert isinstance(detector.fields["pred_masks"], Followed)
+
+
+METHODS = ("atss", "lsnet", "sparsercnn")
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p.stem.endswith("_ms_test") and p.parent.name in METHODS], ids=config_name)
+def test_configs_follow_the_published_codes(path):
+    cfg = read(path)
+    check_tta_config(cfg)
+    assert cfg.TEST.AUG.ENABLED and cfg.TEST.AUG.AREA_UNIT == "input"
+    assert (800 in cfg.TEST.AUG.MIN_SIZES) == (path.parent.name != "lsnet")
 
 
 @pytest.mark.parametrize(
@@ -240,6 +294,7 @@ def test_config_reaches_the_detector():
         ("AREA_RANGES", [[0, 1], [0, 1]], "AREA_RANGES has 2 entries, TEST.AUG.MIN_SIZES 1"),
         ("AREA_RANGES", [[5, 1]], r"\[min, max\]"),
         ("AREA_RANGES", [5], r"\[min, max\]"),
+        ("AREA_UNIT", "pixels", "AREA_UNIT is 'pixels'; it takes one of original, input"),
         ("MERGE", "vot", "one of nms, vote, soft_vote"),
         ("MERGE_THRESH", 66.0, "MERGE_THRESH is 66.0"),
     ],
@@ -252,3 +307,5 @@ def test_impossible_values_are_named(key, value, message):
 def test_sizes_and_ranges_must_fit():
     with pytest.raises(ValueError, match="3 sizes and 1 ranges"):
         multi_scale(nn.Module(), area_ranges=((0, 1),))
+    with pytest.raises(ValueError, match="'pixels'; it is one of original, input"):
+        multi_scale(nn.Module(), area_unit="pixels")
