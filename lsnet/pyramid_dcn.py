@@ -65,8 +65,9 @@ def convolve_at(x: Tensor, offset: Tensor, weight: Tensor, scale: SourceScale | 
 
     Kernel point (i, j) of output cell (row, col) reads x at ``(row + i - centre) * scale.kernel + offset * scale.offset``, bilinearly and
     with zeros outside. At equal resolution this is :func:`detkit.layers.deform_conv2d` with padding; on a CPU it takes a fraction of its
-    time. Memory: kernel points x channels x output cells while it runs, forward and backward. For the backward pass only the positions
-    are kept, about 50 numbers per kernel point and output cell; the features there are read again (``benchmarks/landmark_convolution.py``).
+    time. Memory: kernel points x channels x output cells while it runs, forward and backward, for the features that it reads. Between the
+    two it keeps the positions alone, 68 bytes per kernel point and output cell, and reads the features again, which takes about a sixth
+    more time than to keep them (``benchmarks/landmark_convolution.py``).
 
     Args:
         x: (B, C, H, W).

@@ -106,14 +106,14 @@ def test_objects_without_a_mask_have_the_landmarks_of_their_box(finder: Landmark
     np.testing.assert_allclose(box, expected)
 
 
-@pytest.mark.parametrize("finder", [ExtremePointFinder(), ContourFinder(36)], ids=["extremes", "contour"])
+@pytest.mark.parametrize("finder", [ExtremePointFinder(), ContourFinder(36), KeypointFinder(range(4))], ids=["extremes", "contour", "pose"])
 def test_an_object_out_of_sight_has_no_box(finder: LandmarkFinder) -> None:
     away = [T.CropTransform(0, 0, 30, 30)]
     landmarks, box = find(finder, annotation([bean(120, 80, 20)]), away, (30, 30))
     assert not box.any() and np.isfinite(landmarks).all()
 
 
-@pytest.mark.parametrize("finder", [ExtremePointFinder(), ContourFinder(36)], ids=["extremes", "contour"])
+@pytest.mark.parametrize("finder", [ExtremePointFinder(), ContourFinder(36), KeypointFinder(range(4))], ids=["extremes", "contour", "pose"])
 @pytest.mark.parametrize("motion", MOTIONS)
 @pytest.mark.parametrize(
     "segmentation",
@@ -173,6 +173,26 @@ class TestKeypoints:
         landmarks, box = find(self.finder, thing, *MOTIONS["mirrored"])
         assert landmarks.shape == (4, 3) and not landmarks[:, 2].any() and np.isfinite(landmarks).all()
         assert box.tolist() == [151, 1, 159, 9]
+
+    @pytest.mark.parametrize("thing", OBJECTS)
+    @pytest.mark.parametrize("motion", MOTIONS)
+    def test_boxes_are_as_tight_as_those_of_extreme_points(self, motion: str, thing: str) -> None:
+        _, box = find(self.finder, OBJECTS[thing], *MOTIONS[motion])
+        _, expected = find(ExtremePointFinder(), OBJECTS[thing], *MOTIONS[motion])
+        np.testing.assert_array_equal(box, expected)
+
+    def test_a_box_at_the_border_of_its_image_stays(self) -> None:
+        thing = annotation([[0.0, 20, 70, 20, 40, 120]], box=[0, 19, 72, 120])  # not exactly that of the mask
+        for motion in ("none", "mirrored", "larger"):
+            transforms, size = MOTIONS[motion]
+            _, box = find(self.finder, thing, transforms, size)
+            np.testing.assert_array_equal(box, Motion(T.TransformList(transforms), SIZE, size).boxes(np.array(thing["bbox"]))[0])
+
+    @pytest.mark.parametrize("motion", ["none", "larger", "mirrored", "crop that keeps it", "half turn"])
+    def test_masks_are_not_looked_at_where_nothing_is_cut(self, motion: str) -> None:
+        unread = annotation(object(), box=[50, 30, 100, 90])
+        _, box = find(self.finder, unread, *MOTIONS[motion])
+        assert box.all()
 
     def test_another_number_of_keypoints_is_an_error(self) -> None:
         with pytest.raises(ValueError, match="has 2 keypoints, but the data set's metadata names 4"):

@@ -77,8 +77,8 @@ def test_images_without_objects(task: str, image_file: Path) -> None:
 
 
 def test_objects_out_of_the_crop_are_gone(image_file: Path) -> None:
-    slanted = annotation([[10.0, 10, 110, 100, 10, 100]])  # its box reaches into the crop, the object does not
-    for task in ("bbox", "segm"):
+    slanted = annotation([[10.0, 10, 110, 100, 10, 100]], keypoints=pose())  # its box reaches into the crop, the object does not
+    for task in FINDERS:
         assert len(mapped(task, image_file, [slanted], [T.CropTransform(70, 5, 60, 40)])) == 0
 
 
@@ -100,6 +100,14 @@ def test_keypoints_are_those_of_detectron2(image_file: Path) -> None:
     ours = mapped("pose", image_file, things, CROP_AND_MIRROR).gt_landmarks
     torch.testing.assert_close(ours[..., 2], theirs[..., 2])
     torch.testing.assert_close(ours[theirs[..., 2] > 0], theirs[theirs[..., 2] > 0])
+
+
+@pytest.mark.parametrize(
+    "augmentation", [T.RotationTransform(*SIZE, 45, expand=False), T.CropTransform(70, 30, 60, 60)], ids=["turn", "crop"]
+)
+def test_poses_have_the_boxes_of_objects(augmentation: T.Transform, image_file: Path) -> None:
+    boxes = [mapped(task, image_file, ALL_KINDS, [augmentation]).gt_boxes.tensor for task in ("pose", "bbox")]
+    torch.testing.assert_close(*boxes)
 
 
 def test_boxes_of_contours_are_their_bounds(image_file: Path) -> None:
