@@ -1,0 +1,90 @@
+"""Trainings side by side: what the benchmarks that train have in common.
+
+Runs go one after the other over seeds and methods; every run is written to a json file as it ends, and runs that stand there already are
+not repeated. Several processes may share the folder of that file, not the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.engine import default_argument_parser
+
+from detkit.engine import main as train_net
+from detkit.engine.allocator import keep_freed_memory
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "quick"
+
+Run = dict[str, Any]
+
+
+def parse_arguments(description: str | None, methods: Sequence[str], output: str) -> argparse.Namespace:
+    """The command line. ``methods`` are those to choose from, ``output`` the json file unless another is given."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train-json", type=Path, required=True)
+    parser.add_argument("--val-json", type=Path, required=True)
+    parser.add_argument("--methods", nargs="+", choices=methods, default=list(methods))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=Path(output))
+    return parser.parse_args()
+
+
+def train(config: str, method: str, args: argparse.Namespace, seed: int) -> dict[str, dict[str, float]]:
+    """Trains and evaluates the quick config ``config``; metrics in percent by task (``"bbox"``, ...) and name."""
+    overrides = {
+        "DATASETS.TRAIN_JSON": args.train_json,
+        "DATASETS.VAL_JSON": args.val_json,
+        "DATASETS.NAME": args.train_json.parents[1].name,
+        "SEED": seed,
+        "OUTPUT_DIR": args.output.parent / f"{args.output.stem}_{method}_{seed}",
+        "MODEL.DEVICE": "cpu",
+        "TEST.EXPECTED_RESULTS": "[]",
+    }
+    options = [str(part) for item in overrides.items() for part in item]
+    command = default_argument_parser().parse_args(["--config-file", str(CONFIGS / f"{config}.yaml"), *options])
+    (results,) = train_net(command).values()
+    return results
+
+
+def collect(args: argparse.Namespace, measure: Callable[[str, int], dict[str, float]]) -> list[Run]:
+    """All runs, new ones and those of the file: ``method``, ``seed``, ``seconds`` and the metrics that ``measure(method, seed)`` gives."""
+    torch.set_num_threads(args.threads)
+    keep_freed_memory()
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    runs: list[Run] = json.loads(args.output.read_text())["runs"] if args.output.exists() else []
+    for seed in args.seeds:
+        for method in args.methods:
+            if any(run["method"] == method and run["seed"] == seed for run in runs):
+                continue
+            start = time.perf_counter()
+            runs.append({"method": method, "seed": seed, **measure(method, seed), "seconds": time.perf_counter() - start})
+            environment = {
+                "torch": torch.__version__,
+                "threads": args.threads,
+                "machine": platform.platform(),
+                "date": time.strftime("%Y-%m-%d"),
+            }
+            args.output.write_text(json.dumps({"data": str(args.train_json), "environment": environment, "runs": runs}, indent=1) + "\n")
+    return runs
+
+
+def print_table(runs: list[Run], methods: Sequence[str], metrics: Sequence[str]) -> None:
+    """Every metric of every method: mean over seeds, each seed, and how long a run takes."""
+    width = max(map(len, methods))
+    for metric in metrics:
+        for method in methods:
+            those = {run["seed"]: run for run in runs if run["method"] == method}
+            if those:
+                values = [run[metric] for _, run in sorted(those.items())]
+                minutes = statistics.median(run["seconds"] for run in those.values()) / 60
+                seeds = ", ".join(f"{value:.1f}" for value in values)
+                print(f"{metric:6s} {method:{width}s} {statistics.mean(values):5.1f}   seeds {seeds}   median {minutes:.1f} min a run")
