@@ -24,8 +24,9 @@ from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, pairwise_iou
 from torch import Tensor
 
-from detkit.assigners import AssignContext, Assigner, ATSSAssigner, FCOSAssigner, GroundTruth, IoUAssigner
+from detkit.assigners import AssignContext, Assigner, ATSSAssigner, FCOSAssigner, IoUAssigner
 from detkit.geometry import Grid, Priors, boxes_to_ltrb, elementwise_iou, square_anchors
+from detkit.structures import GroundTruth
 
 DATA = Path(os.environ.get("DETKIT_BENCH_DATA", Path(__file__).resolve().parents[2] / "shared" / "benchmarks"))
 #: glibc hands freed memory back and asks for it again at every large tensor unless told so; both sides are timed without that
@@ -55,7 +56,7 @@ def dense_fcos(boxes: Tensor, priors: Priors, radius: float) -> Tensor:
 
 
 def dense_atss(boxes: Tensor, priors: Priors, k: int = 9) -> Tensor:
-    """IoU and centre distance of all anchors and all boxes, (P, G), top-k of every level."""
+    """IoU and center distance of all anchors and all boxes, (P, G), top-k of every level."""
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     ious = elementwise_iou(priors.boxes[:, None], boxes[None])
     distances = (priors.points[:, None] - centers[None]).square().sum(-1).sqrt()

@@ -28,7 +28,7 @@ Mapper = Callable[[dict[str, Any]], Any]
 
 
 def mappers() -> dict[str, tuple[str, Mapper]]:
-    """Data set and mapper by name."""
+    """Dataset and mapper by name."""
     boxes, persons = "coco_2017_train", "keypoints_coco_2017_train"
     made: dict[str, tuple[str, Mapper]] = {}
     for name, dataset, mask_on, keypoint_on in (
@@ -78,7 +78,7 @@ def _rates(group: dict[str, Mapper], records: Iterable[dict[str, Any]], seed: in
 def main() -> None:
     """Prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=100, help="of each data set")
+    parser.add_argument("--images", type=int, default=100, help="of each dataset")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)

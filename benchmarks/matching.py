@@ -23,8 +23,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import generalized_box_iou
 
-from detkit.assigners import AssignContext, GroundTruth, HungarianAssigner, Predictions
+from detkit.assigners import AssignContext, HungarianAssigner
 from detkit.assigners.matching import match
+from detkit.structures import GroundTruth, Predictions
 
 SIDE = 1000.0
 

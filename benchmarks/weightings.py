@@ -27,12 +27,12 @@ from typing import Any
 
 import torch
 
-from detkit.assigners import AssignContext, GroundTruth, Predictions, build_assigner
+from detkit.assigners import AssignContext, build_assigner
 from detkit.config import get_cfg
-from detkit.criteria import WeightedCriterion
+from detkit.dense.criteria import WeightedCriterion
 from detkit.geometry import Grid, PointBoxCoder, Priors, square_anchors
-from detkit.heads import DenseOutputs
 from detkit.losses import giou_loss
+from detkit.structures import DenseOutputs, GroundTruth, Predictions
 
 DATA = Path(os.environ.get("DETKIT_BENCH_DATA", Path(__file__).resolve().parents[2] / "shared" / "benchmarks"))
 #: glibc hands freed memory back and asks for it again at every large tensor unless told so; both sides are timed without that

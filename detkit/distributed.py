@@ -1,7 +1,7 @@
 """What a loss needs to know of the other workers.
 
-Loss normalisers (number of positives, sum of centerness, ...) are averaged over the workers: gradients are averaged too, so that
-`local sum / mean normaliser`, averaged over the workers, is `global sum / global normaliser` -- the loss of one process on the
+Loss normalizers (number of positives, sum of centerness, ...) are averaged over the workers: gradients are averaged too, so that
+`local sum / mean normalizer`, averaged over the workers, is `global sum / global normalizer` -- the loss of one process on the
 whole batch.
 """
 

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from detkit.dense import DenseDetector
-from detkit.dense_parts import dense_parts_from_config
+from detkit.dense.parts import dense_parts_from_config
 
 __all__ = ["DW"]
 

@@ -9,8 +9,8 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
+from detkit.dense.heads import DENSE_HEAD_REGISTRY, DenseHead
 from detkit.geometry import Grid, boxes_to_ltrb, ltrb_to_boxes
-from detkit.heads import DENSE_HEAD_REGISTRY, DenseHead
 from detkit.layers import sample_channels
 
 __all__ = ["RefiningHead", "refine_distances"]

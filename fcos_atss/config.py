@@ -10,7 +10,7 @@ __all__ = ["add_config", "add_fcos_config", "add_fcos_rpn_config", "add_atss_con
 
 
 def add_fcos_config(cfg: CfgNode) -> None:
-    """Adds ``MODEL.FCOS``: FCOS as in the paper's first version, without centre sampling (tianzhi0549/FCOS ``fcos_R_50_FPN_1x``)."""
+    """Adds ``MODEL.FCOS``: FCOS as in the paper's first version, without center sampling (tianzhi0549/FCOS ``fcos_R_50_FPN_1x``)."""
     cfg.MODEL.FCOS = dense_node()
 
 

@@ -15,12 +15,13 @@ from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
-from detkit.assigners import AssignContext, Assigner, GroundTruth, Predictions
+from detkit.assigners import AssignContext, Assigner
 from detkit.backbones import levels_named
-from detkit.criteria import DenseCriterion, WeightedCriterion
-from detkit.dense_parts import head_parts_from_config
+from detkit.dense.criteria import DenseCriterion, WeightedCriterion
+from detkit.dense.heads import aligned_logits
+from detkit.dense.parts import head_parts_from_config
 from detkit.geometry import BoxCoder, Grid, Priors
-from detkit.heads import aligned_logits
+from detkit.structures import GroundTruth, Predictions
 
 __all__ = ["FCOSRPN", "GNRPNHead"]
 
@@ -34,7 +35,7 @@ class FCOSRPN(nn.Module):
     ``MODEL.PROPOSAL_GENERATOR`` MIN_SIZE, with Detectron2's meaning.
 
     Args:
-        head: maps the pyramid to :class:`detkit.heads.DenseOutputs` of one class, with or without a quality branch.
+        head: maps the pyramid to :class:`detkit.structures.DenseOutputs` of one class, with or without a quality branch.
         in_features: names of the levels used, from fine to coarse.
         strides: of these levels, in pixels.
         cell_anchors: per level (A, 4) anchors around a location, see :func:`detkit.geometry.square_anchors`.

@@ -31,12 +31,12 @@ def contour_bound(ground_truth: COCO, num_landmarks: int, parts: Parts = "all") 
     """
     without = [annotation["id"] for annotation in ground_truth.anns.values() if not annotation.get("segmentation")]
     if without:
-        raise EvaluationError(f"{len(without)} objects have no mask (annotation {without[0]} is the first): take a data set with masks.")
+        raise EvaluationError(f"{len(without)} objects have no mask (annotation {without[0]} is the first): take a dataset with masks.")
     return CocoEvaluation(ground_truth, list(perfect_contours(ground_truth, num_landmarks, parts)), task="segm").average_precision
 
 
 def perfect_contours(ground_truth: COCO, num_landmarks: int, parts: Parts = "all") -> Iterable[dict[str, Any]]:
-    """The objects of a data set, crowds left out, as detections of score 1 in COCO's result format.
+    """The objects of a dataset, crowds left out, as detections of score 1 in COCO's result format.
 
     Objects whose parts are all tiny have the outline of their box.
     """

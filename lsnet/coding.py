@@ -35,6 +35,6 @@ def from_cross_coordinates(vectors: Tensor) -> Tensor:
 
 
 def point_offsets(points: Tensor, landmarks: Tensor, boxes: Tensor) -> Tensor:
-    """Vectors (..., V + 1, 2) from anchor points (..., 2) to landmarks (..., V, 2) and, last, to the centres of boxes (..., 4)."""
+    """Vectors (..., V + 1, 2) from anchor points (..., 2) to landmarks (..., V, 2) and, last, to the centers of boxes (..., 4)."""
     centers = (boxes[..., :2] + boxes[..., 2:]) / 2
     return torch.cat([landmarks, centers[..., None, :]], dim=-2) - points[..., None, :]

@@ -35,7 +35,7 @@ def add_config(cfg: CfgNode) -> None:
     node.HEAD.STAGES = 2  # 1: the classes come from the first stage (table 2)
     # what the second stage looks at beside the anchor point: "point" (nothing), "landmark", "pyramid" (tables 3), "learned" (figure 4)
     node.HEAD.FEATURES = "pyramid"
-    # how offsets become offsets on neighbouring levels: "official" (accumulated) or "ideal"
+    # how offsets become offsets on neighboring levels: "official" (accumulated) or "ideal"
     node.HEAD.LEVEL_SCALES = "official"
     node.HEAD.GRADIENT_SHARE = 0.1  # of the gradient of kernel positions that the first stage gets
     node.HEAD.PRIOR_PROB = 0.01

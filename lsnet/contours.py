@@ -29,7 +29,7 @@ _MIN_AREA = 5.0
 
 
 def contour(outline: Polygon, num_points: int) -> Polygon:
-    """The landmarks (num_points, 2) of one outline: evenly spread along it, always in the same direction, from the top centre on.
+    """The landmarks (num_points, 2) of one outline: evenly spread along it, always in the same direction, from the top center on.
 
     The outline is sampled ten times more densely, of which every tenth point is a landmark.
     """

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detkit.assigners import GroundTruth
 from detkit.assigners.windows import cell_limits, level_table, nearest_cells, scatter_to_priors
 from detkit.distributed import reduce_mean
 from detkit.geometry import Grid, box_areas
+from detkit.structures import GroundTruth
 
 from .corners import CornerMaps
 

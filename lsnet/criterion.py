@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from detkit.assigners import GroundTruth, HardAssignment
 from detkit.distributed import reduce_mean
 from detkit.geometry import Priors
 from detkit.losses import focal_loss_from_labels
+from detkit.structures import GroundTruth, HardAssignment
 
 from .losses import VectorLoss, VectorTargets
 from .tasks import LandmarkSet, Task

@@ -44,7 +44,7 @@ def _group_sums(values: Tensor, num_groups: int) -> Tensor:
 
 
 def box_distance_penalty(pred: Tensor, target: Tensor) -> Tensor:
-    """Squared distance of the centres over the squared diagonal of the hull, for boxes (..., 4) xyxy (Zheng et al., Distance-IoU Loss,
+    """Squared distance of the centers over the squared diagonal of the hull, for boxes (..., 4) xyxy (Zheng et al., Distance-IoU Loss,
     AAAI 2020, equation 7). In the official code of LSNet, not in its paper."""
     hull = torch.maximum(pred[..., 2:], target[..., 2:]) - torch.minimum(pred[..., :2], target[..., :2])
     centers = (pred[..., :2] + pred[..., 2:] - target[..., :2] - target[..., 2:]) / 2

@@ -13,10 +13,11 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
-from detkit.assigners import AssignContext, Assigner, GroundTruth, HardAssignment, Predictions
+from detkit.assigners import AssignContext, Assigner
 from detkit.checkpoint import read_published_layouts
+from detkit.dense.postprocess import DensePostprocessor
 from detkit.geometry import Grid, Priors
-from detkit.postprocess import DensePostprocessor
+from detkit.structures import GroundTruth, HardAssignment, Predictions
 
 from .corner_targets import CornerCriterion
 from .corners import snap_corners

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["box_side_midpoints", "extreme_points", "relabelled"]
+__all__ = ["box_side_midpoints", "extreme_points", "relabeled"]
 
 #: axis and sign of what is smallest at the top, left, bottom and right
 _SIDES = ((1, 1), (0, 1), (1, -1), (0, -1))
@@ -18,7 +18,7 @@ _FLAT = 0.02
 def extreme_points(points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Top, left, bottom and right of an object.
 
-    The end of an object is often flat. So the run of neighbouring points around the first extreme one that are all within 2 % of the
+    The end of an object is often flat. So the run of neighboring points around the first extreme one that are all within 2 % of the
     object's side counts as the end, and its middle, rounded down to a whole pixel, as the extreme point (official
     ``gen_coco_lsvr.py``, which lets a run cross the seam of the outline by one point only).
 
@@ -51,7 +51,7 @@ def box_side_midpoints(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([np.stack(point, axis=-1) for point in ((x, y0), (x0, y), (x, y1), (x1, y))], axis=-2)
 
 
-def relabelled(extremes: NDArray[np.float64], axes: NDArray[np.float64]) -> NDArray[np.float64]:
+def relabeled(extremes: NDArray[np.float64], axes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Extreme points (..., 4, 2) of an image that was mirrored or turned by quarters, in their usual order again.
 
     Args:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from detkit.data import Motion, Polygon, polygon_bounds, polygons_of, visible_parts
 
 from .contours import box_outline, contour, drop_tiny_parts, largest_part, mirrored_contour
-from .extremes import box_side_midpoints, extreme_points, relabelled
+from .extremes import box_side_midpoints, extreme_points, relabeled
 
 __all__ = ["ContourFinder", "ExtremePointFinder", "KeypointFinder", "LandmarkFinder"]
 
@@ -29,7 +29,7 @@ class LandmarkFinder(ABC):
     """Finds the landmarks of one object.
 
     Attributes:
-        num_landmarks: how many, without the centre of the box.
+        num_landmarks: how many, without the center of the box.
     """
 
     num_landmarks: int
@@ -97,7 +97,7 @@ class ExtremePointFinder(_OutlineFinder):
         return motion.axis_parallel
 
     def _moved(self, landmarks: Array, motion: Motion) -> Array:
-        return relabelled(motion.points(landmarks), motion.axes)
+        return relabeled(motion.points(landmarks), motion.axes)
 
     def _of_parts(self, parts: Sequence[Polygon]) -> Array:
         return extreme_points(np.concatenate(parts))
@@ -145,7 +145,7 @@ class KeypointFinder(LandmarkFinder):
         landmarks = np.zeros((self.num_landmarks, 3)) if keypoints is None else np.array(keypoints, dtype=np.float64).reshape(-1, 3)
         if len(landmarks) != self.num_landmarks:
             raise ValueError(
-                f"an object has {len(landmarks)} keypoints, but the data set's metadata names {self.num_landmarks} (keypoint_names)"
+                f"an object has {len(landmarks)} keypoints, but the dataset's metadata names {self.num_landmarks} (keypoint_names)"
             )
         landmarks[:, :2] = motion.points(landmarks[:, :2])
         landmarks[~motion.contains(landmarks[:, :2]), 2] = 0

@@ -77,7 +77,7 @@ class _OutputBranch(nn.Module):
 
 
 class _RefineBranch(nn.Module):
-    """The features at the anchor point and at the landmarks, added, normalised and read out: a branch of the second stage."""
+    """The features at the anchor point and at the landmarks, added, normalized and read out: a branch of the second stage."""
 
     def __init__(self, in_channels: int, channels: int, out_channels: int, norm: str, sampler: SamplerFactory | None) -> None:
         super().__init__()

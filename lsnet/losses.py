@@ -26,7 +26,7 @@ class VectorTargets:
     """What anchor points should predict.
 
     Attributes:
-        offsets: (..., V + 1, 2) x, y to the landmarks and the box centre.
+        offsets: (..., V + 1, 2) x, y to the landmarks and the box center.
         known: (..., V + 1) bool, False for landmarks without label.
         boxes: (..., 4) xyxy.
     """
@@ -69,7 +69,7 @@ class CrossIoULoss:
 
 
 class SmoothL1Loss:
-    """Smooth L1 on the components of the softened coordinates: summed over a vector, averaged over the labelled vectors.
+    """Smooth L1 on the components of the softened coordinates: summed over a vector, averaged over the labeled vectors.
 
     Args:
         beta: where the quadratic part ends, in the unit of the vectors.

@@ -36,7 +36,7 @@ class LandmarkMapper(DatasetMapper):
     Args:
         finder: annotation to landmarks.
         box_source: what ``gt_boxes`` are: the annotated boxes (tightened where an object with a mask was cut or turned), the bounds of the
-            landmarks, or those of the labelled keypoints; objects without any are then left out.
+            landmarks, or those of the labeled keypoints; objects without any are then left out.
         **kwargs: as of Detectron2's mapper.
     """
 
@@ -79,14 +79,14 @@ def _mirrored_order(dataset_names: Sequence[str], num_keypoints: int) -> list[in
     """Which keypoint takes the place of each in a mirrored image.
 
     Raises:
-        ConfigError: a data set without keypoints, or with another number of them than the model has.
+        ConfigError: a dataset without keypoints, or with another number of them than the model has.
     """
     for name in dataset_names:
         found = len(MetadataCatalog.get(name).get("keypoint_names", ()))
         if found != num_keypoints:
             raise ConfigError(
-                f"MODEL.LSNET.TASK 'pose' learns {num_keypoints} keypoints (MODEL.LSNET.NUM_KEYPOINTS), but the data set {name} names "
-                f"{found} ('keypoints' of a category in its annotations). Set the key to that number, or take another data set or task."
+                f"MODEL.LSNET.TASK 'pose' learns {num_keypoints} keypoints (MODEL.LSNET.NUM_KEYPOINTS), but the dataset {name} names "
+                f"{found} ('keypoints' of a category in its annotations). Set the key to that number, or take another dataset or task."
             )
     return create_keypoint_hflip_indices(list(dataset_names))
 
@@ -102,10 +102,10 @@ def _instances(
 
 
 def keypoint_boxes(keypoints: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The bounds (N, 4) of the labelled keypoints of (N, V, 3), at least a pixel wide and high; all zero where none is labelled."""
-    labelled = keypoints[..., 2:] > 0
-    known = labelled.any(axis=1)
-    low = np.where(known, np.where(labelled, keypoints[..., :2], np.inf).min(axis=1), 0)
-    high = np.where(known, np.where(labelled, keypoints[..., :2], -np.inf).max(axis=1), 0)
+    """The bounds (N, 4) of the labeled keypoints of (N, V, 3), at least a pixel wide and high; all zero where none is labeled."""
+    labeled = keypoints[..., 2:] > 0
+    known = labeled.any(axis=1)
+    low = np.where(known, np.where(labeled, keypoints[..., :2], np.inf).min(axis=1), 0)
+    high = np.where(known, np.where(labeled, keypoints[..., :2], -np.inf).max(axis=1), 0)
     missing = known * np.maximum(_MIN_SIDE - (high - low), 0) / 2
     return np.concatenate([low - missing, high + missing], axis=1)

@@ -52,7 +52,7 @@ def with_task_outputs(detections: Instances, task: Task, input_size: tuple[int, 
 
 
 def merge_rules(task: Task) -> dict[str, FieldRule | type[Averaged]]:
-    """How multi-scale testing merges the fields of a task. Which keypoints change places in a mirrored image, the data set says."""
+    """How multi-scale testing merges the fields of a task. Which keypoints change places in a mirrored image, the dataset says."""
     if task.name == "bbox":
         return {"pred_extreme_points": Averaged(mirror_points(_MIRRORED_EXTREMES))}
     if task.name == "segm":

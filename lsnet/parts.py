@@ -11,7 +11,7 @@ from detectron2.modeling import build_backbone
 from detkit.assigners import Assigner, build_assigner
 from detkit.backbones import levels_named
 from detkit.config import ConfigError, check_ranges
-from detkit.postprocess import DensePostprocessor
+from detkit.dense.postprocess import DensePostprocessor
 
 from .corner_targets import CornerCriterion
 from .corners import CornerVerification

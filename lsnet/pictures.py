@@ -14,17 +14,17 @@ from detectron2.utils.visualizer import Visualizer
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from detkit.report.pictures import canvas
-from detkit.report.style import CATEGORICAL
+from detkit.visualization.pictures import canvas
+from detkit.visualization.style import CATEGORICAL
 
 from .detector import LSNet
 from .mapper import LandmarkMapper
 from .tasks import Task
 
-__all__ = ["detect_with_stages", "draw_landmarks", "labelled_input", "stages_figure"]
+__all__ = ["detect_with_stages", "draw_landmarks", "labeled_input", "stages_figure"]
 
 
-def labelled_input(cfg: CfgNode, record: dict[str, Any]) -> dict[str, Any]:
+def labeled_input(cfg: CfgNode, record: dict[str, Any]) -> dict[str, Any]:
     """An image in the size of evaluation, with its objects' ``gt_landmarks``, as the model of the config takes it."""
     parts = LandmarkMapper.from_config(cfg, is_train=True)
     resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
@@ -50,7 +50,7 @@ def draw_landmarks(image: NDArray[np.uint8], landmarks: NDArray[np.float64], tas
     """An RGB image with the landmarks (N, V, 2), or (N, V, 3) with visibility, of N objects.
 
     Args:
-        metadata: of the data set; for poses its ``keypoint_names`` and ``keypoint_connection_rules`` are needed.
+        metadata: of the dataset; for poses its ``keypoint_names`` and ``keypoint_connection_rules`` are needed.
     """
     visualizer = canvas(image, metadata)
     for number, points in enumerate(landmarks):
@@ -73,7 +73,7 @@ def stages_figure(inputs: dict[str, Any], found: Instances | None, task: Task, *
     """The objects beside the landmarks of both stages.
 
     Args:
-        inputs: see :func:`labelled_input`.
+        inputs: see :func:`labeled_input`.
         found: see :func:`detect_with_stages`; None: the objects alone.
         image_format: ``INPUT.FORMAT``.
         dataset_name: as registered; gives the names of keypoints.

@@ -26,13 +26,13 @@ class SourceScale(NamedTuple):
 
 
 def source_levels(level: int, num_levels: int) -> tuple[int, ...]:
-    """The levels whose features a level uses: itself and its two neighbours, at the ends the nearest two."""
-    neighbours = (level - 1, level + 1)
+    """The levels whose features a level uses: itself and its two neighbors, at the ends the nearest two."""
+    neighbors = (level - 1, level + 1)
     if level == 0:
-        neighbours = (1, 2)
+        neighbors = (1, 2)
     elif level == num_levels - 1:
-        neighbours = (level - 1, level - 2)
-    return tuple(source for source in (level, *neighbours) if 0 <= source < num_levels)
+        neighbors = (level - 1, level - 2)
+    return tuple(source for source in (level, *neighbors) if 0 <= source < num_levels)
 
 
 def level_scales(
@@ -63,7 +63,7 @@ def level_scales(
 def convolve_at(x: Tensor, offset: Tensor, weight: Tensor, scale: SourceScale | None = None) -> Tensor:
     """Deformable convolution whose input may have another resolution than its output.
 
-    Kernel point (i, j) of output cell (row, col) reads x at ``(row + i - centre) * scale.kernel + offset * scale.offset``, bilinearly and
+    Kernel point (i, j) of output cell (row, col) reads x at ``(row + i - center) * scale.kernel + offset * scale.offset``, bilinearly and
     with zeros outside. At equal resolution this is :func:`detkit.layers.deform_conv2d` with padding; on a CPU it takes a fraction of its
     time. Memory: kernel points x channels x output cells while it runs, forward and backward, for the features that it reads. Between the
     two it keeps the positions alone, 68 bytes per kernel point and output cell, and reads the features again, which takes about a sixth
@@ -102,15 +102,15 @@ def _kernel_grid(height: int, width: int, kernel_size: int, device: torch.device
 def _cells_around(rows: Tensor, columns: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The four cells around positions (B, N), counted through all maps of a batch of (height, width), and their shares: both (B * N, 4)."""
     height, width = size
-    cell_rows, row_shares = _neighbours(rows, height)
-    cell_columns, column_shares = _neighbours(columns, width)
+    cell_rows, row_shares = _neighbors(rows, height)
+    cell_columns, column_shares = _neighbors(columns, width)
     starts = torch.arange(0, len(rows) * height * width, height * width, device=rows.device)[:, None, None, None]
     cells = starts + cell_rows[..., :, None] * width + cell_columns[..., None, :]  # (B, N, 2, 2)
     shares = row_shares[..., :, None] * column_shares[..., None, :]
     return cells.view(-1, 4), shares.view(-1, 4)
 
 
-def _neighbours(positions: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def _neighbors(positions: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """The two cells of an axis next to each position, and their shares in it, 0 for cells that do not exist: both (..., 2)."""
     below = positions.detach().floor()
     beyond = positions - below

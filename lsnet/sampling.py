@@ -68,7 +68,7 @@ class LandmarkSampler(nn.Module):
 
 
 class PyramidSampler(LandmarkSampler):
-    """Features at landmarks on the level of the anchor point and on two neighbours ("PP" of table 3).
+    """Features at landmarks on the level of the anchor point and on two neighbors ("PP" of table 3).
 
     Args:
         in_channels, channels: as of :class:`LandmarkSampler`.

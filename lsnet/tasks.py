@@ -4,10 +4,10 @@ The interface between data and network:
 
 - training targets arrive as Detectron2 ``Instances`` with ``gt_boxes`` (N, 4), the box by which objects are assigned, see
   :attr:`Task.box_source`; ``gt_classes`` (N,); ``gt_landmarks`` (N, V, 3), the task's landmarks as x, y in pixels of the network's input
-  and visibility (0: not labelled, its position means nothing). Every set of landmarks has one vector more, the centre of ``gt_boxes``,
+  and visibility (0: not labeled, its position means nothing). Every set of landmarks has one vector more, the center of ``gt_boxes``,
   which is not stored.
 - detections leave the network with ``pred_boxes``, ``scores``, ``pred_classes`` and ``pred_landmarks`` (N, V, 2), x, y in pixels of the
-  network's input, of the second stage. What users expect (masks, keypoints) is made from these afterwards.
+  network's input, of the second stage. What users expect (masks, keypoints) is made from these afterward.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from .cross_iou import cross_iou
 
 __all__ = ["BoxSides", "BoxSource", "Contour", "ExtremePoints", "Keypoints", "LandmarkSet", "SideMiddles", "Task", "build_task"]
 
-#: which box ``gt_boxes`` is: the annotated one, the bounds of the contour that is learned, or those of the labelled keypoints
+#: which box ``gt_boxes`` is: the annotated one, the bounds of the contour that is learned, or those of the labeled keypoints
 BoxSource = Literal["object", "contour", "keypoints"]
 
 Pair = tuple[Tensor, Tensor]
 
-#: COCO's 17 keypoints of a person who stands and faces the viewer: x, y from the centre in halves of the height, nose, then left and right
+#: COCO's 17 keypoints of a person who stands and faces the viewer: x, y from the center in halves of the height, nose, then left and right
 STANDING = (
     *((0.0, -0.85), (0.07, -0.92), (-0.07, -0.92), (0.15, -0.88), (-0.15, -0.88)),  # nose, eyes, ears
     *((0.3, -0.6), (-0.3, -0.6), (0.5, -0.3), (-0.5, -0.3), (0.6, 0.0), (-0.6, 0.0)),  # shoulders, elbows, wrists
@@ -45,7 +45,7 @@ CONTOUR_GROUPS = 9
 
 @dataclass(frozen=True)
 class LandmarkSet:
-    """Landmarks that one branch of the head regresses. The vectors of a branch lead to the landmarks and, last, to the box centre.
+    """Landmarks that one branch of the head regresses. The vectors of a branch lead to the landmarks and, last, to the box center.
 
     Attributes:
         name: of the branch, in names of losses and weights.
@@ -69,8 +69,8 @@ class LandmarkSet:
         return KERNEL_POINTS - len(self.kernel_vectors)
 
     def typical(self) -> Tensor:
-        """(V + 1, 2) x, y: where the landmarks and the centre of an object might lie, seen from its centre, in halves of its size. All at
-        the centre where nothing is known of them."""
+        """(V + 1, 2) x, y: where the landmarks and the center of an object might lie, seen from its center, in halves of its size. All at
+        the center where nothing is known of them."""
         return torch.zeros(self.num_vectors, 2)
 
     def offsets(self, vectors: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ def _known_offsets(points: Tensor, top: Pair, left: Pair, bottom: Pair, right: P
 class Contour(LandmarkSet):
     """Points spread evenly along the outline of an object, the first near the middle of its upper side (section 4.2).
 
-    The kernel's points are put to eight of them and to the centre: of 36 to every fifth, as in the official code.
+    The kernel's points are put to eight of them and to the center: of 36 to every fifth, as in the official code.
     """
 
     def __init__(self, num_landmarks: int = 36) -> None:
@@ -179,7 +179,7 @@ class Contour(LandmarkSet):
 class Keypoints(LandmarkSet):
     """Named keypoints (section 4.2).
 
-    Of COCO's 17 the kernel's points are put to every second, starting from the second, and to the centre, as in the official code: these
+    Of COCO's 17 the kernel's points are put to every second, starting from the second, and to the center, as in the official code: these
     are the joints of the left side. Other numbers of keypoints are thinned out in the same way.
     """
 

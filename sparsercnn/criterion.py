@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detkit.assigners import GroundTruth
 from detkit.distributed import reduce_mean
 from detkit.losses import focal_loss_from_labels, giou_loss
+from detkit.structures import GroundTruth
 
 from .head import StageOutputs
 

@@ -15,8 +15,9 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
-from detkit.assigners import AssignContext, Assigner, GroundTruth, NonFiniteCostError, Predictions
+from detkit.assigners import AssignContext, Assigner, NonFiniteCostError
 from detkit.checkpoint import read_published_layouts
+from detkit.structures import GroundTruth, Predictions
 
 from .criterion import SetCriterion
 from .head import IterativeHead, StageOutputs
@@ -107,7 +108,7 @@ class SparseRCNN(nn.Module):
         return processed
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalises the images and pads them to one size."""
+        """Normalizes the images and pads them to one size."""
         images = [(item["image"].to(self.device) - self.pixel_mean) / self.pixel_std for item in batched_inputs]
         return ImageList.from_tensors(images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints)
 

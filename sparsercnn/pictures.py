@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detkit.report.pictures import DrawnObject, draw_objects
+from detkit.visualization.pictures import DrawnObject, draw_objects
 
 from .detector import SparseRCNN
 
@@ -28,7 +28,7 @@ def stage_pictures(
 ) -> list[RGBImage]:
     """The learned proposals on an image, then the boxes of every stage whose best class scores at least ``score_thresh``.
 
-    A proposal keeps its colour through all pictures; on the first one those that no later picture shows are white, as in the paper.
+    A proposal keeps its color through all pictures; on the first one those that no later picture shows are white, as in the paper.
 
     Args:
         model: its mode is left as it is.

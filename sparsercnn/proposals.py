@@ -23,7 +23,7 @@ class LearnedProposals(nn.Module):
     instead, since a negative size would turn the boxes of all stages inside out.
 
     Args:
-        initial_boxes: (N, 4) centre, width, height in [0, 1], relative to the image.
+        initial_boxes: (N, 4) center, width, height in [0, 1], relative to the image.
         channels: of the features, which start normally distributed; 0: no features, for heads that use none.
     """
 
@@ -56,7 +56,7 @@ def image_boxes(count: int) -> Tensor:
 
 
 def center_boxes(count: int) -> Tensor:
-    """Boxes (count, 4) in the centre, a tenth of the image high and wide."""
+    """Boxes (count, 4) in the center, a tenth of the image high and wide."""
     return torch.tensor([0.5, 0.5, 0.1, 0.1]).repeat(count, 1)
 
 
@@ -74,7 +74,7 @@ def grid_boxes(count: int) -> Tensor:
 
 
 def random_boxes(count: int) -> Tensor:
-    """Boxes (count, 4) with normally distributed centres and sizes, mean 0.5 and standard deviation 0.25, at least 0.02 high and wide."""
+    """Boxes (count, 4) with normally distributed centers and sizes, mean 0.5 and standard deviation 0.25, at least 0.02 high and wide."""
     boxes = 0.5 + 0.25 * torch.randn(count, 4)
     return torch.cat([boxes[:, :2].clamp(0, 1), boxes[:, 2:].clamp(0.02, 1)], dim=1)
 

@@ -13,7 +13,7 @@ __all__ = ["BoxEncoding", "FeedForward", "SelfAttention", "Stage"]
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention between the proposals of an image, added and normalised."""
+    """Multi-head attention between the proposals of an image, added and normalized."""
 
     def __init__(self, *, channels: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class SelfAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two layers with ReLU between, added and normalised (DETR's transformer)."""
+    """Two layers with ReLU between, added and normalized (DETR's transformer)."""
 
     def __init__(self, *, channels: int, hidden_channels: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class FeedForward(nn.Module):
 
 
 class BoxEncoding(nn.Module):
-    """A layer on the sines of a box's centre and size: the positional encoding that does not help (table 10).
+    """A layer on the sines of a box's center and size: the positional encoding that does not help (table 10).
 
     Args:
         channels: of the encoding, a multiple of 8.

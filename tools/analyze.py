@@ -40,7 +40,7 @@ from detkit.engine.setup import usable_device
 from detkit.evaluation import read_detections, read_ground_truth
 from detkit.geometry import square_anchors
 from lsnet.analysis import PAPER_BOUND, contour_bound
-from lsnet.pictures import detect_with_stages, labelled_input, stages_figure
+from lsnet.pictures import detect_with_stages, labeled_input, stages_figure
 from lsnet.tasks import build_task
 
 #: FCOS, Tables 1 and 2, on the 5000 images of COCO minival: best possible recall, ambiguous samples, those across classes, in percent
@@ -55,7 +55,7 @@ PAPER = {
 
 def recall(args: argparse.Namespace) -> None:
     """Best possible recall and ambiguous samples (FCOS, Tables 1 and 2)."""
-    images = list(analysis.labelled_images(_records(args.dataset), min_size=args.min_size, max_size=args.max_size))
+    images = list(analysis.labeled_images(_records(args.dataset), min_size=args.min_size, max_size=args.max_size))
     papers_own = [
         analysis.fcos(),
         analysis.fcos(single_level=4),
@@ -80,9 +80,9 @@ def recall(args: argparse.Namespace) -> None:
 
 def positives(args: argparse.Namespace) -> None:
     """Positives per object by size and by level (ATSS, section 4.1)."""
-    images = list(analysis.labelled_images(_records(args.dataset), min_size=args.min_size, max_size=args.max_size))
+    images = list(analysis.labeled_images(_records(args.dataset), min_size=args.min_size, max_size=args.max_size))
     strides = analysis.fcos().strides
-    atss = analysis.Setting("ATSS", ATSSAssigner(), strides, square_anchors(strides))
+    atss = analysis.AssignmentSetting("ATSS", ATSSAssigner(), strides, square_anchors(strides))
     settings = _settings(args) or [atss, analysis.fcos(), analysis.fcos(center_radius=1.5)]
     counts = {s.name: analysis.count_positives(s, tqdm(images, desc=s.name, leave=False, disable=None)) for s in settings}
     rows = {f"{name}, {size}": row for name, each in counts.items() for size, row in each.rows().items()}
@@ -163,7 +163,7 @@ def landmarks(args: argparse.Namespace) -> None:
     (cfg,) = _configs(args).values()
     cfg.DATASETS.TRAIN = (_registered(args.dataset),)
     record = _record(args)
-    inputs = labelled_input(cfg, record)
+    inputs = labeled_input(cfg, record)
     found = None
     if _names_a_file(cfg):
         cfg.MODEL.DEVICE = usable_device(cfg)
@@ -218,8 +218,8 @@ def _names_a_file(cfg: CfgNode) -> bool:
     return bool(cfg.MODEL.WEIGHTS) and "://" not in cfg.MODEL.WEIGHTS
 
 
-def _settings(args: argparse.Namespace) -> list[analysis.Setting]:
-    return [analysis.Setting.from_config(cfg, name) for name, cfg in _configs(args).items()]
+def _settings(args: argparse.Namespace) -> list[analysis.AssignmentSetting]:
+    return [analysis.AssignmentSetting.from_config(cfg, name) for name, cfg in _configs(args).items()]
 
 
 def _records(dataset: str) -> list[dict[str, Any]]:
@@ -242,14 +242,12 @@ def _json_file(dataset: str) -> str:
 
 
 def _registered(dataset: str) -> str:
-    """The name of a registered data set; a COCO json is registered under its own path."""
+    """The name of a registered dataset; a COCO json is registered under its own path."""
     if dataset in DatasetCatalog.list():
         return dataset
     path = Path(dataset)
     if not path.is_file():
-        raise ValueError(
-            f"--dataset {dataset}: neither a registered data set nor a COCO json (COCO itself lies below DETECTRON2_DATASETS)."
-        )
+        raise ValueError(f"--dataset {dataset}: neither a registered dataset nor a COCO json (COCO itself lies below DETECTRON2_DATASETS).")
     images = json.loads(path.read_text(encoding="utf-8")).get("images")
     if not images:
         raise ValueError(f"--dataset {dataset}: no COCO annotation file, or one without images.")
@@ -275,7 +273,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         sub.set_defaults(run=command)
         sub.add_argument("--output-dir", type=Path, default=Path("output/analysis"))
         if command is not convergence:
-            sub.add_argument("--dataset", required=True, help="name of a registered data set, or a COCO json")
+            sub.add_argument("--dataset", required=True, help="name of a registered dataset, or a COCO json")
         if command in (recall, positives):
             sub.add_argument("--min-size", type=int, default=800, help="shorter side of the images")
             sub.add_argument("--max-size", type=int, default=1333, help="longer side at most")

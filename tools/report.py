@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _prepare_datasets(cfg: SafeCfgNode) -> None:
-    """Makes the data sets usable that are on this machine; a run whose data are elsewhere still has curves to show."""
+    """Makes the datasets usable that are on this machine; a run whose data are elsewhere still has curves to show."""
     try:
         prepare_datasets(cfg)
     except (ValueError, OSError) as error:

@@ -3,28 +3,28 @@
 from .assigners import compare_assigners
 from .convergence import plot_convergence, read_convergence
 from .dual_weights import formula_rows, plot_negative_probability
-from .images import LabelledImage, labelled_images
+from .images import LabeledImage, labeled_images
 from .positives import PositiveCounts, count_positives, plot_positives
 from .precision import class_agnostic_precision, plot_precision
 from .recall import RecallBound, recall_bound
 from .results import markdown_table, save_figure, save_numbers
 from .scores import ScoresAndOverlaps, plot_scores, scores_and_overlaps
-from .settings import Setting, fcos, retinanet
+from .settings import AssignmentSetting, fcos, retinanet
 from .weightings import WeightMaps, plot_weight_maps, weight_maps
 
 __all__ = [
-    "LabelledImage",
+    "LabeledImage",
     "PositiveCounts",
     "RecallBound",
     "ScoresAndOverlaps",
-    "Setting",
+    "AssignmentSetting",
     "WeightMaps",
     "class_agnostic_precision",
     "compare_assigners",
     "count_positives",
     "fcos",
     "formula_rows",
-    "labelled_images",
+    "labeled_images",
     "markdown_table",
     "plot_convergence",
     "plot_negative_probability",

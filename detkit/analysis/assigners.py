@@ -8,17 +8,17 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from detkit.dense import DenseDetector
-from detkit.report.assignment import assignment_pictures
+from detkit.visualization.assignment import assignment_pictures
 
 __all__ = ["compare_assigners"]
 
 
 def compare_assigners(models: Mapping[str, DenseDetector], batched_input: dict[str, Any], *, channels: str = "BGR") -> Figure:
-    """Pictures of the positives of one image, one row per assigner: coloured by object (left) and by level (right).
+    """Pictures of the positives of one image, one row per assigner: colored by object (left) and by level (right).
 
     Args:
         models: by the name in the picture. An assigner that looks at predictions shows what it makes of this model's.
-        batched_input: as for training, see :func:`detkit.report.assignment_pictures`.
+        batched_input: as for training, see :func:`detkit.visualization.assignment_pictures`.
         channels: of the image.
     """
     figure = Figure(figsize=(11, 4.4 * len(models)), layout="constrained")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from detkit.report.curves import Series, ap_series, read_metrics
-from detkit.report.errors import ReportError
+from detkit.evaluation import EvaluationError
+from detkit.evaluation.curves import Series, ap_series, read_metrics
 
 __all__ = ["plot_convergence", "read_convergence"]
 
@@ -22,15 +22,15 @@ def read_convergence(path: Path, metric: str = "bbox/AP") -> Series:
         metric: as Detectron2 names it; of the first test set where there are several.
 
     Raises:
-        ReportError: no such file, or the run logged no such metric.
+        EvaluationError: no such file, or the run logged no such metric.
     """
     file = path / "metrics.json" if path.is_dir() else path
     if not file.is_file():
-        raise ReportError(f"{file}: no such file. Give a run's OUTPUT_DIR or its metrics.json.")
+        raise EvaluationError(f"{file}: no such file. Give a run's OUTPUT_DIR or its metrics.json.")
     metrics = ap_series(read_metrics(file))
     found = [name for name in metrics if name == metric or name.endswith(f"/{metric}")]
     if not found:
-        raise ReportError(f"{file}: no {metric} was logged, but {sorted(metrics) or 'no AP at all: set TEST.EVAL_PERIOD'}.")
+        raise EvaluationError(f"{file}: no {metric} was logged, but {sorted(metrics) or 'no AP at all: set TEST.EVAL_PERIOD'}.")
     return metrics[found[0]]
 
 

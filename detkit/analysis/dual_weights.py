@@ -46,7 +46,7 @@ def formula_rows(
 ) -> dict[str, dict[str, float]]:
     """Both formulas at some scores and IoUs, for an object whose candidates are a grid of all scores and IoUs from 0 to 1 in steps of 0.05.
 
-    The box loss of the code's formula is 1 - IoU, as of boxes whose hull with the object is their union; there is no centre prior. Positive
+    The box loss of the code's formula is 1 - IoU, as of boxes whose hull with the object is their union; there is no center prior. Positive
     weights are percentages of the largest of the bag; the last row has their sum over the bag, 1 by the paper.
     """
     axis = torch.linspace(0, 1, 21)

@@ -1,4 +1,4 @@
-"""The objects of a data set as a detector sees them: resized as for testing, without crowds."""
+"""The objects of a dataset as a detector sees them: resized as for testing, without crowds."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import BoxMode
 from torch import Tensor
 
-from detkit.assigners import GroundTruth
+from detkit.structures import GroundTruth
 
-__all__ = ["LabelledImage", "labelled_images"]
+__all__ = ["LabeledImage", "labeled_images"]
 
 
 @dataclass(frozen=True)
-class LabelledImage:
+class LabeledImage:
     """One image's objects.
 
     Attributes:
@@ -31,11 +31,11 @@ class LabelledImage:
     areas: Tensor
 
 
-def labelled_images(records: Sequence[dict[str, Any]], *, min_size: int = 800, max_size: int = 1333) -> Iterator[LabelledImage]:
+def labeled_images(records: Sequence[dict[str, Any]], *, min_size: int = 800, max_size: int = 1333) -> Iterator[LabeledImage]:
     """The images that have objects.
 
     Args:
-        records: Detectron2's data set dicts, with ``height``, ``width`` and ``annotations``.
+        records: Detectron2's dataset dicts, with ``height``, ``width`` and ``annotations``.
         min_size, max_size: the shorter side is resized to ``min_size`` pixels, the longer one is at most ``max_size``.
     """
     for record in records:
@@ -49,4 +49,4 @@ def labelled_images(records: Sequence[dict[str, Any]], *, min_size: int = 800, m
         classes = torch.tensor([a["category_id"] for a in annotations])
         gt = GroundTruth((boxes * scale)[None], classes[None], torch.ones(1, len(classes), dtype=torch.bool))
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-        yield LabelledImage(size, gt, areas)
+        yield LabeledImage(size, gt, areas)

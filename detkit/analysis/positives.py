@@ -9,8 +9,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .images import LabelledImage
-from .settings import Setting
+from .images import LabeledImage
+from .settings import AssignmentSetting
 
 __all__ = ["PositiveCounts", "count_positives", "plot_positives"]
 
@@ -21,7 +21,7 @@ SIZE_NAMES = ("small", "medium", "large")
 
 @dataclass(frozen=True)
 class PositiveCounts:
-    """The positives of every object of a data set.
+    """The positives of every object of a dataset.
 
     Attributes:
         level_names: of the L levels.
@@ -50,7 +50,7 @@ class PositiveCounts:
         return row | {name: _mean(per_level[:, level]) for level, name in enumerate(self.level_names)}
 
 
-def count_positives(setting: Setting, images: Iterable[LabelledImage]) -> PositiveCounts:
+def count_positives(setting: AssignmentSetting, images: Iterable[LabeledImage]) -> PositiveCounts:
     """Counts the positives of every object, after each sample has chosen one object."""
     counts, areas = [torch.zeros(0, len(setting.strides), dtype=torch.int64)], [torch.zeros(0)]
     for image in images:

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detkit.assigners import GroundTruth
 from detkit.geometry import Priors
+from detkit.structures import GroundTruth
 
-from .images import LabelledImage
-from .settings import Setting
+from .images import LabeledImage
+from .settings import AssignmentSetting
 
 __all__ = ["RecallBound", "recall_bound"]
 
 
 @dataclass(frozen=True)
 class RecallBound:
-    """Counts over a data set.
+    """Counts over a dataset.
 
     Attributes:
         objects: ground-truth boxes, without crowds.
@@ -54,12 +54,12 @@ class RecallBound:
         return RecallBound(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
 
-def recall_bound(setting: Setting, images: Iterable[LabelledImage]) -> RecallBound:
+def recall_bound(setting: AssignmentSetting, images: Iterable[LabeledImage]) -> RecallBound:
     """Sums the counts of all images."""
     return sum((_of_image(setting, image) for image in images), RecallBound())
 
 
-def _of_image(setting: Setting, image: LabelledImage) -> RecallBound:
+def _of_image(setting: AssignmentSetting, image: LabeledImage) -> RecallBound:
     priors = setting.priors(image.size)
     labels = setting.assign(image.gt, priors).gt_index[0]
     claims = _claims(setting, image.gt, priors)
@@ -76,7 +76,7 @@ def _of_image(setting: Setting, image: LabelledImage) -> RecallBound:
     )
 
 
-def _claims(setting: Setting, gt: GroundTruth, priors: Priors, chunk: int = 16) -> Tensor:
+def _claims(setting: AssignmentSetting, gt: GroundTruth, priors: Priors, chunk: int = 16) -> Tensor:
     """(G, P) bool: the samples that each object would have if it were alone on the image."""
     alone = GroundTruth(gt.boxes[0, :, None], gt.classes[0, :, None], gt.valid[0, :, None])
     parts = [

@@ -10,16 +10,17 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from detkit.assigners import AssignContext, Assigner, FCOSAssigner, GroundTruth, HardAssignment, IoUAssigner, build_assigner
+from detkit.assigners import AssignContext, Assigner, FCOSAssigner, IoUAssigner, build_assigner
 from detkit.geometry import Grid, Priors, square_anchors
+from detkit.structures import GroundTruth, HardAssignment
 
-__all__ = ["Setting", "fcos", "retinanet"]
+__all__ = ["AssignmentSetting", "fcos", "retinanet"]
 
 FPN_STRIDES = (8, 16, 32, 64, 128)
 
 
 @dataclass(frozen=True)
-class Setting:
+class AssignmentSetting:
     """Which priors there are on an image, and which of them learn which object.
 
     Attributes:
@@ -48,7 +49,7 @@ class Setting:
             )
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, name: str) -> Setting:
+    def from_config(cls, cfg: CfgNode, name: str) -> AssignmentSetting:
         """The setting of a dense detector's config; strides follow from the names of ``IN_FEATURES`` (p3 is 8 pixels).
 
         Raises:
@@ -81,16 +82,16 @@ class Setting:
         return assignment
 
 
-def fcos(*, single_level: int | None = None, center_radius: float = 0.0) -> Setting:
+def fcos(*, single_level: int | None = None, center_radius: float = 0.0) -> AssignmentSetting:
     """FCOS as in its Tables 1 and 2: all levels with their ranges, or one level (4 for P4) that answers for every size."""
     strides = FPN_STRIDES if single_level is None else (2**single_level,)
     sizes_of_interest = (64, 128, 256, 512) if single_level is None else ()
     name = "FCOS" + (", center sampling" if center_radius else "") + (f", P{single_level} only" if single_level else "")
     assigner = FCOSAssigner(sizes_of_interest=sizes_of_interest, center_radius=center_radius)
-    return Setting(name, assigner, strides, square_anchors(strides))
+    return AssignmentSetting(name, assigner, strides, square_anchors(strides))
 
 
-def retinanet(*, low_quality_from: float | None) -> Setting:
+def retinanet(*, low_quality_from: float | None) -> AssignmentSetting:
     """RetinaNet's nine anchors per location and its thresholds (Focal Loss, section 4).
 
     Args:
@@ -101,4 +102,4 @@ def retinanet(*, low_quality_from: float | None) -> Setting:
     name = f"RetinaNet, {names.get(low_quality_from, f'low-quality matches from {low_quality_from}')}"
     assigner = IoUAssigner(allow_low_quality=low_quality_from is not None, low_quality_from=low_quality_from or 0.0)
     octaves: Sequence[float] = [4 * 2 ** (i / 3) for i in range(3)]
-    return Setting(name, assigner, FPN_STRIDES, square_anchors(FPN_STRIDES, octaves, (0.5, 1.0, 2.0)), offset=0.0)
+    return AssignmentSetting(name, assigner, FPN_STRIDES, square_anchors(FPN_STRIDES, octaves, (0.5, 1.0, 2.0)), offset=0.0)

@@ -15,10 +15,11 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detkit.assigners import GroundTruth, HardAssignment, Predictions, SoftAssignment
+from detkit.assigners import SoftAssignment
 from detkit.dense import DenseDetector
 from detkit.geometry import Priors, elementwise_iou
-from detkit.report.pictures import RGBImage
+from detkit.structures import GroundTruth, HardAssignment, Predictions
+from detkit.visualization.pictures import RGBImage
 
 __all__ = ["WeightMaps", "plot_weight_maps", "weight_maps"]
 
@@ -123,7 +124,7 @@ def plot_weight_maps(maps: Mapping[str, WeightMaps], image: RGBImage, box: Tenso
             _draw(axes, gray, levels[level], stride, box.tolist(), 1.0 if title in ("score", "IoU") else largest or 1.0)
             axes.set(xlim=view[0::2], ylim=view[3::-2], xticks=[], yticks=[])
             axes.set_title(f"{name}: {title}, at most {largest:.2g}", fontsize=10)
-    figure.supxlabel(f"locations of stride {stride}; colours from 0 to 1 for score and IoU, else from 0 to the largest", fontsize=9)
+    figure.supxlabel(f"locations of stride {stride}; colors from 0 to 1 for score and IoU, else from 0 to the largest", fontsize=9)
     return figure
 
 
@@ -135,7 +136,7 @@ def _around(box: list[float], height: int, width: int) -> tuple[float, float, fl
 
 
 def _draw(axes: Axes, gray: NDArray[np.float64], values: Tensor, stride: int, box: list[float], top: float) -> None:
-    """A map over the image in grey. Where the map is 0 the image shows."""
+    """A map over the image in gray. Where the map is 0 the image shows."""
     axes.imshow(gray, cmap="gray", vmin=0, vmax=255)
     extent = (0, values.shape[1] * stride, values.shape[0] * stride, 0)
     strength = (values / top).clamp(0, 1).numpy()

@@ -2,7 +2,7 @@
 
 from .atss import ATSSAssigner
 from .autoassign import AutoAssignAssigner
-from .base import AssignContext, Assigner, GroundTruth, HardAssignment, Predictions
+from .base import AssignContext, Assigner
 from .centroid import CentroidAssigner
 from .dw import DWAssigner
 from .fcos import FCOSAssigner
@@ -38,8 +38,6 @@ __all__ = [
     "CentroidAssigner",
     "DWAssigner",
     "FCOSAssigner",
-    "GroundTruth",
-    "HardAssignment",
     "HungarianAssigner",
     "IoUAssigner",
     "LossForm",
@@ -47,7 +45,6 @@ __all__ = [
     "Pairs",
     "NonFiniteCostError",
     "PredictedATSSAssigner",
-    "Predictions",
     "SoftAssignment",
     "build_assigner",
 ]

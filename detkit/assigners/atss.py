@@ -15,10 +15,11 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from detkit.geometry import Priors, elementwise_iou
+from detkit.structures import HardAssignment
 
-from .base import AssignContext, Assigner, HardAssignment
+from .base import AssignContext, Assigner
 from .registry import ASSIGNER_REGISTRY
-from .windows import beyond_image, cell_limits, cells_to_index, level_table, nearest_cells, rank_pairs, scatter_to_priors
+from .windows import cell_limits, cells_to_index, level_table, nearest_cells, padding_mask, rank_pairs, scatter_to_priors
 
 __all__ = [
     "ATSSAssigner",
@@ -29,7 +30,7 @@ __all__ = [
     "highest_iou_wins",
 ]
 
-#: An anchor's centre must lie further than this inside the object, in pixels (the authors' code; the paper only says "in").
+#: An anchor's center must lie further than this inside the object, in pixels (the authors' code; the paper only says "in").
 MIN_INSIDE = 0.01
 
 #: Bits of infinity in float64.
@@ -54,8 +55,8 @@ class Candidates(NamedTuple):
 class ATSSAssigner(Assigner):
     """Each object takes those of its nearest anchors whose IoU with it stands out; the object's own statistics say where.
 
-    Candidates are the anchors on the ``topk`` locations of each level nearest to the object's centre. Positive are those with an IoU of
-    at least mean plus standard deviation over the object's candidates and with their centre inside the object. An anchor wanted by
+    Candidates are the anchors on the ``topk`` locations of each level nearest to the object's center. Positive are those with an IoU of
+    at least mean plus standard deviation over the object's candidates and with their center inside the object. An anchor wanted by
     several objects goes to the highest IoU, then to the lowest index. Memory and time: objects x levels x topk.
 
     Args:
@@ -85,13 +86,13 @@ class ATSSAssigner(Assigner):
         ious = elementwise_iou(boxes, gt.boxes, priors.plus_one)
         positive = select_by_iou_statistics(ious, valid) & center_inside(boxes, gt.boxes) & gt.valid
         gt_index = highest_iou_wins(index, ious, positive, priors.num_priors)
-        return HardAssignment(gt_index, beyond_image(priors, context.valid_sizes))
+        return HardAssignment(gt_index, padding_mask(priors, context.valid_sizes))
 
 
 def nearest_on_grid(gt_boxes: Tensor, priors: Priors, k: int, valid_sizes: Tensor | None = None) -> Candidates:
-    """The anchors on the ``k`` locations of each level that are nearest to the centre of each object.
+    """The anchors on the ``k`` locations of each level that are nearest to the center of each object.
 
-    Exactly those, also at borders, on levels of fewer than ``k`` cells (all of them then) and for centres outside the image. Squared
+    Exactly those, also at borders, on levels of fewer than ``k`` cells (all of them then) and for centers outside the image. Squared
     distances are compared in float64 to about 40 binary digits; equally near locations go by their index, the lower first.
 
     Only the cells of :func:`detkit.assigners.windows.rank_pairs` are looked at, 23 for k = 9, whatever the size of the level.
@@ -130,7 +131,7 @@ def nearest_on_grid(gt_boxes: Tensor, priors: Priors, k: int, valid_sizes: Tenso
 
 
 def center_inside(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
-    """Whether the centres of boxes (..., 4) lie inside gt boxes (..., 4), by more than :data:`MIN_INSIDE` pixels."""
+    """Whether the centers of boxes (..., 4) lie inside gt boxes (..., 4), by more than :data:`MIN_INSIDE` pixels."""
     centers = (boxes[..., :2] + boxes[..., 2:]) / 2
     left_top, right_bottom = centers - gt_boxes[..., :2], gt_boxes[..., 2:] - centers
     return torch.minimum(left_top, right_bottom).amin(-1) > MIN_INSIDE

@@ -17,7 +17,7 @@ from .candidates import CenterPrior, points_inside
 from .registry import ASSIGNER_REGISTRY
 from .segments import group_max, group_min, group_sum
 from .soft import LossForm, Pairs, PairValues, SoftAssignment
-from .windows import beyond_image
+from .windows import padding_mask
 
 __all__ = ["AutoAssignAssigner", "center_loss", "negative_weight", "positive_weight"]
 
@@ -30,7 +30,7 @@ def positive_weight(confidence: Tensor, prior: Tensor, gt_index: Tensor, num_gts
 
     Args:
         confidence: (M,) P, score times ``exp(-5 * GIoU loss)``.
-        prior: (M,) centre prior.
+        prior: (M,) center prior.
         gt_index, num_gts: object of each pair.
     """
     weight = (sharpness * confidence).exp() * prior
@@ -45,11 +45,11 @@ def negative_weight(iou: Tensor, gt_index: Tensor, num_gts: int) -> Tensor:
 
 
 def center_loss(prior: Tensor, gt_index: Tensor, valid: Tensor) -> Tensor:
-    """Keeps the centre priors from vanishing: objects over the sum of their priors, the mean over the images (the authors' code; an image
+    """Keeps the center priors from vanishing: objects over the sum of their priors, the mean over the images (the authors' code; an image
     whose objects have no location inside counts 0).
 
     Args:
-        prior: (M,) centre prior of each pair.
+        prior: (M,) center prior of each pair.
         gt_index: (M,) its object.
         valid: (B, G) bool.
     """
@@ -59,11 +59,11 @@ def center_loss(prior: Tensor, gt_index: Tensor, valid: Tensor) -> Tensor:
 
 @ASSIGNER_REGISTRY.register()
 class AutoAssignAssigner(Assigner):
-    """Weights multiply probabilities, not losses, and are learned through them, with the mean and width of a centre prior per class.
+    """Weights multiply probabilities, not losses, and are learned through them, with the mean and width of a center prior per class.
 
     Args:
         num_classes: K.
-        weights: ``"learned"``: as published. ``"detached"``: no gradient through the weights, and a constant centre prior; ``"on_loss"``:
+        weights: ``"learned"``: as published. ``"detached"``: no gradient through the weights, and a constant center prior; ``"on_loss"``:
             the detached weights multiply the logarithms, as in other weightings (table 6 of DW: 40.4, 39.8 and 36.6 AP).
         box_sharpness: what the GIoU loss is multiplied by in ``exp(-box_sharpness * loss)`` (the authors' code: 5).
         positive, negative, center: factors of the losses (the authors' code: 0.25, 0.75, 0.75).
@@ -129,7 +129,7 @@ class AutoAssignAssigner(Assigner):
             normalizers=torch.stack([num_objects, prior.detach().sum(), num_objects]),
             form=self.form,
             owns_score=pairs.owns_score(gt, predictions.logits.shape[-1]),
-            ignore=beyond_image(context.grid_priors, context.valid_sizes),
+            ignore=padding_mask(context.grid_priors, context.valid_sizes),
             own_losses=self._own_losses(prior, pairs, gt.valid),
         )
 

@@ -9,65 +9,15 @@ Shapes used in this package:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from detkit.geometry import Priors
+from detkit.structures import GroundTruth, HardAssignment, Predictions
 
-if TYPE_CHECKING:
-    from detectron2.structures import Instances
+from .soft import SoftAssignment
 
-    from .soft import SoftAssignment
-
-__all__ = ["GroundTruth", "Predictions", "AssignContext", "HardAssignment", "Assigner"]
-
-
-@dataclass(frozen=True)
-class GroundTruth:
-    """The objects of a batch, padded to one shape.
-
-    Attributes:
-        boxes: (B, G, 4) xyxy in pixels of the network's input; zeros where padded.
-        classes: (B, G) int64 in [0, K); 0 where padded.
-        valid: (B, G) bool, False where padded.
-        landmarks: (B, G, V, 3) x, y in pixels and visibility, for detectors that learn landmarks; else None.
-    """
-
-    boxes: Tensor
-    classes: Tensor
-    valid: Tensor
-    landmarks: Tensor | None = None
-
-    @classmethod
-    def from_instances(cls, instances: list[Instances]) -> GroundTruth:
-        """Pads ``gt_boxes``, ``gt_classes`` and, if there, ``gt_landmarks`` of Detectron2 instances. Images without objects are welcome."""
-        boxes = [x.gt_boxes.tensor.float() for x in instances]
-        classes = [x.gt_classes.long() for x in instances]
-        valid = [torch.ones_like(c, dtype=torch.bool) for c in classes]
-        parts = [boxes, classes, valid]
-        if instances and all(x.has("gt_landmarks") for x in instances):
-            parts.append([x.gt_landmarks.float() for x in instances])
-        return cls(*(pad_sequence(part, batch_first=True) for part in parts))
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What the detector predicts at this step, for assigners that look at it. Detached by whoever makes it where no gradient is wanted.
-
-    Attributes:
-        logits: (B, P, K) class logits.
-        boxes: (B, P, 4) decoded boxes xyxy in pixels.
-        quality: (B, P) logits of centerness or IoU, or None.
-        raw_boxes: (B, P, 4) what the regression branch gave for the boxes, or None where they come from elsewhere.
-    """
-
-    logits: Tensor
-    boxes: Tensor
-    quality: Tensor | None = None
-    raw_boxes: Tensor | None = None
+__all__ = ["AssignContext", "Assigner"]
 
 
 @dataclass(frozen=True)
@@ -113,20 +63,6 @@ class AssignContext:
         if self.predictions is None:
             raise ValueError("This assigner looks at predictions, but the context has none.")
         return self.predictions
-
-
-@dataclass(frozen=True)
-class HardAssignment:
-    """Each prior belongs to one object, to the background, or to nobody.
-
-    Attributes:
-        gt_index: (B, P) int64, 0-based index into the padded objects of its image, -1 for no object.
-        ignore: (B, P) bool, True for priors that take no part in any loss (RetinaNet's band between the two thresholds, cells beyond
-            an image's own area); None: none. An ignored prior has ``gt_index`` -1.
-    """
-
-    gt_index: Tensor
-    ignore: Tensor | None = None
 
 
 class Assigner(nn.Module):

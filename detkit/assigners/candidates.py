@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from detkit.geometry import Priors, boxes_to_ltrb
+from detkit.structures import GroundTruth, HardAssignment
 
 from .atss import nearest_on_grid
-from .base import AssignContext, GroundTruth, HardAssignment
+from .base import AssignContext
 from .soft import Pairs
-from .windows import beyond_image, cell_limits, level_table
+from .windows import cell_limits, level_table, padding_mask
 
 __all__ = [
     "CenterPrior",
@@ -59,14 +60,14 @@ def points_inside(context: AssignContext, boxes: Tensor | None = None) -> Pairs:
 
 
 def points_near_center(context: AssignContext, radius: float) -> Pairs:
-    """The priors inside an object whose location is less than ``radius`` strides away from its centre (DW, table 4, "threshold")."""
+    """The priors inside an object whose location is less than ``radius`` strides away from its center (DW, table 4, "threshold")."""
     pairs = points_inside(context)
     near = center_distance(pairs, context.gt, context.grid_priors).square().sum(-1) < radius**2
     return pairs.select(near)
 
 
 def nearest_points(context: AssignContext, topk: int) -> Pairs:
-    """The priors inside an object among those on the ``topk`` locations of each level that are nearest to its centre (DW, table 4)."""
+    """The priors inside an object among those on the ``topk`` locations of each level that are nearest to its center (DW, table 4)."""
     gt, priors = context.gt, context.grid_priors
     found = nearest_on_grid(gt.boxes, priors, topk, context.valid_sizes)  # (N, B, G)
     images = torch.arange(len(gt.boxes), device=gt.boxes.device)[:, None]
@@ -95,18 +96,18 @@ def hard_labels(pairs: Pairs, context: AssignContext) -> HardAssignment:
     num_priors = context.grid_priors.num_priors
     gt_index = pairs.gt_index.new_full((batch * num_priors,), -1)
     gt_index = gt_index.scatter(0, pairs.prior_index, pairs.gt_index % max(num_gts, 1))
-    return HardAssignment(gt_index.view(batch, num_priors), beyond_image(context.grid_priors, context.valid_sizes))
+    return HardAssignment(gt_index.view(batch, num_priors), padding_mask(context.grid_priors, context.valid_sizes))
 
 
 def center_distance(pairs: Pairs, gt: GroundTruth, priors: Priors) -> Tensor:
-    """(M, 2) signed distance in x and y from the centre of each pair's object to its location, in strides of the location's level."""
+    """(M, 2) signed distance in x and y from the center of each pair's object to its location, in strides of the location's level."""
     points, strides = pair_points(pairs, priors)
     boxes = pairs.gt_boxes(gt)
     return (points - (boxes[:, :2] + boxes[:, 2:]) / 2) / strides[:, None]
 
 
 class CenterPrior(nn.Module):
-    """How much a location counts by its distance from the object's centre: a Gaussian per class (AutoAssign, equation 7; DW, table 4).
+    """How much a location counts by its distance from the object's center: a Gaussian per class (AutoAssign, equation 7; DW, table 4).
 
     Args:
         num_classes: K.
@@ -120,7 +121,7 @@ class CenterPrior(nn.Module):
     def __init__(self, num_classes: int, *, sigma: float = 1.0, learned: bool = False) -> None:
         super().__init__()
         if sigma <= 0:
-            raise ValueError(f"The width of a centre prior is a positive number of strides, not {sigma}.")
+            raise ValueError(f"The width of a center prior is a positive number of strides, not {sigma}.")
         mean, width = torch.zeros(num_classes, 2), torch.full((num_classes, 2), sigma)
         if learned:
             self.mean, self.sigma = nn.Parameter(mean), nn.Parameter(width)

@@ -10,10 +10,11 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from detkit.geometry import Grid, Priors
+from detkit.structures import GroundTruth, HardAssignment
 
-from .base import AssignContext, Assigner, GroundTruth, HardAssignment
+from .base import AssignContext, Assigner
 from .registry import ASSIGNER_REGISTRY
-from .windows import beyond_image, cell_limits, level_table, nearest_cells, rank_pairs, scatter_to_priors
+from .windows import cell_limits, level_table, nearest_cells, padding_mask, rank_pairs, scatter_to_priors
 
 __all__ = ["CentroidAssigner"]
 
@@ -64,7 +65,7 @@ class CentroidAssigner(Assigner):
         bids = torch.where(squared.isfinite() & gt.valid, bids, nobody)
         best = scatter_to_priors(index, bids, nobody, priors.grid.num_points, "amin")
         gt_index = torch.where(best == nobody, -1, best & 0xFFFFFFFF).repeat_interleave(priors.anchors_per_point, dim=1)
-        return HardAssignment(gt_index, beyond_image(priors, context.valid_sizes))
+        return HardAssignment(gt_index, padding_mask(priors, context.valid_sizes))
 
     def _nearest(self, gt: GroundTruth, grid: Grid, valid_sizes: Tensor | None) -> tuple[Tensor, Tensor]:
         """The locations of each object, and their squared distances in its sizes, infinite for places that hold none: (k, B, G) each."""

@@ -21,7 +21,7 @@ from .candidates import CenterPrior, nearest_points, points_inside, points_near_
 from .registry import ASSIGNER_REGISTRY
 from .segments import group_max, group_min, group_sum
 from .soft import LossForm, Pairs, PairValues, SoftAssignment
-from .windows import beyond_image
+from .windows import padding_mask
 
 __all__ = [
     "DWAssigner",
@@ -52,7 +52,7 @@ def official_positive_weight(
     Args:
         score: s, in [0, 1].
         box_loss: GIoU loss of the predicted box, in [0, 2].
-        prior: centre prior, in [0, 1].
+        prior: center prior, in [0, 1].
         gt_index, num_gts: object of each pair.
         beta, mu, mu_normalizer: 5, 5 and 3 in the code.
     """
@@ -64,7 +64,7 @@ def official_positive_weight(
 def paper_positive_weight(
     score: Tensor, iou: Tensor, prior: Tensor, gt_index: Tensor, num_gts: int, *, beta: float = 5.0, mu: float = 5.0
 ) -> Tensor:
-    """Positive weights of DW, equations 3 and 4: ``exp(mu t) t`` with ``t = s * IoU ** beta``, times the centre prior, divided by the sum
+    """Positive weights of DW, equations 3 and 4: ``exp(mu t) t`` with ``t = s * IoU ** beta``, times the center prior, divided by the sum
     over the object's candidates (end of section 3.2; table 4 for the prior)."""
     t = score * iou**beta
     weight = (mu * t).exp() * t * prior
@@ -99,20 +99,20 @@ class DWAssigner(Assigner):
     positive loss. Memory and time grow with the candidates.
 
     Args:
-        num_classes: K, of the centre prior.
+        num_classes: K, of the center prior.
         formula: ``"official"`` (strongwolf/DW) or ``"paper"``, for both weights.
         beta: how much the box counts in the consistency metric, and what the box loss is multiplied by (equations 3 and 11).
         mu: relative gaps between positive weights (equation 4).
-        mu_normalizer: the same in the normaliser of the official formula.
+        mu_normalizer: the same in the normalizer of the official formula.
         gamma1: shape of P_neg (equation 6).
         gamma2: exponent of the score in the importance of a negative (equation 7); the background keeps 2, as in a focal loss.
         bag: candidates of an object, always with their location inside it: ``"inside"`` all of them; ``"threshold"`` those nearer to its
-            centre than ``radius`` strides; ``"topk"`` the ``topk`` nearest of each level (table 4).
-        prior: what positive weights are multiplied by: ``"soft"`` a Gaussian of the distance from the centre, ``"hard"`` 1 where that is
+            center than ``radius`` strides; ``"topk"`` the ``topk`` nearest of each level (table 4).
+        prior: what positive weights are multiplied by: ``"soft"`` a Gaussian of the distance from the center, ``"hard"`` 1 where that is
             above ``prior_threshold`` and else 0 (strongwolf/DW ``soft_prior=False``), ``"none"`` 1.
         prior_sigma: width of the Gaussian in strides: 1.11 in the code; 0.7071 is the paper's ``exp(-r ** 2)``.
         negative: which parts of the negative weight candidates have (table 5): ``"full"`` P_neg times I_neg, ``"probability"``,
-            ``"importance"``, ``"none"``, or ``"one_minus_positive"``. The normaliser is that of ``"full"`` for all.
+            ``"importance"``, ``"none"``, or ``"one_minus_positive"``. The normalizer is that of ``"full"`` for all.
         factor: of the positive and box losses: 0.25 in the code, not in the paper.
     """
 
@@ -190,7 +190,7 @@ class DWAssigner(Assigner):
             normalizers=torch.stack([num_objects, certain, num_objects]),
             form=self.form,
             owns_score=owns_score,
-            ignore=beyond_image(priors, context.valid_sizes),
+            ignore=padding_mask(priors, context.valid_sizes),
         )
 
     def _candidates(self, context: AssignContext) -> Pairs:

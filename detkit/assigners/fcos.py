@@ -11,10 +11,11 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from detkit.geometry import Grid, box_areas
+from detkit.structures import HardAssignment
 
-from .base import AssignContext, Assigner, HardAssignment
+from .base import AssignContext, Assigner
 from .registry import ASSIGNER_REGISTRY
-from .windows import beyond_image, cell_limits, cells_to_index, level_table, scatter_to_priors
+from .windows import cell_limits, cells_to_index, level_table, padding_mask, scatter_to_priors
 
 __all__ = ["FCOSAssigner"]
 
@@ -30,7 +31,7 @@ class FCOSAssigner(Assigner):
     Args:
         sizes_of_interest: inner bounds in pixels between the levels' ranges of ``max(l, t, r, b)``, ascending, one less than there are
             levels (64, 128, 256, 512 for P3 to P7, section 3.2). The first range starts below zero, the last has no end.
-        center_radius: a location must also lie within this many strides of the object's centre, per axis (center sampling, the
+        center_radius: a location must also lie within this many strides of the object's center, per axis (center sampling, the
             authors' improvement after publication: 1.5); 0: anywhere in the object.
         inclusive_ranges: both ends belong to a range (tianzhi0549/FCOS, AdelaiDet, mmdetection); False: neither does (Detectron2).
     """
@@ -79,7 +80,7 @@ class FCOSAssigner(Assigner):
         winners = scatter_to_priors(index, claims, nobody, grid.num_points, "amin")
         order = torch.cat([order, order.new_full((len(order), 1), -1)], dim=1)
         gt_index = order.gather(1, winners.long()).repeat_interleave(priors.anchors_per_point, dim=1)
-        return HardAssignment(gt_index, beyond_image(priors, context.valid_sizes))
+        return HardAssignment(gt_index, padding_mask(priors, context.valid_sizes))
 
     def _windows(self, boxes: Tensor, grid: Grid, valid_sizes: Tensor | None) -> tuple[Tensor, Tensor]:
         """Locations that may qualify for each object, and whether they do; both (rows, columns, L, B, G)."""

@@ -9,8 +9,9 @@ import torch
 from detectron2.config import CfgNode, configurable
 
 from detkit.geometry import box_areas
+from detkit.structures import GroundTruth, HardAssignment
 
-from .base import AssignContext, Assigner, GroundTruth, HardAssignment
+from .base import AssignContext, Assigner
 from .candidates import hard_labels, pair_levels, points_inside
 from .registry import ASSIGNER_REGISTRY
 from .segments import best_of_each
@@ -28,7 +29,7 @@ class FoveaBoxAssigner(Assigner):
     Args:
         sizes: basic side of objects on each level, in pixels (32 to 512 for P3 to P7).
         eta: a level takes objects with the root of their area in ``[size / eta, size * eta]`` (equation 2: 2).
-        sigma: the middle is the box shrunk by this factor around its centre (mmdetection: 0.4).
+        sigma: the middle is the box shrunk by this factor around its center (mmdetection: 0.4).
     """
 
     @configurable

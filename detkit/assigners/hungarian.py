@@ -10,7 +10,9 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
-from .base import AssignContext, Assigner, HardAssignment
+from detkit.structures import HardAssignment
+
+from .base import AssignContext, Assigner
 from .costs import focal_class_cost, giou_cost, l1_cost, softmax_class_cost
 from .matching import match
 from .registry import ASSIGNER_REGISTRY

@@ -11,11 +11,12 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from detkit.geometry import elementwise_iou
+from detkit.structures import GroundTruth, HardAssignment
 
 from .atss import center_inside
-from .base import AssignContext, Assigner, GroundTruth, HardAssignment
+from .base import AssignContext, Assigner
 from .registry import ASSIGNER_REGISTRY
-from .windows import beyond_image
+from .windows import padding_mask
 
 __all__ = ["IoUAssigner"]
 
@@ -35,7 +36,7 @@ class IoUAssigner(Assigner):
         allow_low_quality: every object also makes the anchors that overlap it most positive, all equal ones. Such an anchor still goes
             to the object that *it* overlaps most, which may be another.
         low_quality_from: the least IoU of such an anchor (Detectron's RetinaNet: 0.4; FCOS, section 4.1.1).
-        only_center_inside: an anchor whose centre does not lie in its object, by more than a hundredth of a pixel, is ignored instead of
+        only_center_inside: an anchor whose center does not lie in its object, by more than a hundredth of a pixel, is ignored instead of
             positive ("In GT Box" of ATSS, table 1; that they are ignored is what sfzhang15/ATSS does).
         chunk: objects of each image that are compared at a time.
     """
@@ -74,7 +75,7 @@ class IoUAssigner(Assigner):
     @torch.no_grad()
     def forward(self, context: AssignContext) -> HardAssignment:
         priors = context.grid_priors
-        beyond = beyond_image(priors, context.valid_sizes)
+        beyond = padding_mask(priors, context.valid_sizes)
         best_iou, best_gt, is_best = self._compare(context.gt, priors.boxes, priors.plus_one, beyond)
         positive = best_iou >= self.positive_from
         if self.allow_low_quality:

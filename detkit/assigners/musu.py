@@ -14,7 +14,7 @@ from .candidates import points_inside
 from .registry import ASSIGNER_REGISTRY
 from .soft import LossForm, SoftAssignment
 from .task_aligned import normalized_alignment
-from .windows import beyond_image
+from .windows import padding_mask
 
 __all__ = ["MuSuAssigner"]
 
@@ -71,5 +71,5 @@ class MuSuAssigner(Assigner):
             form=self.form,
             target=target,
             owns_score=pairs.owns_score(gt, predictions.logits.shape[-1]),
-            ignore=beyond_image(context.grid_priors, context.valid_sizes),
+            ignore=padding_mask(context.grid_priors, context.valid_sizes),
         )

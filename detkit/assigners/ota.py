@@ -9,8 +9,9 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from detkit.geometry import elementwise_iou
+from detkit.structures import HardAssignment
 
-from .base import AssignContext, Assigner, HardAssignment
+from .base import AssignContext, Assigner
 from .candidates import center_distance, hard_labels, points_inside
 from .pair_costs import dynamic_counts, focal_costs, iou_cost
 from .registry import ASSIGNER_REGISTRY
@@ -19,7 +20,7 @@ from .soft import Pairs
 
 __all__ = ["OTAAssigner", "TransportPlan", "transport_plan"]
 
-#: cost of a location that lies inside the object but not in its centre region (the authors' code has 1e6, which in float32 swallows the
+#: cost of a location that lies inside the object but not in its center region (the authors' code has 1e6, which in float32 swallows the
 #: differences between such locations)
 OFF_CENTER = 1e4
 
@@ -46,7 +47,7 @@ class OTAAssigner(Assigner):
     Args:
         topk: IoUs whose sum is an object's supply (section 3.3: 20).
         iou_weight: of ``-ln(IoU)`` beside the focal loss (equation 4: 1.5).
-        center_radius: strides around the centre, per axis, within which locations are preferred (section 3.3).
+        center_radius: strides around the center, per axis, within which locations are preferred (section 3.3).
         epsilon: how soft the plan is (section 3.2: 0.1).
         iterations: of Sinkhorn (50).
     """

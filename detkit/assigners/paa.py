@@ -9,8 +9,9 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from detkit.losses import giou_loss
+from detkit.structures import HardAssignment
 
-from .base import AssignContext, Assigner, HardAssignment
+from .base import AssignContext, Assigner
 from .candidates import hard_labels, pair_levels, points_inside
 from .pair_costs import focal_costs
 from .registry import ASSIGNER_REGISTRY
@@ -74,7 +75,7 @@ def low_cost_component(cost: Tensor, *, iterations: int = 20) -> Tensor:
     """Which costs belong to the lower of two Gaussians (equations 8 and 9), and are not above the point of highest density in it (figure
     3 c of the paper).
 
-    All rows are fitted at once by expectation maximisation, from the smallest and the largest cost as means, unit variances and equal
+    All rows are fitted at once by expectation maximization, from the smallest and the largest cost as means, unit variances and equal
     shares, as in the published code. A row with one cost is positive, one without is empty.
 
     Args:

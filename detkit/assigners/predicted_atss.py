@@ -9,18 +9,19 @@ import torch
 from torch import Tensor
 
 from detkit.geometry import Priors, elementwise_iou
+from detkit.structures import HardAssignment
 
 from .atss import ATSSAssigner, Candidates, center_inside, highest_iou_wins, select_by_iou_statistics
-from .base import AssignContext, HardAssignment
+from .base import AssignContext
 from .registry import ASSIGNER_REGISTRY
-from .windows import beyond_image
+from .windows import padding_mask
 
 __all__ = ["PredictedATSSAssigner", "nearest_predictions"]
 
 
 @ASSIGNER_REGISTRY.register()
 class PredictedATSSAssigner(ATSSAssigner):
-    """As :class:`detkit.assigners.ATSSAssigner`, with ``Predictions.boxes`` in the place of anchors, wherever their centres lie.
+    """As :class:`detkit.assigners.ATSSAssigner`, with ``Predictions.boxes`` in the place of anchors, wherever their centers lie.
 
     Memory and time: all distances between predictions and objects.
     """
@@ -31,7 +32,7 @@ class PredictedATSSAssigner(ATSSAssigner):
     @torch.no_grad()
     def forward(self, context: AssignContext) -> HardAssignment:
         gt, priors = context.gt, context.grid_priors
-        beyond = beyond_image(priors, context.valid_sizes)
+        beyond = padding_mask(priors, context.valid_sizes)
         index, boxes, valid = nearest_predictions(context.given_predictions.boxes, gt.boxes, priors, self.topk, beyond)
         ious = elementwise_iou(boxes, gt.boxes, priors.plus_one)
         positive = select_by_iou_statistics(ious, valid) & center_inside(boxes, gt.boxes) & gt.valid
@@ -39,7 +40,7 @@ class PredictedATSSAssigner(ATSSAssigner):
 
 
 def nearest_predictions(boxes: Tensor, gt_boxes: Tensor, priors: Priors, k: int, beyond: Tensor | None = None) -> Candidates:
-    """The ``k`` boxes of each level whose centres are nearest to the centre of each object; all of a level that has fewer.
+    """The ``k`` boxes of each level whose centers are nearest to the center of each object; all of a level that has fewer.
 
     Args:
         boxes: (B, P, 4) xyxy in pixels.

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from detkit.geometry import elementwise_iou
 from detkit.losses import negative_log_rest
+from detkit.structures import HardAssignment, Predictions
 
-from .base import AssignContext, Assigner, HardAssignment, Predictions
+from .base import AssignContext, Assigner
 from .candidates import center_distance, hard_labels, points_inside
 from .pair_costs import dynamic_counts, iou_cost
 from .registry import ASSIGNER_REGISTRY
@@ -20,7 +21,7 @@ from .soft import Pairs, PairValues
 
 __all__ = ["SimOTAAssigner"]
 
-#: cost of a location that lies inside the object but not in its centre region (YOLOX)
+#: cost of a location that lies inside the object but not in its center region (YOLOX)
 OFF_CENTER = 1e5
 
 
@@ -29,13 +30,13 @@ class SimOTAAssigner(Assigner):
     """Each object takes its k cheapest locations; k is the sum of its best IoUs.
 
     A location wanted by several objects goes to the cheapest, then to the lowest index. Candidates lie inside the object: YOLOX also
-    takes those outside that are near its centre, which a regression to non-negative distances cannot use. An object without a
+    takes those outside that are near its center, which a regression to non-negative distances cannot use. An object without a
     location inside gets none.
 
     Args:
         topk: IoUs that are summed (10).
         iou_weight: of ``-ln(IoU)`` beside the binary cross entropy of the classes (3).
-        center_radius: strides around the centre, per axis, within which locations are preferred (2.5).
+        center_radius: strides around the center, per axis, within which locations are preferred (2.5).
     """
 
     needs_predictions = True

@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detkit.losses import negative_log_rest
-
-from .base import GroundTruth, HardAssignment, Predictions
+from detkit.structures import GroundTruth, HardAssignment, Predictions
 
 __all__ = ["FOCAL_FORM", "LossForm", "PairValues", "Pairs", "SoftAssignment", "hard_pairs"]
 

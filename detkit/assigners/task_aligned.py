@@ -15,7 +15,7 @@ from .candidates import points_inside
 from .registry import ASSIGNER_REGISTRY
 from .segments import best_of_each, group_max, ranks_in_groups
 from .soft import LossForm, Pairs, SoftAssignment
-from .windows import beyond_image
+from .windows import padding_mask
 
 __all__ = ["TaskAlignedAssigner", "alignment_metric", "normalized_alignment"]
 
@@ -34,7 +34,7 @@ def normalized_alignment(metric: Tensor, iou: Tensor, gt_index: Tensor, num_gts:
 
 @ASSIGNER_REGISTRY.register()
 class TaskAlignedAssigner(Assigner):
-    """The locations inside an object where score and IoU agree best are positive; they learn the normalised agreement as score, with
+    """The locations inside an object where score and IoU agree best are positive; they learn the normalized agreement as score, with
     quality focal loss, and their boxes count by it.
 
     A location wanted by several objects goes to the highest IoU, then to the lowest index. The published training begins with four epochs
@@ -75,7 +75,7 @@ class TaskAlignedAssigner(Assigner):
             normalizers=target.sum().expand(3),
             form=self.form,
             target=target,
-            ignore=beyond_image(context.grid_priors, context.valid_sizes),
+            ignore=padding_mask(context.grid_priors, context.valid_sizes),
         )
 
     def _positives(self, context: AssignContext) -> tuple[Pairs, Tensor, Tensor]:

@@ -23,7 +23,7 @@ __all__ = [
     "nearest_cells",
     "rank_pairs",
     "scatter_to_priors",
-    "beyond_image",
+    "padding_mask",
 ]
 
 
@@ -75,7 +75,7 @@ def cells_to_index(columns: Tensor, rows: Tensor, grid: Grid) -> Tensor:
 def nearest_cells(positions: Tensor, limits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The ``count`` cells of an axis nearest to a position, nearest first; of two equally near ones the lower first.
 
-    Nothing is sorted: the n nearest cells are a window of n that is centred on the position and pushed inside the axis. The cell of
+    Nothing is sorted: the n nearest cells are a window of n that is centered on the position and pushed inside the axis. The cell of
     rank n is the one by which the window of n + 1 exceeds the window of n.
 
     Args:
@@ -121,7 +121,7 @@ def scatter_to_priors(index: Tensor, values: Tensor, start: int, num_priors: int
     return result.scatter_reduce_(1, index, values, reduce)
 
 
-def beyond_image(priors: Priors, valid_sizes: Tensor | None) -> Tensor | None:
+def padding_mask(priors: Priors, valid_sizes: Tensor | None) -> Tensor | None:
     """(B, P) bool: priors in cells beyond an image's own area; None where all cells of the batch take part."""
     if valid_sizes is None:
         return None

@@ -71,7 +71,7 @@ class FeatureExtractor(Backbone):
 
     @staticmethod
     def _synchronized(module: nn.Module) -> nn.Module:
-        """The module with its batch norms synchronised over workers; a new one if it is itself a batch norm."""
+        """The module with its batch norms synchronized over workers; a new one if it is itself a batch norm."""
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
 
 

@@ -53,7 +53,7 @@ class HRFPN(Backbone):
         return self._size_divisibility
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Levels (N, out_channels, H, W) of normalised images (N, 3, H, W), from fine to coarse."""
+        """Levels (N, out_channels, H, W) of normalized images (N, 3, H, W), from fine to coarse."""
         branches = self.bottom_up(x)
         size = branches[self.in_features[0]].shape[-2:]
         finest = [F.interpolate(branches[name], size=size, mode="bilinear", align_corners=False) for name in self.in_features]

@@ -70,7 +70,7 @@ class TimmBackbone(FeatureExtractor):
         return output.movedim(3, 1) if self._channels_last else output
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Feature maps of normalised images (N, 3, H, W), fine to coarse."""
+        """Feature maps of normalized images (N, 3, H, W), fine to coarse."""
         maps = {name: self._channels_first(feature) for name, feature in zip(self._out_features, self.body(x), strict=True)}
         if self.out_norms is None:
             return maps

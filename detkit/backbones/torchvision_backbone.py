@@ -66,7 +66,7 @@ class TorchvisionBackbone(FeatureExtractor):
         self.get_submodule(container).add_module(child, unit)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Feature maps of normalised images (N, 3, H, W), fine to coarse."""
+        """Feature maps of normalized images (N, 3, H, W), fine to coarse."""
         outputs = {}
         for name in self._unit_strides:
             x = self.get_submodule(name)(x)

@@ -24,7 +24,7 @@ class ConversionReport:
     """What became of every key of a source and of every weight of the model.
 
     Attributes:
-        source: name of the layout that was recognised.
+        source: name of the layout that was recognized.
         loaded: our keys that are set.
         ignored: the source's keys that carry nothing the model needs.
         unexpected: the source's keys that have no place in the model.
@@ -145,7 +145,7 @@ def _add_identity_statistics(converted: dict[str, Tensor], ours: Mapping[str, Te
 
 
 def _weights(model: nn.Module) -> list[str]:
-    """Names of all that a source of weights has to set: parameters and batch statistics, but not counters and running normalisers."""
+    """Names of all that a source of weights has to set: parameters and batch statistics, but not counters and running normalizers."""
     state = model.state_dict()
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     return [name for name in state if name in parameters or name.endswith((".running_mean", ".running_var", ".weight", ".bias"))]

@@ -33,7 +33,7 @@ def add_assigner_config(cfg: CN) -> None:
     # each object also takes the anchors that overlap it most
     node.ALLOW_LOW_QUALITY = True
     node.LOW_QUALITY_FROM = 0.0  # least IoU of such an anchor
-    # ignore, instead of taking as positive, anchors whose centre does not lie in their object ("In GT Box" of ATSS, table 1)
+    # ignore, instead of taking as positive, anchors whose center does not lie in their object ("In GT Box" of ATSS, table 1)
     node.ONLY_CENTER_INSIDE = False
 
     node = cfg.MODEL.ASSIGNERS.HUNGARIAN = CN()
@@ -50,14 +50,14 @@ def add_assigner_config(cfg: CN) -> None:
     node.FORMULA = "official"  # of both weights: strongwolf/DW; "paper": equations 3 to 8
     node.BETA = 5.0  # table 2; also what the box loss is multiplied by
     node.MU = 5.0  # table 2
-    node.MU_NORMALIZER = 3.0  # mu in the normaliser of the official formula
+    node.MU_NORMALIZER = 3.0  # mu in the normalizer of the official formula
     node.GAMMA1 = 2.0  # table 3
     node.GAMMA2 = 2.0  # table 3
-    # candidates, table 4: "inside" the object; "threshold": nearer to its centre than RADIUS strides; "topk": the TOPK nearest per level
+    # candidates, table 4: "inside" the object; "threshold": nearer to its center than RADIUS strides; "topk": the TOPK nearest per level
     node.BAG = "inside"
     node.RADIUS = 1.7
     node.TOPK = 9
-    # what positive weights are multiplied by: "soft" (a Gaussian around the centre), "hard" (1 where that is above PRIOR_THRESHOLD, else 0:
+    # what positive weights are multiplied by: "soft" (a Gaussian around the center), "hard" (1 where that is above PRIOR_THRESHOLD, else 0:
     # soft_prior=False of strongwolf/DW), "none"
     node.PRIOR = "soft"
     node.PRIOR_SIGMA = 1.11  # strides; 0.7071: the paper's exp(-r^2)

@@ -32,7 +32,7 @@ def dense_node(**changed: Any) -> CN:
     node.ANCHORS.RATIOS = [1.0]  # height / width
 
     node.HEAD = CN()
-    # a class registered in detkit.heads.DENSE_HEAD_REGISTRY; "TOODHead" needs QUALITY "none" and BOX_CODER.NAME "linear"
+    # a class registered in detkit.dense.heads.DENSE_HEAD_REGISTRY; "TOODHead" needs QUALITY "none" and BOX_CODER.NAME "linear"
     node.HEAD.NAME = "DenseHead"
     node.HEAD.NUM_CONVS = 4
     node.HEAD.CHANNELS = 256

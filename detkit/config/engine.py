@@ -20,7 +20,7 @@ def add_engine_config(cfg: CN) -> None:
     # that the same number of images is seen. Keys given on the command line are taken as they are given.
     solver.REFERENCE_BATCH_SIZE = 0
     # Each batch of IMS_PER_BATCH images is computed in this many parts, one after the other, to save memory. One iteration stays
-    # one optimizer step; a loss is normalised within its part.
+    # one optimizer step; a loss is normalized within its part.
     solver.ACCUMULATE = 1
 
     # CLIP_GRADIENTS.CLIP_TYPE also takes "full_model": the norm of all gradients together, as in DETR and Sparse R-CNN.

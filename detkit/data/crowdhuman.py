@@ -124,7 +124,7 @@ def register_crowdhuman(name: str, odgt_file: str | Path, image_root: str | Path
 
 def register_crowdhuman_splits() -> None:
     """Registers ``crowdhuman_train`` and ``crowdhuman_val``: ``annotation_{train,val}.odgt`` and ``Images`` in
-    ``$DETECTRON2_DATASETS/crowdhuman``, as the archives of the data set unpack."""
+    ``$DETECTRON2_DATASETS/crowdhuman``, as the archives of the dataset unpack."""
     root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser() / "crowdhuman"
     for split in ("train", "val"):
         register_crowdhuman(f"crowdhuman_{split}", root / f"annotation_{split}.odgt", root / "Images")

@@ -33,7 +33,7 @@ def flip_map(names: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def connection_rules(names: Sequence[str], skeleton: Sequence[Sequence[int]]) -> list[tuple[str, str, tuple[int, int, int]]]:
-    """Detectron2's ``keypoint_connection_rules`` from a COCO skeleton (pairs of 1-based indices): what to join, in which colour."""
+    """Detectron2's ``keypoint_connection_rules`` from a COCO skeleton (pairs of 1-based indices): what to join, in which color."""
     if tuple(names) == COCO_PERSON_KEYPOINTS:
         return list(KEYPOINT_CONNECTION_RULES)
     return [(names[a - 1], names[b - 1], (102, 204, 255)) for a, b in skeleton]

@@ -45,13 +45,13 @@ def polygons_of(segmentation: Any) -> list[Polygon]:
 
 
 def mask_to_polygons(mask: NDArray[Any]) -> list[Polygon]:
-    """The outer borders of the connected pieces (8 neighbours) of a mask (H, W), along the edges of its pixels."""
+    """The outer borders of the connected pieces (8 neighbors) of a mask (H, W), along the edges of its pixels."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return []
     top, left = int(rows[0]), int(columns[0])
     filled = mask[top : rows[-1] + 1, left : columns[-1] + 1].astype(bool).astype(np.uint8)
-    # OpenCV walks along the centres of border pixels. With every pixel doubled, the even half lies at its left (upper) edge and the
+    # OpenCV walks along the centers of border pixels. With every pixel doubled, the even half lies at its left (upper) edge and the
     # odd one at its right (lower) edge.
     doubled = filled.repeat(2, axis=0).repeat(2, axis=1)
     contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)

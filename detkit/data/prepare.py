@@ -1,4 +1,4 @@
-"""From config to data sets that can be trained and evaluated on: registration, checks, number of classes."""
+"""From config to datasets that can be trained and evaluated on: registration, checks, number of classes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _CLASS_SECTIONS = {"GeneralizedRCNN": "ROI_HEADS", "PanopticFPN": "ROI_HEADS", "
 
 
 def prepare_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
-    """Makes the data sets of a config usable, and the config agree with them. Call it once per process, before the config is frozen.
+    """Makes the datasets of a config usable, and the config agree with them. Call it once per process, before the config is frozen.
 
     Own files (``DATASETS.TRAIN_JSON``, ``DATASETS.VAL_JSON``) are registered and named in ``DATASETS.TRAIN`` and ``DATASETS.TEST``;
-    `shapes` is made if it is asked for; every data set in COCO format is checked; the model's number of classes is inferred or checked.
+    `shapes` is made if it is asked for; every dataset in COCO format is checked; the model's number of classes is inferred or checked.
 
     Args:
         cfg: changed in place: ``DATASETS.TRAIN``, ``DATASETS.TEST`` and the ``NUM_CLASSES`` of the model. Repaired copies of
@@ -36,7 +36,7 @@ def prepare_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
         eval_only: leave the training data alone.
 
     Raises:
-        ConfigError: a key has an impossible value; a data set is not registered; the model has fewer classes than the data.
+        ConfigError: a key has an impossible value; a dataset is not registered; the model has fewer classes than the data.
         DataError: the data cannot be used.
     """
     _check_choices(cfg)
@@ -98,13 +98,13 @@ def _require_registered(name: str) -> None:
         near = difflib.get_close_matches(name, list(DatasetCatalog), n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise ConfigError(
-            f"DATASETS.TRAIN or DATASETS.TEST names '{name}', which is not registered.{hint} For own data set DATASETS.TRAIN_JSON and "
+            f"DATASETS.TRAIN or DATASETS.TEST names '{name}', which is not registered.{hint} For own dataset DATASETS.TRAIN_JSON and "
             "DATASETS.VAL_JSON."
         )
 
 
 def _prepare(name: str, cfg: CfgNode) -> None:
-    """Makes, checks and where allowed repairs one data set. Those that are neither COCO folder nor CrowdHuman are left as they are."""
+    """Makes, checks and where allowed repairs one dataset. Those that are neither COCO folder nor CrowdHuman are left as they are."""
     metadata = MetadataCatalog.get(name)
     if metadata.get("evaluator_type") == "crowdhuman":
         prepare_crowdhuman(name, on_bad_image=cfg.DATASETS.ON_BAD_IMAGE)

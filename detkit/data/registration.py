@@ -1,4 +1,4 @@
-"""Data sets by name: any COCO json with its image folder, and the embedded `shapes`."""
+"""Datasets by name: any COCO json with its image folder, and the embedded `shapes`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _register(name: str, json_file: Path, image_root: Path, prepare: Callable[[]
 
 
 def set_categories(name: str, categories: Sequence[dict[str, Any]]) -> None:
-    """Enters the class names, ids and keypoints of a COCO json's ``categories`` into the metadata of a data set."""
+    """Enters the class names, ids and keypoints of a COCO json's ``categories`` into the metadata of a dataset."""
     metadata = MetadataCatalog.get(name)
     ordered = sorted(categories, key=lambda category: category["id"])
     metadata.set(

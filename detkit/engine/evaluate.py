@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 RESULTS_FILE = "results.json"
 #: More classes than these are in log.txt and results.json only.
 _SHOWN_CLASSES = 20
-#: Data set -> task ("bbox", "segm", "keypoints", "box_proposals") -> metric -> value in percent.
+#: Dataset -> task ("bbox", "segm", "keypoints", "box_proposals") -> metric -> value in percent.
 Results = dict[str, dict[str, Any]]
 
 
@@ -45,8 +45,8 @@ def evaluate(
     """Runs the model on every set of ``DATASETS.TEST`` and saves its detections below ``OUTPUT_DIR/inference``.
 
     Args:
-        model: its mode (training or not) is restored afterwards.
-        build_loader: makes the batches of a data set.
+        model: its mode (training or not) is restored afterward.
+        build_loader: makes the batches of a dataset.
         before_batch: called before every batch.
         multi_scale: where ``TEST.AUG.ENABLED``, evaluate by multi-scale testing as well. Its results are named as in Detectron2, with
             ``_TTA`` after the task ("bbox_TTA"); its detections go below ``OUTPUT_DIR/inference_TTA``.

@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> Results:
 
 
 def _set_up(args: argparse.Namespace) -> CfgNode:
-    """Logging, the resolved config, the data sets and the record of the run."""
+    """Logging, the resolved config, the datasets and the record of the run."""
     cfg = read_config(args)
     setup_logging(cfg.OUTPUT_DIR, get_rank())
     if cfg.TEST.AUG.ENABLED:

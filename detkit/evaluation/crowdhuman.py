@@ -36,7 +36,7 @@ class CrowdHumanEvaluator(DatasetEvaluator):
     can read them.
 
     Args:
-        dataset_name: a registered data set with one class; its crowd annotations are regions to ignore.
+        dataset_name: a registered dataset with one class; its crowd annotations are regions to ignore.
         output_dir: for the two files; None: nothing is saved.
     """
 
@@ -58,7 +58,7 @@ class CrowdHumanEvaluator(DatasetEvaluator):
     def evaluate(self) -> dict[str, dict[str, float]]:
         """``{"bbox": {"AP": ..., "mMR": ..., "Recall": ..., "JI": ...}}`` on the first worker, empty on the others.
 
-        An image of the data set that was not processed counts as one on which nothing was found.
+        An image of the dataset that was not processed counts as one on which nothing was found.
         """
         comm.synchronize()
         gathered = comm.gather(self._found, dst=0)

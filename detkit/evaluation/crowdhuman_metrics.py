@@ -87,7 +87,7 @@ class _Overlaps:
 
 
 def crowd_metrics(scenes: Iterable[CrowdScene], *, iou_threshold: float = 0.5) -> CrowdMetrics:
-    """The figures of a data set.
+    """The figures of a dataset.
 
     Args:
         scenes: all its images, also those without detections.

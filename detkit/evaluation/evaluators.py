@@ -1,4 +1,4 @@
-"""Which Detectron2 evaluator a data set gets."""
+"""Which Detectron2 evaluator a dataset gets."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["build_evaluator", "inference_folder"]
 
 
 def inference_folder(cfg: CfgNode, dataset_name: str) -> Path:
-    """Where the detections on a data set go: ``OUTPUT_DIR/inference/<dataset_name>``."""
+    """Where the detections on a dataset go: ``OUTPUT_DIR/inference/<dataset_name>``."""
     return Path(cfg.OUTPUT_DIR) / "inference" / dataset_name
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | Path | None = None) -> DatasetEvaluator:
-    """The evaluator of a registered data set, by its ``evaluator_type``; COCO's where it has none or another.
+    """The evaluator of a registered dataset, by its ``evaluator_type``; COCO's where it has none or another.
 
     COCO's evaluator takes its tasks (boxes, masks, keypoints) from what the model predicts, and pycocotools instead of Detectron2's
     compiled variant.

@@ -21,7 +21,7 @@ class EvaluationError(ValueError):
 
 
 def read_ground_truth(path: str | Path) -> COCO:
-    """The annotations of a data set in COCO format.
+    """The annotations of a dataset in COCO format.
 
     Raises:
         EvaluationError: file missing, not json, or without ``images``, ``annotations`` or ``categories``.
@@ -52,7 +52,7 @@ def read_detections(path: str | Path, ground_truth: COCO) -> list[dict[str, Any]
         if detection["image_id"] not in images:
             raise EvaluationError(
                 f"{path}: detection {number} belongs to image {detection['image_id']}, which the ground truth does not have. "
-                "Were the detections made on another data set?"
+                "Were the detections made on another dataset?"
             )
         if detection["category_id"] not in categories:
             raise EvaluationError(

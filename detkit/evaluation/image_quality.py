@@ -76,7 +76,7 @@ def image_qualities(evaluation: CocoEvaluation, *, score_threshold: float, iou: 
 
 
 def best_score_threshold(evaluation: CocoEvaluation, *, iou: float = 0.5) -> float:
-    """The score threshold with the best F1 over the data set, all classes together; 0 where no detection is right."""
+    """The score threshold with the best F1 over the dataset, all classes together; 0 where no detection is right."""
     scores, hits, num_objects = [], [], 0
     for matches in _matches(evaluation, iou):
         counted = ~matches.ignored

@@ -43,7 +43,7 @@ class PointBoxCoder(BoxCoder):
 
     Args:
         form: ``"exp"``: ``exp(raw)`` pixels (FCOS as published, section 3.2); ``"relu"``: ``relu(raw)`` strides, the improved FCOS
-            (normalised targets), AdelaiDet, Detectron2, mmdetection's "normbbox" and DW; ``"exp_stride"``: ``exp(raw)`` strides;
+            (normalized targets), AdelaiDet, Detectron2, mmdetection's "normbbox" and DW; ``"exp_stride"``: ``exp(raw)`` strides;
             ``"linear"``: ``raw`` strides, so that the location may lie outside the box (heads that decode by themselves, as TOOD's).
         train_unit: ``"pixel"`` or ``"stride"``, the length in which the box loss is computed; None: pixels for ``exp``, else strides.
     """
@@ -77,7 +77,7 @@ class PointBoxCoder(BoxCoder):
 
 
 class DeltaBoxCoder(BoxCoder):
-    """Offsets of centre and log-size relative to an anchor (R-CNN; RetinaNet and ATSS use it).
+    """Offsets of center and log-size relative to an anchor (R-CNN; RetinaNet and ATSS use it).
 
     Args:
         weights: what dx, dy, dw, dh are divided by when decoding; ATSS (10, 10, 5, 5).
@@ -120,5 +120,5 @@ class DeltaBoxCoder(BoxCoder):
 
 
 def _centers_sizes(boxes: Tensor, plus_one: float) -> tuple[Tensor, Tensor]:
-    """Centres and sizes (..., 2) of boxes; the legacy convention adds one pixel to the sizes and keeps the middle."""
+    """Centers and sizes (..., 2) of boxes; the legacy convention adds one pixel to the sizes and keeps the middle."""
     return (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2] + plus_one

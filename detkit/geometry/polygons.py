@@ -9,7 +9,7 @@ __all__ = ["fill_polygons"]
 
 
 def fill_polygons(polygons: Tensor, height: int, width: int) -> Tensor:
-    """The pixels whose centres lie inside, all polygons at once, on whatever device they are.
+    """The pixels whose centers lie inside, all polygons at once, on whatever device they are.
 
     Where an outline crosses itself, the inside is what an odd number of crossings separates from the outside. COCO's tools count in the
     same way, to a fifth of a pixel.

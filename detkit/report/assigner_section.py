@@ -17,12 +17,12 @@ from detkit.checkpoint.writer import CheckpointFolder
 from detkit.data import DataError
 from detkit.dense import DenseDetector
 from detkit.engine.setup import usable_device
+from detkit.visualization import AssignmentPicture, assignment_pictures
+from detkit.visualization.pictures import encoded
+from detkit.visualization.style import CATEGORICAL
 
-from .assignment import AssignmentPicture, assignment_pictures
 from .gallery import PicturePair, evenly_spread
-from .pictures import encoded
 from .sections import Missing
-from .style import CATEGORICAL
 
 __all__ = ["AssignerSection", "assigner_section"]
 
@@ -36,8 +36,8 @@ class AssignerSection:
     Args:
         assigner: its class name.
         dataset: where the images are from.
-        levels: name and colour of each level in the right pictures.
-        pairs: positives coloured by object (left) and by level (right).
+        levels: name and color of each level in the right pictures.
+        pairs: positives colored by object (left) and by level (right).
     """
 
     assigner: str
@@ -53,16 +53,16 @@ def assigner_section(cfg: CfgNode, folder: Path, model: nn.Module | None) -> Ass
         model: the run's model; None: built from ``cfg``, with the weights of the last checkpoint in ``folder`` if there is one.
     """
     if not cfg.DATASETS.TRAIN:
-        return Missing("DATASETS.TRAIN names no data set to draw images from.")
+        return Missing("DATASETS.TRAIN names no dataset to draw images from.")
     dataset = cfg.DATASETS.TRAIN[0]
     if dataset not in DatasetCatalog.list():
-        return Missing(f"The data set {dataset} is not registered here.")
+        return Missing(f"The dataset {dataset} is not registered here.")
     try:
         records = [record for record in DatasetCatalog.get(dataset) if any(not a.get("iscrowd") for a in record.get("annotations", ()))]
     except FileNotFoundError as error:
-        return Missing(f"The data set {dataset} is not on this machine ({error}).")
+        return Missing(f"The dataset {dataset} is not on this machine ({error}).")
     except DataError as error:
-        return Missing(f"The data set {dataset} cannot be used: {error}")
+        return Missing(f"The dataset {dataset} cannot be used: {error}")
     if not records:
         return Missing(f"{dataset} has no image with objects.")
     model = model or _load_model(cfg, folder)
@@ -105,6 +105,6 @@ def _pair(name: str, picture: AssignmentPicture) -> PicturePair:
     return PicturePair(
         title=name,
         caption=caption,
-        left=encoded(picture.by_object, f"Positive locations on {name}, coloured by object. {caption}."),
-        right=encoded(picture.by_level, f"Positive locations on {name}, coloured by pyramid level. {caption}."),
+        left=encoded(picture.by_object, f"Positive locations on {name}, colored by object. {caption}."),
+        right=encoded(picture.by_level, f"Positive locations on {name}, colored by pyramid level. {caption}."),
     )

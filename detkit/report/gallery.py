@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
 from detkit.evaluation import ImageQuality, why_false
-
-from .pictures import DrawnObject, Picture, draw_objects, encoded, read_rgb
-from .style import CROWD, FALSE, FOUND, HIT, MISSED
+from detkit.visualization.pictures import DrawnObject, Picture, draw_objects, encoded, read_rgb
+from detkit.visualization.style import CROWD, FALSE, FOUND, HIT, MISSED
 
 __all__ = ["Gallery", "PicturePair", "evenly_spread", "rank_images"]
 
@@ -35,7 +34,7 @@ class PicturePair:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Draws the images of one data set.
+    """Draws the images of one dataset.
 
     Args:
         dataset_name: as registered; gives the names of keypoints.

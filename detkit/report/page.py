@@ -13,11 +13,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import nn
 
 from detkit.checkpoint.writer import write_text_atomically
+from detkit.visualization.style import CROWD, FALSE, FOUND, HIT, MISSED
 
 from .assigner_section import AssignerSection, assigner_section
 from .run import ChangedKey, Run, changed_keys
 from .sections import DatasetSection, Missing, Plot, curve_plots, dataset_section
-from .style import CROWD, FALSE, FOUND, HIT, MISSED
 
 __all__ = ["write_report"]
 
@@ -51,7 +51,7 @@ def write_report(cfg: CfgNode, output_dir: str | Path, model: nn.Module | None =
 
     Args:
         cfg: the run's config.
-        output_dir: its ``OUTPUT_DIR``, with ``metrics.json``, ``run.json``, ``inference/<data set>/coco_instances_results.json`` and, for
+        output_dir: its ``OUTPUT_DIR``, with ``metrics.json``, ``run.json``, ``inference/<dataset>/coco_instances_results.json`` and, for
             CrowdHuman's scores, ``results.json``.
         model: to show what its assigner picks; None: built from ``cfg`` with the weights of the run's last checkpoint.
 
@@ -60,7 +60,7 @@ def write_report(cfg: CfgNode, output_dir: str | Path, model: nn.Module | None =
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ReportError, detkit.evaluation.EvaluationError: a file of the run or of the data set is broken; names the file.
+        ReportError, detkit.evaluation.EvaluationError: a file of the run or of the dataset is broken; names the file.
     """
     folder = Path(output_dir)
     run = Run.read(cfg, folder)

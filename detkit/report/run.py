@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from detectron2.config import CfgNode
 
 from detkit.config import get_cfg
+from detkit.evaluation.curves import Series, read_metrics
 
-from .curves import Series, read_metrics
 from .errors import ReportError
 
 __all__ = ["METRICS_FILE", "ChangedKey", "Run", "changed_keys"]

@@ -1,4 +1,4 @@
-"""The scores on one data set: COCO's, computed from the detections, or CrowdHuman's, as an evaluation stored them."""
+"""The scores on one dataset: COCO's, computed from the detections, or CrowdHuman's, as an evaluation stored them."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _crowd_metrics(by_task: Any) -> dict[str, float]:
 
 
 def _last_logged(run: Run, dataset_name: str) -> tuple[dict[str, float], int]:
-    """The last logged values and their iteration; ({}, -1) where there are none. Names tell the data set only where there are several."""
+    """The last logged values and their iteration; ({}, -1) where there are none. Names tell the dataset only where there are several."""
     prefix = "bbox" if len(run.cfg.DATASETS.TEST) == 1 else f"{dataset_name}/bbox"
     series = {metric: run.metrics[f"{prefix}/{metric}"] for metric in CROWD_METRICS if f"{prefix}/{metric}" in run.metrics}
     if len(series) < len(CROWD_METRICS):

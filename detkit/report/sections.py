@@ -26,9 +26,9 @@ from detkit.evaluation import (
     read_detections,
     read_ground_truth,
 )
+from detkit.evaluation.curves import ap_series, loss_series, smoothed
+from detkit.visualization.figures import Line, line_figure
 
-from .curves import ap_series, loss_series, smoothed
-from .figures import Line, line_figure
 from .gallery import Gallery, PicturePair, evenly_spread, rank_images
 from .run import METRICS_FILE, Run
 from .scores import Scores, coco_scores, crowd_scores
@@ -67,10 +67,10 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class DatasetSection:
-    """All about the detections on one data set.
+    """All about the detections on one dataset.
 
     Args:
-        scores: of the data set's own benchmark.
+        scores: of the dataset's own benchmark.
         classes, curves: of COCO's evaluation; empty where the scores are another's.
         score_threshold: of the pictures: where F1 is best.
         best, worst: ranked by :attr:`detkit.evaluation.ImageQuality.quality`.
@@ -90,7 +90,7 @@ class DatasetSection:
 
 
 def dataset_section(run: Run, dataset_name: str) -> DatasetSection | Missing:
-    """Evaluates the detections that a run wrote for a data set. CrowdHuman's scores are not computed again but those that were stored.
+    """Evaluates the detections that a run wrote for a dataset. CrowdHuman's scores are not computed again but those that were stored.
 
     Raises:
         EvaluationError, ReportError: a file is broken; names it.
@@ -223,7 +223,7 @@ def _tasks(ground_truth: COCO, detections: list[dict[str, Any]]) -> list[Task]:
 
 
 def _results_file(cfg: CfgNode, folder: Path, dataset_name: str) -> Path | None:
-    """The data set's own folder, or Detectron2's common one where there is one test set only."""
+    """The dataset's own folder, or Detectron2's common one where there is one test set only."""
     candidates = [folder / "inference" / inference_folder(cfg, dataset_name).name / RESULTS_FILE]
     if len(cfg.DATASETS.TEST) == 1:
         candidates.append(folder / "inference" / RESULTS_FILE)
@@ -231,7 +231,7 @@ def _results_file(cfg: CfgNode, folder: Path, dataset_name: str) -> Path | None:
 
 
 def _annotation_file(dataset_name: str, results_folder: Path) -> Path | None:
-    """The registered json, or the one that Detectron2's evaluator converted a data set without json to."""
+    """The registered json, or the one that Detectron2's evaluator converted a dataset without json to."""
     registered = MetadataCatalog.get(dataset_name).get("json_file")
     candidates = [Path(registered)] if registered else []
     candidates.append(results_folder / f"{dataset_name}_coco_format.json")
@@ -239,7 +239,7 @@ def _annotation_file(dataset_name: str, results_folder: Path) -> Path | None:
 
 
 def _image_files(dataset_name: str) -> dict[int, Path] | Missing:
-    """Image file by image id, where the data set is registered, there and usable."""
+    """Image file by image id, where the dataset is registered, there and usable."""
     if dataset_name not in DatasetCatalog.list():
         return _not_here(dataset_name)
     try:

@@ -14,7 +14,7 @@ from .fields import (
     mirror_points,
     standard_fields,
 )
-from .merging import BoxVoting, Merged, MergeWay, NonMaximumSuppression, SoftVoting, merge_per_class
+from .merging import BoxVoting, Merged, MergeRule, NonMaximumSuppression, SoftVoting, merge_per_class
 
 __all__ = [
     "Averaged",
@@ -22,7 +22,7 @@ __all__ = [
     "Derived",
     "FieldRule",
     "Followed",
-    "MergeWay",
+    "MergeRule",
     "Merged",
     "MultiScaleDetector",
     "NonMaximumSuppression",

@@ -12,7 +12,7 @@ from detkit.config import ConfigError
 
 from .detector import AREA_UNITS, MultiScaleDetector
 from .fields import field_rules
-from .merging import MERGE_WAYS, MergeWay, SoftVoting
+from .merging import MERGE_WAYS, MergeRule, SoftVoting
 
 __all__ = ["build_multi_scale_detector", "check_tta_config"]
 
@@ -23,7 +23,7 @@ def build_multi_scale_detector(cfg: CfgNode, model: nn.Module, dataset_name: str
     Args:
         cfg: its keys below ``TEST.AUG``, and ``TEST.DETECTIONS_PER_IMAGE``.
         model: with ``tta_fields`` where its detections carry fields of its own, see :mod:`detkit.tta.fields`.
-        dataset_name: a registered data set, whose metadata says which keypoints change places in a mirrored image.
+        dataset_name: a registered dataset, whose metadata says which keypoints change places in a mirrored image.
 
     Raises:
         ConfigError: a key has an impossible value.
@@ -72,7 +72,7 @@ def check_tta_config(cfg: CfgNode) -> None:
         raise ConfigError(f"TEST.AUG.MERGE_THRESH is {aug.MERGE_THRESH}; it is an IoU, above 0 and at most 1.")
 
 
-def _merge_way(aug: CfgNode) -> MergeWay:
+def _merge_way(aug: CfgNode) -> MergeRule:
     if aug.MERGE == "soft_vote":
         return SoftVoting(threshold=aug.MERGE_THRESH, min_score=aug.SOFT_VOTE_MIN_SCORE)
     return MERGE_WAYS[aug.MERGE](threshold=aug.MERGE_THRESH)

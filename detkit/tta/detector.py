@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from detkit.geometry import box_areas
 
 from .fields import Averaged, Derived, FieldRule, Followed, mirror_boxes, standard_fields
-from .merging import MergeWay, merge_per_class
+from .merging import MergeRule, merge_per_class
 
 __all__ = ["AREA_UNITS", "MultiScaleDetector", "View"]
 
@@ -75,7 +75,7 @@ class MultiScaleDetector(nn.Module):
         model: nn.Module,
         min_sizes: Sequence[int],
         max_size: int,
-        merge_way: MergeWay,
+        merge_way: MergeRule,
         flip: bool = True,
         area_ranges: Sequence[tuple[float, float]] = (),
         area_unit: str = "original",
@@ -153,7 +153,7 @@ class MultiScaleDetector(nn.Module):
                 raise ValueError(
                     f"Multi-scale testing does not know how to merge the field '{name}' of the detections: give the model an entry for it "
                     "in tta_fields (docs/multi-scale-testing.md). Keypoints need keypoint_names and keypoint_flip_map in the metadata of "
-                    "the data set."
+                    "the dataset."
                 )
             rule = self.fields[name]
             if not isinstance(rule, Derived):

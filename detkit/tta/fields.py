@@ -117,7 +117,7 @@ def field_rules(own: Mapping[str, FieldRule | type[Averaged]], keypoint_permutat
     """The standard rules and those of a model, which come first.
 
     Args:
-        own: by the names of the fields. A class in the place of a rule is for keypoints, which mirror as the data set says; without
+        own: by the names of the fields. A class in the place of a rule is for keypoints, which mirror as the dataset says; without
             the permutation it is left out.
         keypoint_permutation: keypoint i is keypoint ``keypoint_permutation[i]`` of the mirrored object; None: not known.
     """

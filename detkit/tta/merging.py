@@ -15,7 +15,7 @@ from torchvision.ops import box_iou, nms
 
 from detkit.geometry import elementwise_iou
 
-__all__ = ["MERGE_WAYS", "BoxVoting", "MergeWay", "Merged", "NonMaximumSuppression", "SoftVoting", "merge_per_class"]
+__all__ = ["MERGE_WAYS", "BoxVoting", "MergeRule", "Merged", "NonMaximumSuppression", "SoftVoting", "merge_per_class"]
 
 #: IoU values computed at once: 16 MiB of float32
 _IOU_BLOCK = 2**22
@@ -53,7 +53,7 @@ class Merged:
         return Merged(self.source[order], self.scores[order], place[self.rows[kept]], self.members[kept], self.weights[kept])
 
 
-class MergeWay(ABC):
+class MergeRule(ABC):
     """A way of merging detections of one class.
 
     Args:
@@ -68,7 +68,7 @@ class MergeWay(ABC):
         """Merges boxes (N, 4), xyxy in pixels of the original image, with scores (N,)."""
 
 
-class NonMaximumSuppression(MergeWay):
+class NonMaximumSuppression(MergeRule):
     """The best detection of an object remains as it is."""
 
     def __call__(self, boxes: Tensor, scores: Tensor) -> Merged:
@@ -76,7 +76,7 @@ class NonMaximumSuppression(MergeWay):
         return Merged(heads, scores[heads], torch.arange(len(heads), device=heads.device), heads, torch.ones_like(scores[heads]))
 
 
-class BoxVoting(MergeWay):
+class BoxVoting(MergeRule):
     """The best detection of an object keeps its score and takes the mean of all their coordinates, weighted by score.
 
     Source: Gidaris and Komodakis, "Object detection via a multi-region and semantic segmentation-aware CNN model", section 3.4; without
@@ -120,10 +120,10 @@ class SoftVoting(BoxVoting):
 
 
 #: by their names in ``TEST.AUG.MERGE``
-MERGE_WAYS: dict[str, type[MergeWay]] = {"nms": NonMaximumSuppression, "vote": BoxVoting, "soft_vote": SoftVoting}
+MERGE_WAYS: dict[str, type[MergeRule]] = {"nms": NonMaximumSuppression, "vote": BoxVoting, "soft_vote": SoftVoting}
 
 
-def merge_per_class(boxes: Tensor, scores: Tensor, classes: Tensor, way: MergeWay) -> Merged:
+def merge_per_class(boxes: Tensor, scores: Tensor, classes: Tensor, way: MergeRule) -> Merged:
     """Merges the detections of every class by themselves: boxes (N, 4), scores (N,), classes (N,) of integers.
 
     Memory grows with the detections of the most frequent class, not with their square.

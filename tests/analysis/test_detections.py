@@ -18,8 +18,7 @@ from detkit.analysis import (
     save_numbers,
     scores_and_overlaps,
 )
-from detkit.evaluation import coco_of
-from detkit.report import ReportError
+from detkit.evaluation import EvaluationError, coco_of
 
 BOX = [10.0, 10.0, 20.0, 20.0]  # xywh
 
@@ -72,9 +71,9 @@ def test_convergence_of_runs(tmp_path):
     assert series.iterations.tolist() == [19, 39] and series.values.tolist() == [10.0, 30.0]
     (line,) = plot_convergence({"run": series}, iterations_per_epoch=10).axes[0].lines
     np.testing.assert_allclose(line.get_xdata(), [1.9, 3.9])
-    with pytest.raises(ReportError, match="no segm/AP was logged, but \\['bbox/AP'\\]"):
+    with pytest.raises(EvaluationError, match="no segm/AP was logged, but \\['bbox/AP'\\]"):
         read_convergence(tmp_path, "segm/AP")
-    with pytest.raises(ReportError, match="no such file"):
+    with pytest.raises(EvaluationError, match="no such file"):
         read_convergence(tmp_path / "elsewhere.json")
 
 

@@ -10,9 +10,10 @@ import torch
 from detectron2.data.datasets import load_coco_json
 from detectron2.structures import BoxMode
 
-from detkit.analysis import LabelledImage, Setting, count_positives, fcos, labelled_images, plot_positives, recall_bound, retinanet
-from detkit.assigners import Assigner, ATSSAssigner, FCOSAssigner, GroundTruth
+from detkit.analysis import AssignmentSetting, LabeledImage, count_positives, fcos, labeled_images, plot_positives, recall_bound, retinanet
+from detkit.assigners import Assigner, ATSSAssigner, FCOSAssigner
 from detkit.geometry import square_anchors
+from detkit.structures import GroundTruth
 from tests.tiny import tiny_cfg
 
 DATA = Path(os.environ.get("DETKIT_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -22,12 +23,12 @@ def image(*boxes, classes=None, size=(64, 64)):
     boxes = torch.tensor(boxes, dtype=torch.float32)
     labels = torch.tensor(classes or [0] * len(boxes))
     gt = GroundTruth(boxes[None], labels[None], torch.ones(1, len(boxes), dtype=torch.bool))
-    return LabelledImage(size, gt, (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    return LabeledImage(size, gt, (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
 
 
 def one_level(radius=0.0):
     """Locations at 4, 12, 20, ... on both axes."""
-    return Setting("one", FCOSAssigner(sizes_of_interest=(), center_radius=radius), (8,), square_anchors((8,)))
+    return AssignmentSetting("one", FCOSAssigner(sizes_of_interest=(), center_radius=radius), (8,), square_anchors((8,)))
 
 
 def test_ambiguity_is_counted_by_hand():
@@ -78,12 +79,12 @@ def test_priors_cover_the_padded_image():
 
 
 def test_setting_of_a_config():
-    setting = Setting.from_config(tiny_cfg("ATSS"), "mine")
+    setting = AssignmentSetting.from_config(tiny_cfg("ATSS"), "mine")
     assert isinstance(setting.assigner, ATSSAssigner) and setting.strides == (8, 16, 32)
     cfg = tiny_cfg("ATSS")
     cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
     with pytest.raises(ValueError, match="mine: MODEL.META_ARCHITECTURE GeneralizedRCNN"):
-        Setting.from_config(cfg, "mine")
+        AssignmentSetting.from_config(cfg, "mine")
 
 
 def test_assigners_that_see_predictions_are_refused():
@@ -91,13 +92,13 @@ def test_assigners_that_see_predictions_are_refused():
         needs_predictions = True
 
     with pytest.raises(ValueError, match="Looks looks at predictions"):
-        Setting("soft", Looks(), (8,), square_anchors((8,)))
+        AssignmentSetting("soft", Looks(), (8,), square_anchors((8,)))
 
 
 def test_records_are_resized_and_crowds_left_out():
     box = {"bbox": [10, 20, 30, 40], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 3}
     records = [{"height": 100, "width": 200, "annotations": [box, {**box, "iscrowd": 1}]}, {"height": 10, "width": 10, "annotations": []}]
-    (only,) = labelled_images(records, min_size=200, max_size=1000)
+    (only,) = labeled_images(records, min_size=200, max_size=1000)
     assert only.size == (200, 400) and only.areas.tolist() == [1200.0]
     torch.testing.assert_close(only.gt.boxes, torch.tensor([[[20.0, 40, 80, 120]]]))
 
@@ -107,7 +108,7 @@ def coco_images():
     annotations = DATA / "coco" / "annotations" / "instances_val2017.json"
     if not annotations.is_file():
         pytest.skip(f"COCO is missing: {annotations} (DETKIT_DATA)")
-    return list(labelled_images(load_coco_json(str(annotations), str(DATA / "coco" / "val2017"))))
+    return list(labeled_images(load_coco_json(str(annotations), str(DATA / "coco" / "val2017"))))
 
 
 def test_recall_and_ambiguity_on_coco_are_near_the_paper(coco_images):
@@ -120,7 +121,7 @@ def test_recall_and_ambiguity_on_coco_are_near_the_paper(coco_images):
 
 def test_atss_gives_every_size_alike(coco_images):
     strides = fcos().strides
-    rows = count_positives(Setting("ATSS", ATSSAssigner(), strides, square_anchors(strides)), coco_images).rows()
+    rows = count_positives(AssignmentSetting("ATSS", ATSSAssigner(), strides, square_anchors(strides)), coco_images).rows()
     expected = 0.2 * 9 * len(strides)  # section 4.1
     assert rows["all"]["mean"] == pytest.approx(expected, rel=0.1)
     assert rows["large"]["mean"] < 1.5 * rows["small"]["mean"]

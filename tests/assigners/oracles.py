@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from detkit.assigners import AssignContext, HardAssignment
+from detkit.assigners import AssignContext
+from detkit.structures import HardAssignment
 
 F32 = np.float32
 
@@ -100,7 +101,7 @@ def fcos_positive(prior: Prior, box: np.ndarray, bounds: tuple[np.float32, np.fl
 
 
 def atss(context: AssignContext, k: int) -> HardAssignment:
-    """Algorithm 1 of the ATSS paper with the authors' details: unbiased deviation, centre inside by more than 0.01."""
+    """Algorithm 1 of the ATSS paper with the authors' details: unbiased deviation, center inside by more than 0.01."""
     gt_index, ignore = [], []
     for image in range(len(context.gt.boxes)):
         priors = priors_of(context, image)
@@ -117,7 +118,7 @@ def atss(context: AssignContext, k: int) -> HardAssignment:
 
 
 def nearest_candidates(context: AssignContext, priors: list[Prior], box: np.ndarray, k: int) -> list[int]:
-    """Priors on the k points of each level nearest to the box centre, exactly; equally near points by index."""
+    """Priors on the k points of each level nearest to the box center, exactly; equally near points by index."""
     per_point = context.priors.anchors_per_point
     center = [Fraction(float((box[i] + box[i + 2]) / F32(2))) for i in (0, 1)]
     chosen = []

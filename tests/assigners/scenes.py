@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from detkit.assigners import AssignContext, GroundTruth, Predictions
+from detkit.assigners import AssignContext
 from detkit.geometry import Grid, Priors, square_anchors
+from detkit.structures import GroundTruth, Predictions
 
 NUM_CLASSES = 3
 STRIDES = (8, 16, 32)

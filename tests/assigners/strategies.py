@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from detkit.assigners import AssignContext, GroundTruth, HardAssignment
+from detkit.assigners import AssignContext
 from detkit.geometry import Grid, Priors, square_anchors
+from detkit.structures import GroundTruth, HardAssignment
 
 #: strides of the levels: a part of the usual pyramid, a single level, strides that are no powers of two
 STRIDES = [(8, 16, 32), (4,), (10, 24)]

@@ -32,7 +32,7 @@ def test_images_without_objects(assigner):
         assert result.ignore is None or not result.ignore.any()
 
 
-def test_an_image_is_labelled_the_same_in_any_batch(assigner):
+def test_an_image_is_labeled_the_same_in_any_batch(assigner):
     images = [[], [[10, 20, 60, 70], [30, 30, 50, 90]], [[0, 0, 120, 90]]]
     batched = assigner(context_of(images)).gt_index
     for image, boxes in enumerate(images):

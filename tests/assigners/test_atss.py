@@ -61,7 +61,7 @@ def test_conflicts_go_to_the_highest_iou_then_to_the_lowest_index():
 
 
 @pytest.mark.parametrize(("margin", "gt"), [(0.005, -1), (0.02, 0)])
-def test_centre_lies_inside_by_more_than_a_hundredth(margin, gt):
+def test_center_lies_inside_by_more_than_a_hundredth(margin, gt):
     priors = Priors(Grid(((1, 1),), (8,), 0.5, CPU), square_anchors((8,)))
     context = AssignContext(padded([np.array([[4 - margin, 0, 40, 40]], np.float32)]), priors)
     assert ATSSAssigner()(context).gt_index.tolist() == [[gt]]

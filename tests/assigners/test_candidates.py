@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from detkit.assigners import AssignContext, HardAssignment
+from detkit.assigners import AssignContext
 from detkit.assigners.candidates import CenterPrior, hard_labels, nearest_points, pair_levels, points_inside, points_near_center
 from detkit.assigners.soft import hard_pairs
+from detkit.structures import HardAssignment
 from tests.assigners.oracles import nearest_candidates, objects_of, priors_of
 from tests.assigners.scenes import make_context
 from tests.assigners.strategies import contexts

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from detkit.assigners import AssignContext, ATSSAssigner, CentroidAssigner, GroundTruth, PredictedATSSAssigner, Predictions
+from detkit.assigners import AssignContext, ATSSAssigner, CentroidAssigner, PredictedATSSAssigner
 from detkit.geometry import Grid, Priors, square_anchors
+from detkit.structures import GroundTruth, Predictions
 
 STRIDES = (8, 16, 32)
 SIZES = ((12, 16), (6, 8), (3, 4))

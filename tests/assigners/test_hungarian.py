@@ -8,10 +8,11 @@ import torch
 from detectron2.modeling import build_model
 from scipy.optimize import linear_sum_assignment
 
-from detkit.assigners import AssignContext, GroundTruth, HungarianAssigner, NonFiniteCostError, Predictions, build_assigner
+from detkit.assigners import AssignContext, HungarianAssigner, NonFiniteCostError, build_assigner
 from detkit.assigners.costs import focal_class_cost, giou_cost, l1_cost, softmax_class_cost
 from detkit.assigners.matching import match
 from detkit.config import get_cfg
+from detkit.structures import GroundTruth, Predictions
 from tests.tiny import random_inputs, tiny_cfg
 
 

@@ -33,9 +33,9 @@ def test_equals_the_oracle(context, allow_low_quality, thresholds, low_quality_f
     assert_same(assigner(context), expected)
 
 
-def test_anchors_centred_outside_are_ignored_by_choice():
+def test_anchors_centered_outside_are_ignored_by_choice():
     grid = Grid(((1, 2),), (8,), 0.5, torch.device("cpu"))
-    priors = Priors(grid, (torch.tensor([[-8.0, -4, 8, 4]]),))  # centred on x = 4 and x = 12
+    priors = Priors(grid, (torch.tensor([[-8.0, -4, 8, 4]]),))  # centered on x = 4 and x = 12
     context = AssignContext(padded([np.array([[0, 0, 11, 8]], np.float32)]), priors)
     plain, inside = IoUAssigner(thresholds=(0.1, 0.2))(context), IoUAssigner(thresholds=(0.1, 0.2), only_center_inside=True)(context)
     assert plain.gt_index.tolist() == [[0, 0]] and plain.ignore.tolist() == [[False, False]]

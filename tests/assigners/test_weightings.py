@@ -15,7 +15,6 @@ from detkit.assigners import (
     GFLAssigner,
     OTAAssigner,
     PAAAssigner,
-    Predictions,
     SimOTAAssigner,
     TaskAlignedAssigner,
     VFLAssigner,
@@ -27,6 +26,7 @@ from detkit.assigners.ota import transport_plan
 from detkit.assigners.paa import low_cost_component
 from detkit.config import get_cfg
 from detkit.geometry import Grid, Priors, elementwise_iou, square_anchors
+from detkit.structures import Predictions
 from tests.assigners.scenes import NUM_CLASSES, STRIDES, dense_scores, make_context, make_gt
 
 WEIGHTINGS = ["DWAssigner", "GFLAssigner", "VFLAssigner", "TaskAlignedAssigner", "MuSuAssigner", "AutoAssignAssigner"]

@@ -177,7 +177,7 @@ def test_frozen_norms_compute_what_batch_norms_compute_in_evaluation(source, mob
     assert_close(backbone(IMAGE), expected, rtol=1e-4, atol=1e-4)  # the two multiply in another order
 
 
-def test_norms_can_be_synchronised_and_nothing_else():
+def test_norms_can_be_synchronized_and_nothing_else():
     for builder, arch in (("build_torchvision_backbone", "mobilenet_v2"), ("build_timm_backbone", "resnet18")):
         backbone = build_backbone(extractor_cfg(builder, arch, NORM="SyncBN"))
         norms = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]

@@ -87,7 +87,7 @@ def read(path: Path) -> CfgNode:
 
 
 def count_weights(cfg: CfgNode) -> int:
-    """Numbers in all weights, statistics of batch norms included, running normalisers not. Equal architectures are counted once."""
+    """Numbers in all weights, statistics of batch norms included, running normalizers not. Equal architectures are counted once."""
     architecture = _signature(cfg.MODEL, _NO_WEIGHTS)
     if architecture not in _counts:
         cfg = cfg.clone()

@@ -1,4 +1,4 @@
-"""Small data sets: a few generated shapes, and a folder in COCO format that tests break in many ways."""
+"""Small datasets: a few generated shapes, and a folder in COCO format that tests break in many ways."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def small_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real data sets."""
+    """The folder of real datasets."""
     root = Path(os.environ.get("DETKIT_DATA", Path(__file__).parents[3] / "shared" / "data"))
     if not root.is_dir():
         pytest.skip(f"there is no real data in {root}; set DETKIT_DATA")

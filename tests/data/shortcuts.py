@@ -1,4 +1,4 @@
-"""How far a classifier gets on `shapes` that is given the true boxes, but sees only their colours or only their size."""
+"""How far a classifier gets on `shapes` that is given the true boxes, but sees only their colors or only their size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def size_features(image: np.ndarray, annotation: dict[str, Any]) -> np.ndarray:
 
 
 def color_features(image: np.ndarray, annotation: dict[str, Any]) -> np.ndarray:
-    """Square roots of a histogram of 4 x 4 x 4 colours inside the box."""
+    """Square roots of a histogram of 4 x 4 x 4 colors inside the box."""
     left, top, width, height = annotation["bbox"]
     crop = image[int(top) : int(np.ceil(top + height)), int(left) : int(np.ceil(left + width))]
     histogram = cv2.calcHist([crop], [0, 1, 2], None, [4, 4, 4], [0, 256] * 3).ravel()
@@ -39,7 +39,7 @@ def shortcut_ap(root: Path, features: Features) -> dict[str, float]:
     val_x, _, val_annotations = _collect(root, "val", features)
     mean, deviation = train_x.mean(0), train_x.std(0) + 1e-6
     train_x, val_x = (train_x - mean) / deviation, (val_x - mean) / deviation
-    classifiers = {"neighbours": _nearest_neighbours, "linear": _softmax_regression}
+    classifiers = {"neighbors": _nearest_neighbors, "linear": _softmax_regression}
     return {name: _average_precision(root, val_annotations, classify(train_x, train_y, val_x)) for name, classify in classifiers.items()}
 
 
@@ -60,7 +60,7 @@ def _read(root: Path, split: str) -> tuple[COCO, Path]:
         return COCO(str(json_file)), image_root
 
 
-def _nearest_neighbours(train_x: np.ndarray, train_y: np.ndarray, val_x: np.ndarray, k: int = 40) -> np.ndarray:
+def _nearest_neighbors(train_x: np.ndarray, train_y: np.ndarray, val_x: np.ndarray, k: int = 40) -> np.ndarray:
     distances = ((val_x[:, None] - train_x[None]) ** 2).sum(-1)
     nearest = train_y[np.argsort(distances, axis=1)[:, :k]]
     return np.stack([(nearest == label).mean(axis=1) for label in range(train_y.max() + 1)], axis=1)

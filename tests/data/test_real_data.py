@@ -1,4 +1,4 @@
-"""Data sets of others, read in place."""
+"""Datasets of others, read in place."""
 
 from __future__ import annotations
 

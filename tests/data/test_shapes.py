@@ -114,7 +114,7 @@ def test_box_mask_and_area_agree(small_shapes: Path, split: str) -> None:
         left, top, width, height = annotation["bbox"]
         bounds = np.concatenate([points.min(0), points.max(0)])
         np.testing.assert_allclose(bounds, [left, top, left + width, top + height], atol=0.35)
-        # a polygon rasterised to whole pixels differs along its outline only
+        # a polygon rasterized to whole pixels differs along its outline only
         outline = sum(cv2.arcLength(np.float32(polygon).reshape(-1, 1, 2), True) for polygon in annotation["segmentation"])
         assert abs(coco.annToMask(annotation).sum() - annotation["area"]) <= 2 + 0.2 * outline
 
@@ -189,7 +189,7 @@ def test_registered_metadata() -> None:
 
 @pytest.mark.slow
 def test_the_whole_set(tmp_path: Path) -> None:
-    """Objects of all sizes, balanced classes, empty pictures; and neither colour nor size tells the class."""
+    """Objects of all sizes, balanced classes, empty pictures; and neither color nor size tells the class."""
     root = ensure_shapes(tmp_path / "shapes")
     content = json.loads(shapes_paths(root, "train")[0].read_text())
     sizes = np.sqrt([a["bbox"][2] * a["bbox"][3] for a in content["annotations"]])

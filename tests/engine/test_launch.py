@@ -15,7 +15,7 @@ def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def test_torchrun_is_recognised_by_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torchrun_is_recognized_by_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     assert joined_worker() is None
     for name, value in zip(VARIABLES, ("3", "8", "1", "2", "host", "29500"), strict=True):
         monkeypatch.setenv(name, value)

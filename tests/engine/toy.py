@@ -1,4 +1,4 @@
-"""A detector and a data set that train in milliseconds: coloured rectangles on noise, two strided convolutions."""
+"""A detector and a dataset that train in milliseconds: colored rectangles on noise, two strided convolutions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from detectron2.data.datasets import register_coco_instances
 
 from tests.tiny import tiny_cfg
 
-COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
+COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
 
 def make_toy_data(folder: Path, *, num_images: int = 8, equal_sizes: bool = True, annotated: bool = True) -> Path:
@@ -30,7 +30,7 @@ def make_toy_data(folder: Path, *, num_images: int = 8, equal_sizes: bool = True
         picture = rng.integers(0, 60, (height, width, 3), dtype=np.uint8)
         for k in range(2 if i % 4 else 0):
             x, y, w, h = (int(v) for v in rng.integers([0, 0, 16, 16], [32, 32, 30, 30]))
-            picture[y : y + h, x : x + w] = COLOURS[(i + k) % 3]
+            picture[y : y + h, x : x + w] = COLORS[(i + k) % 3]
             box = {"bbox": [x, y, w, h], "area": w * h, "iscrowd": 0}
             annotations.append({"id": len(annotations) + 1, "image_id": i, "category_id": (i + k) % 3 + 1, **box})
         cv2.imwrite(str(folder / f"{i}.png"), picture)
@@ -43,7 +43,7 @@ def make_toy_data(folder: Path, *, num_images: int = 8, equal_sizes: bool = True
 
 
 def register_toy_data(json_file: Path, name: str) -> str:
-    """Registers the data set, in the place of an earlier one of the name."""
+    """Registers the dataset, in the place of an earlier one of the name."""
     if name in DatasetCatalog:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)

@@ -1,4 +1,4 @@
-"""A tiny data set in COCO format: two classes of objects, a crowd, an image without objects."""
+"""A tiny dataset in COCO format: two classes of objects, a crowd, an image without objects."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ def test_nothing_found_and_nothing_to_find():
 
 
 def row_of_people(count: int, *, step: float = 12.0) -> np.ndarray:
-    """People of 40 x 100 pixels one behind the other; neighbours overlap with IoU (40 - step) / (40 + step)."""
+    """People of 40 x 100 pixels one behind the other; neighbors overlap with IoU (40 - step) / (40 + step)."""
     left = np.arange(count) * step
     return np.stack([left, np.zeros(count), left + 40, np.full(count, 100.0)], axis=1)
 

@@ -5,8 +5,9 @@ import torch
 from detectron2.modeling import build_model
 from torch.testing import assert_close
 
-from detkit.assigners import ASSIGNER_REGISTRY, Assigner, HardAssignment
+from detkit.assigners import ASSIGNER_REGISTRY, Assigner
 from detkit.geometry import boxes_to_ltrb, centerness_of
+from detkit.structures import HardAssignment
 from fcos_atss import ATSS, FCOS
 from tests.tiny import random_inputs, tiny_cfg
 

@@ -7,9 +7,9 @@ from detectron2.structures import BitMasks, ImageList
 from detectron2.utils.events import EventStorage
 from torch.testing import assert_close
 
-from detkit.assigners import GroundTruth
 from detkit.config import ConfigError
 from detkit.engine.evaluate import evaluate
+from detkit.structures import GroundTruth
 from fcos_atss import FCOSRPN
 from tests.engine.toy import make_toy_data, register_toy_data
 from tests.tiny import LEVELS, random_inputs, tiny_cfg

@@ -13,15 +13,15 @@ def random_polygons(count: int = 20, vertices: int = 12, seed: int = 0) -> Tenso
     rng = torch.Generator().manual_seed(seed)
     angles = torch.linspace(0, 2 * torch.pi, vertices + 1)[:-1]
     radii = (4 + 30 * torch.rand(count, 1, generator=rng)) * (0.5 + 0.5 * torch.rand(count, vertices, generator=rng))
-    centres = torch.rand(count, 1, 2, generator=rng) * torch.tensor([80.0, 60.0])
-    return centres + radii[..., None] * torch.stack([angles.cos(), angles.sin()], dim=-1)
+    centers = torch.rand(count, 1, 2, generator=rng) * torch.tensor([80.0, 60.0])
+    return centers + radii[..., None] * torch.stack([angles.cos(), angles.sin()], dim=-1)
 
 
-def test_pixels_are_inside_if_their_centres_are() -> None:
+def test_pixels_are_inside_if_their_centers_are() -> None:
     polygons = random_polygons()
     filled = fill_polygons(polygons, 60, 80)
     x, y = np.meshgrid(np.arange(80) + 0.5, np.arange(60) + 0.5)
-    for polygon, mask in zip(polygons.numpy(), filled, strict=True):  # slow and obvious: count the edges to the left of each centre
+    for polygon, mask in zip(polygons.numpy(), filled, strict=True):  # slow and obvious: count the edges to the left of each center
         inside = np.zeros((60, 80), bool)
         for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
             crosses = (y0 <= y) != (y1 <= y)

@@ -25,12 +25,12 @@ DATA = Path(os.environ.get("DETKIT_DATA", Path(__file__).parents[3] / "shared" /
 NUM_IMAGES = 4
 SHORTER_SIDE = 160
 ITERATIONS = 400
-#: labelled keypoints that every person of a picked image has at least
+#: labeled keypoints that every person of a picked image has at least
 MIN_KEYPOINTS = 12
 
 
 def pick_images(json_file: Path, folder: Path) -> Path:
-    """Writes the annotations of the first images on which all persons are large and nearly completely labelled, and no crowds."""
+    """Writes the annotations of the first images on which all persons are large and nearly completely labeled, and no crowds."""
     content = json.loads(json_file.read_text())
     persons: dict[int, list[dict]] = {}
     for annotation in content["annotations"]:

@@ -72,7 +72,7 @@ def _lsnet() -> Any:
     return cfg
 
 
-#: DW is not among them: on so few objects its normalisers reach their bound, which depends on the number of workers
+#: DW is not among them: on so few objects its normalizers reach their bound, which depends on the number of workers
 METHODS = {
     "FCOS": partial(_dense, "FCOS"),
     "ATSS": partial(_dense, "ATSS"),

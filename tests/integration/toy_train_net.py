@@ -1,4 +1,4 @@
-"""``train_net.py`` with the toy detector and the toy data set, whose json is named by the environment variable ``TOY_JSON``."""
+"""``train_net.py`` with the toy detector and the toy dataset, whose json is named by the environment variable ``TOY_JSON``."""
 
 from __future__ import annotations
 

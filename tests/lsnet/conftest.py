@@ -44,7 +44,7 @@ def image_file(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real data sets."""
+    """The folder of real datasets."""
     root = Path(os.environ.get("DETKIT_DATA", Path(__file__).parents[3] / "shared" / "data"))
     if not root.is_dir():
         pytest.skip(f"there is no real data in {root}; set DETKIT_DATA")

@@ -87,7 +87,7 @@ def test_box_sides_are_straight() -> None:
 def test_nine_kernel_points(landmarks: LandmarkSet) -> None:
     vectors = landmarks.kernel_vectors
     assert len(set(vectors)) == len(vectors) and len(vectors) + landmarks.num_free_points == 9
-    assert max(vectors) == landmarks.num_landmarks  # the centre
+    assert max(vectors) == landmarks.num_landmarks  # the center
 
 
 def test_official_kernel_points() -> None:

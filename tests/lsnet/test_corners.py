@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from detkit.assigners import GroundTruth
 from detkit.geometry import Grid
+from detkit.structures import GroundTruth
 from lsnet.corner_targets import CornerCriterion, class_weights, corner_targets, gaussian_focal_loss, gaussian_radius
 from lsnet.corners import CornerMaps, CornerVerification, snap_corners
 
@@ -23,8 +23,8 @@ def test_corner_pooling_sees_along_both_sides() -> None:
     pool = CornerVerification(channels=8, num_classes=2, norm="", pooled_channels=4, num_convs=0).pools["tl"]
     x = torch.zeros(1, 1, 4, 5)
     x[0, 0, 2, 3] = 1.0
-    downwards, rightwards = pool._pool(x, 2), pool._pool(x, 3)
-    assert (downwards[0, 0, :3, 3] == 1).all() and downwards.sum() == 3
+    downward, rightwards = pool._pool(x, 2), pool._pool(x, 3)
+    assert (downward[0, 0, :3, 3] == 1).all() and downward.sum() == 3
     assert (rightwards[0, 0, 2, :4] == 1).all() and rightwards.sum() == 4
 
 
@@ -35,8 +35,8 @@ def test_corners_are_marked_on_every_level() -> None:
     assert (heat[positive] == 1).all() and (heat[~positive] < 1).all()
     torch.testing.assert_close(offsets[positive], torch.tensor([[-0.375, -0.375], [-0.1875, 0.3125], [0.40625, -0.34375]]))
     radius = gaussian_radius(torch.tensor(47.0), torch.tensor(29.0), 0.7).item()
-    neighbour = math.exp(-((16 - 13) ** 2 + (16 - 21) ** 2) / (2 * ((2 * radius + 1) / 6) ** 2)) if 34 <= radius**2 else 0.0
-    torch.testing.assert_close(heat[0, 2 * 10 + 2], torch.tensor(neighbour))
+    neighbor = math.exp(-((16 - 13) ** 2 + (16 - 21) ** 2) / (2 * ((2 * radius + 1) / 6) ** 2)) if 34 <= radius**2 else 0.0
+    torch.testing.assert_close(heat[0, 2 * 10 + 2], torch.tensor(neighbor))
 
 
 def test_radius_keeps_the_overlap() -> None:

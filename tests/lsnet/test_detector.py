@@ -31,7 +31,7 @@ def options(*pairs: Any) -> list[Any]:
 
 
 def batch_of(image_size: tuple[int, int] = (96, 128)) -> list[dict[str, Any]]:
-    """Two images of coloured boxes on grey, with the middles of their sides as extreme points."""
+    """Two images of colored boxes on gray, with the middles of their sides as extreme points."""
     generator = torch.Generator().manual_seed(0)
     images = [[([10, 12, 50, 60], 0), ([70, 20, 118, 52], 1), ([60, 60, 84, 90], 2)], [([4, 4, 90, 80], 2), ([96, 40, 124, 92], 0)]]
     batch = []

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lsnet.extremes import box_side_midpoints, extreme_points, relabelled
+from lsnet.extremes import box_side_midpoints, extreme_points, relabeled
 
 
 def test_ends_of_a_diamond() -> None:
@@ -14,12 +14,12 @@ def test_ends_of_a_diamond() -> None:
 def test_a_flat_end_is_met_in_its_middle_at_a_whole_pixel() -> None:
     house = np.array([[10.0, 0.0], [4.0, 0.5], [1.0, 40.0], [0.0, 99.0], [21.0, 99.0], [19.0, 2.5]])
     top, left, bottom, right = extreme_points(house)
-    assert top.tolist() == [7, 0]  # from 4 to 10; the neighbour at 2.5 is more than 2 % of 100 pixels below
+    assert top.tolist() == [7, 0]  # from 4 to 10; the neighbor at 2.5 is more than 2 % of 100 pixels below
     assert bottom.tolist() == [10, 99]  # 10.5 rounded down
     assert left.tolist() == [0, 99] and right.tolist() == [21, 99]
 
 
-def test_only_neighbours_belong_to_an_end() -> None:
+def test_only_neighbors_belong_to_an_end() -> None:
     two_peaks = np.array([[0.0, 0.0], [10.0, 50.0], [20.0, 0.0], [20.0, 80.0], [0.0, 80.0]])
     assert extreme_points(two_peaks)[0].tolist() == [0, 0]
 
@@ -49,4 +49,4 @@ def test_midpoints_of_the_sides_of_boxes() -> None:
 )
 def test_names_after_mirroring_and_turning(axes: list[list[int]], order: list[int]) -> None:
     extremes = np.arange(8.0).reshape(1, 4, 2)
-    assert relabelled(extremes, np.array(axes, dtype=float)).tolist() == extremes[:, order].tolist()
+    assert relabeled(extremes, np.array(axes, dtype=float)).tolist() == extremes[:, order].tolist()

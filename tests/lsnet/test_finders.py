@@ -139,7 +139,7 @@ def test_holes_are_ignored() -> None:
 
 
 class TestKeypoints:
-    """Four keypoints: nose, left hand, right hand, tail; hidden, seen, seen, not labelled."""
+    """Four keypoints: nose, left hand, right hand, tail; hidden, seen, seen, not labeled."""
 
     finder = KeypointFinder([0, 2, 1, 3])
     thing = annotation(box=[10, 10, 90, 90], keypoints=[[50, 20, 1], [80, 40, 2], [20, 40, 2], [0, 0, 0]])
@@ -195,5 +195,5 @@ class TestKeypoints:
         assert box.all()
 
     def test_another_number_of_keypoints_is_an_error(self) -> None:
-        with pytest.raises(ValueError, match="has 2 keypoints, but the data set's metadata names 4"):
+        with pytest.raises(ValueError, match="has 2 keypoints, but the dataset's metadata names 4"):
             find(self.finder, annotation(box=[1, 1, 9, 9], keypoints=np.zeros((2, 3))), [], SIZE)

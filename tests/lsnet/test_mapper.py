@@ -39,10 +39,10 @@ def mapped(task: str, image_file: Path, annotations: list[dict], augmentations: 
     return mapper_of(task, list(augmentations))(record)["instances"]
 
 
-def pose(*labelled: int) -> np.ndarray:
+def pose(*labeled: int) -> np.ndarray:
     """17 keypoints of which these are seen."""
     points = np.stack([np.linspace(60, 100, 17), np.linspace(80, 40, 17), np.zeros(17)], axis=1)
-    points[list(labelled), 2] = 2
+    points[list(labeled), 2] = 2
     return points
 
 
@@ -140,7 +140,7 @@ def test_configs_name_the_mapper_and_its_task(options: list[Any], finder: type, 
 def test_poses_need_keypoints_in_the_data() -> None:
     cfg = get_cfg()
     cfg.INPUT.MAPPER, cfg.DATASETS.TRAIN, cfg.MODEL.LSNET.TASK = "LandmarkMapper", ("coco_2017_train",), "pose"
-    with pytest.raises(ConfigError, match=r"learns 17 keypoints \(MODEL.LSNET.NUM_KEYPOINTS\), but the data set coco_2017_train names 0"):
+    with pytest.raises(ConfigError, match=r"learns 17 keypoints \(MODEL.LSNET.NUM_KEYPOINTS\), but the dataset coco_2017_train names 0"):
         build_train_mapper(cfg)
 
 

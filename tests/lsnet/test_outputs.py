@@ -106,7 +106,7 @@ def test_fields_of_a_mirrored_image_are_turned_back(task: str) -> None:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> str:
-    """A registered data set of one image, on which the detections above are right."""
+    """A registered dataset of one image, on which the detections above are right."""
     annotations = []
     for index in range(2):
         keypoints = torch.cat([landmarks_of("pose")[index] - 0.5, torch.full((17, 1), 2.0)], dim=1)

@@ -6,7 +6,7 @@ import torch
 
 from detkit.data import set_categories
 from detkit.data.keypoints import COCO_PERSON_KEYPOINTS
-from lsnet.pictures import detect_with_stages, draw_landmarks, labelled_input, stages_figure
+from lsnet.pictures import detect_with_stages, draw_landmarks, labeled_input, stages_figure
 from lsnet.tasks import build_task
 
 from .conftest import SIZE
@@ -34,7 +34,7 @@ def _metadata() -> None:
 def test_objects_and_both_stages_side_by_side(task: str, image_file) -> None:
     cfg = cfg_of(task, *SETTINGS)
     record = {"file_name": str(image_file), "height": SIZE[0], "width": SIZE[1], "image_id": 1, "annotations": ALL_KINDS}
-    inputs = labelled_input(cfg, record)
+    inputs = labeled_input(cfg, record)
     assert inputs["image"].shape == (3, 96, 128) and len(inputs["instances"]) == 5
     found = detect_with_stages(model_of(task, *SETTINGS).eval(), inputs["image"], score_thresh=0.0)
     assert found.first_landmarks.shape == found.pred_landmarks.shape and len(found) == 3

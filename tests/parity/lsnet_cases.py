@@ -124,8 +124,8 @@ def _area(points: np.ndarray) -> float:
 
 
 def _keypoint_boxes(keypoints: Tensor) -> tuple[Tensor, Tensor]:
-    """Bounds of the labelled keypoints, and whether there are any."""
-    labelled = keypoints[..., 2:] > 0
-    low = torch.where(labelled, keypoints[..., :2], torch.inf).amin(1)
-    high = torch.where(labelled, keypoints[..., :2], -torch.inf).amax(1)
-    return torch.cat([low, high], dim=1), labelled.any(1).squeeze(1)
+    """Bounds of the labeled keypoints, and whether there are any."""
+    labeled = keypoints[..., 2:] > 0
+    low = torch.where(labeled, keypoints[..., :2], torch.inf).amin(1)
+    high = torch.where(labeled, keypoints[..., :2], -torch.inf).amax(1)
+    return torch.cat([low, high], dim=1), labeled.any(1).squeeze(1)

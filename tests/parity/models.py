@@ -12,12 +12,12 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from detkit.assigners import AssignContext, Assigner, GroundTruth, HardAssignment
+from detkit.assigners import AssignContext, Assigner
 from detkit.checkpoint import ConversionReport, convert_state_dict
-from detkit.criteria import DenseTargets
 from detkit.dense import DenseDetector
+from detkit.dense.criteria import DenseTargets
 from detkit.geometry import Priors, box_areas
-from detkit.heads import DenseOutputs
+from detkit.structures import DenseOutputs, GroundTruth, HardAssignment
 
 from .cases import GoldenCase, procedural_state_dict
 from .sources import cfg_of, code_of

@@ -12,17 +12,17 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from detkit.assigners import AssignContext, GroundTruth, Pairs, Predictions, SoftAssignment
+from detkit.assigners import AssignContext, Pairs, SoftAssignment
 from detkit.assigners.candidates import CenterPrior, points_inside
 from detkit.assigners.dw import official_negative_probability, official_positive_weight
 from detkit.assigners.soft import LossForm
 from detkit.checkpoint import ConversionReport, convert_state_dict
 from detkit.checkpoint.key_maps import KEY_MAPS
 from detkit.config import get_cfg
-from detkit.criteria import WeightedCriterion
+from detkit.dense.criteria import WeightedCriterion
 from detkit.geometry import Grid, PointBoxCoder, Priors, elementwise_iou, square_anchors
-from detkit.heads import DenseOutputs
 from detkit.losses import giou_loss
+from detkit.structures import DenseOutputs, GroundTruth, Predictions
 from dw import DW, refine_distances
 
 from .cases import GoldenCase, find_cases, procedural_state_dict
@@ -249,7 +249,7 @@ def _predict(model: DW, outputs: DenseOutputs, gt: GroundTruth) -> tuple[Predict
 
 @torch.no_grad()
 def _compare_weighting(recorder: Recorder, case: GoldenCase, model: DW, outputs: DenseOutputs, gt: GroundTruth) -> None:
-    """Candidate bags, prior, scores and weights of all images, and the normalisers."""
+    """Candidate bags, prior, scores and weights of all images, and the normalizers."""
     predictions, assignment, priors = _predict(model, outputs, gt)
     values = assignment.pairs.look_up(predictions, gt)
     prior = model.assigner.center_prior(assignment.pairs, gt, priors)
@@ -280,7 +280,7 @@ def _compare_weighting(recorder: Recorder, case: GoldenCase, model: DW, outputs:
         recorder.close("weights", f"w_neg{i}", negative[i][:, case.tensor(f"neg_classes{i}")], case.tensor(f"w_neg{i}"), floor=floor)
     scalars = case.meta["scalars"]
     factors = assignment.normalizers[:2].clamp(min=1)
-    recorder.close("losses", "normalisers", factors, torch.tensor([scalars["pos_avg_factor"], scalars["neg_avg_factor"]]))
+    recorder.close("losses", "normalizers", factors, torch.tensor([scalars["pos_avg_factor"], scalars["neg_avg_factor"]]))
 
 
 def _compare_losses(recorder: Recorder, case: GoldenCase, losses: dict[str, Tensor]) -> None:

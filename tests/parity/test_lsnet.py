@@ -11,10 +11,10 @@ from detectron2.modeling import build_model
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
-from detkit.assigners import GroundTruth, HardAssignment
 from detkit.checkpoint import convert_state_dict
 from detkit.checkpoint.key_maps import KEY_MAPS
 from detkit.geometry import Priors, box_areas
+from detkit.structures import GroundTruth, HardAssignment
 from lsnet import LSNet
 from lsnet.coding import cross_coordinates
 from lsnet.corner_targets import class_weights, corner_targets, gaussian_focal_loss

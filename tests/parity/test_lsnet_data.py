@@ -70,15 +70,15 @@ def _compare_image(compared: Compared, number: int, image: dict[str, Any]) -> No
         return np.stack([finder({"segmentation": outline}, box, motion)[0][:, :2] for outline, box in pairs])
 
     mirror, upside_down = T.HFlipTransform(size[1]), T.VFlipTransform(size[0])
-    compared.close(f"extremes{number}", _with_centres(found(ExtremePointFinder()), boxes))
-    compared.close(f"extremes_flip_horizontal{number}", _with_centres(found(ExtremePointFinder(), mirror), mirror.apply_box(boxes)))
-    compared.close(f"extremes_flip_vertical{number}", _with_centres(found(ExtremePointFinder(), upside_down), upside_down.apply_box(boxes)))
-    compared.close(f"border_centres{number}", _with_centres(box_side_midpoints(boxes), boxes))
+    compared.close(f"extremes{number}", _with_centers(found(ExtremePointFinder()), boxes))
+    compared.close(f"extremes_flip_horizontal{number}", _with_centers(found(ExtremePointFinder(), mirror), mirror.apply_box(boxes)))
+    compared.close(f"extremes_flip_vertical{number}", _with_centers(found(ExtremePointFinder(), upside_down), upside_down.apply_box(boxes)))
+    compared.close(f"border_centers{number}", _with_centers(box_side_midpoints(boxes), boxes))
 
     contours = found(ContourFinder(num_points))
     bounds = np.concatenate([contours.min(axis=1), contours.max(axis=1)], axis=1)
     compared.close(f"contour_box{number}", bounds)
-    compared.close(f"contour{number}", _with_centres(contours, bounds))
+    compared.close(f"contour{number}", _with_centers(contours, bounds))
     compared.close(f"contour_flip_horizontal{number}", found(ContourFinder(num_points), mirror))
     # of an object upside down, our contours start at what is now the top, the official ones where they started before
     motion = Motion(T.TransformList([upside_down]), size, size)
@@ -99,13 +99,13 @@ def _compare_keypoints(compared: Compared, number: int, size: tuple[int, int]) -
     keypoints = found()
     compared.close(f"vis{number}", keypoints[..., 2])
     compared.close(f"keypoints_flip{number}", found(T.HFlipTransform(size[1])))
-    compared.close(f"kps_bbox{number}", _with_centres(keypoints[..., :2], boxes))
-    # without a labelled keypoint the official code has a box that no location matches; we leave the object out
+    compared.close(f"kps_bbox{number}", _with_centers(keypoints[..., :2], boxes))
+    # without a labeled keypoint the official code has a box that no location matches; we leave the object out
     known = (keypoints[..., 2] > 0).any(axis=1)
     around = keypoint_boxes(keypoints)
     assert not around[~known].any()
     compared.close(f"kbox{number}", around[known], rows=known)
-    compared.close(f"kps_kbox{number}", _with_centres(keypoints[..., :2], around)[known], rows=known)
+    compared.close(f"kps_kbox{number}", _with_centers(keypoints[..., :2], around)[known], rows=known)
 
 
 def _compare_pieces(compared: Compared) -> None:
@@ -117,8 +117,8 @@ def _compare_pieces(compared: Compared) -> None:
         compared.close(f"us_cw{number}", started_at_top(oriented(outline)))
 
 
-def _with_centres(landmarks: Array, boxes: Array) -> Array:
-    """Landmarks (N, V, 2) and the centres of boxes (N, 4) as one more: (N, V + 1, 2)."""
+def _with_centers(landmarks: Array, boxes: Array) -> Array:
+    """Landmarks (N, V, 2) and the centers of boxes (N, 4) as one more: (N, V + 1, 2)."""
     return np.concatenate([landmarks, ((boxes[:, :2] + boxes[:, 2:]) / 2)[:, None]], axis=1)
 
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from detkit.assigners import AssignContext, CentroidAssigner, GroundTruth, PredictedATSSAssigner, Predictions
+from detkit.assigners import AssignContext, CentroidAssigner, PredictedATSSAssigner
 from detkit.geometry import Grid, Priors, elementwise_iou
+from detkit.structures import GroundTruth, Predictions
 from lsnet.coding import cross_coordinates, point_offsets
 from lsnet.corner_targets import corner_targets
 from lsnet.cross_iou import cross_iou

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from detkit.dense import DenseDetector
-from detkit.heads import DenseOutputs
+from detkit.structures import DenseOutputs
 
 from .cases import GoldenCase, find_cases
 from .compare import Recorder
@@ -116,11 +116,11 @@ def _losses(case: GoldenCase, k: int, model: DenseDetector, outputs: DenseOutput
 
 
 def _replay_average(case: GoldenCase, k: int, model: DenseDetector, positives: float) -> None:
-    """Sets Detectron2's moving normaliser to its value before part k: 300, or that after the part before, whichever leads on to k's."""
+    """Sets Detectron2's moving normalizer to its value before part k: 300, or that after the part before, whichever leads on to k's."""
     before = [300.0] + [part["loss_normalizer"] for part in case.meta["cases"][:k]][-1:]
     after = case.meta["cases"][k]["loss_normalizer"]
     fitting = [value for value in before if abs(0.9 * value + 0.1 * max(positives, 1) - after) < 1e-3]
-    assert fitting, f"{case.id} part {k}: {positives} positives do not lead to the normaliser {after}"
+    assert fitting, f"{case.id} part {k}: {positives} positives do not lead to the normalizer {after}"
     model.criterion.normalizer.average.fill_(fitting[0])
 
 

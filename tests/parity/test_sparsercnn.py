@@ -9,9 +9,9 @@ import torch
 from detectron2.structures import ImageList
 from torch import Tensor
 
-from detkit.assigners import GroundTruth
 from detkit.checkpoint import ConversionReport
 from detkit.checkpoint.key_maps import KEY_MAPS
+from detkit.structures import GroundTruth
 from sparsercnn import SparseRCNN
 from sparsercnn.head import StageOutputs
 

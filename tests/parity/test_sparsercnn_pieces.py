@@ -13,10 +13,11 @@ from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from detkit.assigners import AssignContext, GroundTruth, HungarianAssigner, Predictions
+from detkit.assigners import AssignContext, HungarianAssigner
 from detkit.assigners.costs import focal_class_cost, giou_cost, l1_cost, softmax_class_cost
 from detkit.checkpoint.key_maps.sparsercnn import SPARSE_RCNN
 from detkit.geometry import DeltaBoxCoder
+from detkit.structures import GroundTruth, Predictions
 from sparsercnn.criterion import FocalClassLoss, SetCriterion, SoftmaxClassLoss
 from sparsercnn.head import IterativeHead, StageOutputs
 from sparsercnn.interaction import DynamicConv, DynamicInteraction

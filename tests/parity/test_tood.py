@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from detkit.checkpoint import convert_state_dict
 from detkit.checkpoint.key_maps.mmdetection import MMDETECTION
 from detkit.config import get_cfg
+from detkit.dense.heads import TOODHead
 from detkit.geometry import Grid, ltrb_to_boxes
-from detkit.heads import DenseOutputs, TOODHead
+from detkit.structures import DenseOutputs
 
 from .cases import GoldenCase, find_cases, procedural_state_dict
 from .compare import Recorder

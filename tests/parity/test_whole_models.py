@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from detkit.assigners import HardAssignment
 from detkit.checkpoint import ConversionReport
 from detkit.checkpoint.key_maps import KEY_MAPS
-from detkit.criteria import DenseTargets
 from detkit.dense import DenseDetector
+from detkit.dense.criteria import DenseTargets
 from detkit.geometry import PointBoxCoder, Priors, boxes_to_ltrb
+from detkit.structures import HardAssignment
 
 from .cases import GoldenCase, find_cases
 from .compare import Recorder

@@ -23,7 +23,7 @@ SIZE = (96, 128)
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Iterator[Path]:
-    """The annotation file of a registered data set of five images, the last without objects."""
+    """The annotation file of a registered dataset of five images, the last without objects."""
     images, annotations = [], []
     ramp = np.linspace(0, 255, SIZE[0] * SIZE[1] * 3, dtype=np.uint8).reshape(*SIZE, 3)
     for image in range(1, 6):

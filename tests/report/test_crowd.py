@@ -85,7 +85,7 @@ def test_headline_and_table_are_the_stored_scores(cfg: SafeCfgNode) -> None:
 @pytest.mark.parametrize("prefix", ["bbox", f"{NAME}/bbox"])
 def test_a_run_that_has_not_ended_shows_its_last_evaluation(cfg: SafeCfgNode, prefix: str) -> None:
     if prefix != "bbox":
-        cfg.DATASETS.TEST = (NAME, "elsewhere")  # then names tell the data set
+        cfg.DATASETS.TEST = (NAME, "elsewhere")  # then names tell the dataset
     log_scores(cfg, SCORES, 40, prefix)
     log_scores(cfg, LATER, 80, prefix)
     text = text_of(write_report(cfg, cfg.OUTPUT_DIR))

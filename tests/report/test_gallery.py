@@ -5,7 +5,7 @@ import pytest
 
 from detkit.evaluation import ImageQuality
 from detkit.report.gallery import evenly_spread, rank_images
-from detkit.report.pictures import DrawnObject, draw_objects
+from detkit.visualization.pictures import DrawnObject, draw_objects
 
 
 def quality(image: int, hits: int, iou: float = 1.0, missed: int = 0) -> ImageQuality:

@@ -11,6 +11,7 @@ import torch
 from detkit.config import SafeCfgNode
 from detkit.evaluation import CocoEvaluation, EvaluationError, read_ground_truth
 from detkit.report import ReportError, write_report
+from detkit.visualization import PictureError
 
 from .conftest import DATASET, detections_of
 
@@ -98,7 +99,7 @@ def test_data_sets_that_are_not_there(cfg: SafeCfgNode, run_folder: Path) -> Non
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (), ("elsewhere",)
     text = text_of(write_report(cfg, run_folder))
     assert "elsewhere is not on this machine" in text
-    assert "DATASETS.TRAIN names no data set" in text
+    assert "DATASETS.TRAIN names no dataset" in text
 
 
 @pytest.mark.parametrize("empty", ["annotations", "images"])
@@ -125,7 +126,7 @@ def test_model_without_a_grid(cfg: SafeCfgNode, run_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "error"),
     [
-        ("metrics.json", '{"iteration": 1}\n{"itera\n{"iteration": 3}\n', ReportError),
+        ("metrics.json", '{"iteration": 1}\n{"itera\n{"iteration": 3}\n', EvaluationError),
         ("run.json", "[]", ReportError),
         ("run.json", '{"starts": [1]}', ReportError),
         (f"inference/{DATASET}/coco_instances_results.json", "[{", EvaluationError),
@@ -140,7 +141,7 @@ def test_broken_files_are_named(cfg: SafeCfgNode, run_folder: Path, name: str, c
 
 def test_missing_image_is_named(cfg: SafeCfgNode, run_folder: Path, dataset: Path) -> None:
     (dataset.parent / "2.png").write_bytes(b"")
-    with pytest.raises(ReportError, match=r"2\.png: the image cannot be read"):
+    with pytest.raises(PictureError, match=r"2\.png: the image cannot be read"):
         write_report(cfg, run_folder)
 
 

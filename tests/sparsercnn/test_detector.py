@@ -16,8 +16,9 @@ from detectron2.utils.analysis import FlopCountAnalysis
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from detkit.assigners import GroundTruth, HungarianAssigner, NonFiniteCostError
+from detkit.assigners import HungarianAssigner, NonFiniteCostError
 from detkit.geometry import DeltaBoxCoder
+from detkit.structures import GroundTruth
 from sparsercnn import SparseRCNN
 from sparsercnn.criterion import FocalClassLoss, SetCriterion
 from sparsercnn.head import IterativeHead

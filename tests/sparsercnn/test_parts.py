@@ -9,8 +9,8 @@ import torch
 from detectron2.structures import Boxes, pairwise_iou
 from torch import nn
 
-from detkit.assigners import GroundTruth
 from detkit.losses import giou_loss
+from detkit.structures import GroundTruth
 from sparsercnn.criterion import FocalClassLoss, SetCriterion, SoftmaxClassLoss
 from sparsercnn.head import StageOutputs
 from sparsercnn.interaction import AttentionInteraction, ConcatInteraction, DynamicConv, DynamicInteraction, Interaction, StaticInteraction

@@ -68,7 +68,7 @@ def test_pictures_of_proposals_and_stages() -> None:
     drawn = [picture.max() > 100 for picture in pictures]
     assert drawn == [True, False, True, False]
     saturated = pictures[0].max(-1).astype(int) - pictures[0].min(-1)
-    assert saturated.max() > 100, "proposals that a later picture shows are coloured on the first"
+    assert saturated.max() > 100, "proposals that a later picture shows are colored on the first"
     assert side_by_side(pictures).shape[1] == 4 * pictures[0].shape[1] + 3 * 8
 
 

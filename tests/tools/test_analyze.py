@@ -1,4 +1,4 @@
-"""The command line of the analyses, on a data set of two images."""
+"""The command line of the analyses, on a dataset of two images."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_detections_files(tmp_path, dataset):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["recall", "--dataset", "nowhere"], "neither a registered data set nor a COCO json"),
+        (["recall", "--dataset", "nowhere"], "neither a registered dataset nor a COCO json"),
         (["assigners", "--dataset", "{data}", "--image", "9", "--config-files", "x.yaml"], "no image of this id"),
         (["assigners", "--dataset", "{data}", "--image", "1"], "--config-files"),
         (["precision", "--dataset", "{data}", "missing.json"], "no such file"),

@@ -178,7 +178,7 @@ def test_a_models_own_rules_come_first():
     rules = field_rules({"pred_keypoints": ScoredPoints, "pred_corners": own}, LEFT_RIGHT)
     assert set(rules) == {"pred_masks", "pred_keypoints", "pred_corners"}
     assert isinstance(rules["pred_keypoints"], ScoredPoints) and rules["pred_corners"] is own
-    assert set(field_rules({"pred_keypoints": ScoredPoints})) == {"pred_masks"}  # a data set that does not say how they mirror
+    assert set(field_rules({"pred_keypoints": ScoredPoints})) == {"pred_masks"}  # a dataset that does not say how they mirror
 
 
 def test_masks_follow_their_box():

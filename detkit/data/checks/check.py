@@ -1,4 +1,4 @@
-"""Everything that is checked about a data set before training starts."""
+"""Everything that is checked about a dataset before training starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CheckedData:
-    """A data set that can be used.
+    """A dataset that can be used.
 
     Attributes:
         content: of the COCO json, without what was skipped or repaired by choice.
@@ -47,7 +47,7 @@ def check_coco_folder(
     """Reads a COCO json, looks at its images and boxes and fills in what evaluation needs.
 
     Args:
-        name: of the data set, for messages.
+        name: of the dataset, for messages.
         json_file, image_root: the annotation file and the folder of the images.
         on_bad_image: ``"skip"`` leaves out images that cannot be used, and says so, instead of failing.
         on_bad_box: ``"fix"`` ends boxes at the image's border and leaves out those that are then empty; ``"keep"`` leaves them to the
@@ -85,7 +85,7 @@ def _raise_if_bad(name: str, where: str, image_faults: list[Fault], box_faults: 
         remedies.append('DATASETS.ON_BAD_BOX "fix" to clip these boxes to their image and leave out those that are then empty')
     if remedies:
         faults = describe_faults([*image_faults, *box_faults])
-        raise DataError(f"The data set {name} cannot be used as it is ({where}):\n{faults}\nCorrect it, or set {' and '.join(remedies)}.")
+        raise DataError(f"The dataset {name} cannot be used as it is ({where}):\n{faults}\nCorrect it, or set {' and '.join(remedies)}.")
 
 
 def _without_images(content: dict[str, Any], image_ids: set) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def _read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise DataError(
             f"The annotation file {path} does not exist. Correct its name (DATASETS.TRAIN_JSON, DATASETS.VAL_JSON), or for Detectron2's "
-            "own data sets the environment variable DETECTRON2_DATASETS."
+            "own datasets the environment variable DETECTRON2_DATASETS."
         ) from None
     except OSError as error:
         raise DataError(f"The annotation file {path} cannot be read: {error}.") from error

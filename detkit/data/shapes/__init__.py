@@ -1,4 +1,4 @@
-"""`shapes`: an embedded, deterministic data set of generated pictures with boxes, masks and keypoints."""
+"""`shapes`: an embedded, deterministic dataset of generated pictures with boxes, masks and keypoints."""
 
 from .dataset import (
     SHAPES_CLASSES,

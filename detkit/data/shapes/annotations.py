@@ -52,7 +52,7 @@ def _without_fragments(mask: np.ndarray) -> np.ndarray:
 
 
 def _flagged_keypoints(scene: Scene, index: int) -> np.ndarray:
-    """(17, 3): x and y as pixel indices (0 is the centre of the first pixel, as in COCO) and 2 visible, 1 hidden, 0 outside or none."""
+    """(17, 3): x and y as pixel indices (0 is the center of the first pixel, as in COCO) and 2 visible, 1 hidden, 0 outside or none."""
     points = scene.objects[index].outline.keypoints
     flagged = np.zeros((17, 3))
     if points is None:
@@ -70,7 +70,7 @@ def mask_to_polygons(mask: np.ndarray, origin: np.ndarray) -> list[np.ndarray]:
 
     COCO polygons know no holes: a hole is joined to its contour by a cut of no width, so that filling the polygon leaves it open.
     """
-    # OpenCV's contours run through the centres of border pixels; the smaller the pixels, the nearer to the border
+    # OpenCV's contours run through the centers of border pixels; the smaller the pixels, the nearer to the border
     doubled = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
     contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     polygons = []

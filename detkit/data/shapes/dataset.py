@@ -61,7 +61,7 @@ class ShapesSpec:
         return {"train": self.num_train, "val": self.num_val}
 
 
-#: the data sets by name: all classes; and persons alone, enough of them to learn how limbs bend
+#: the datasets by name: all classes; and persons alone, enough of them to learn how limbs bend
 SHAPES_SETS = {"shapes": ShapesSpec(), "shapes_people": ShapesSpec(num_train=1000, classes=("person",), max_objects=4)}
 
 
@@ -77,10 +77,10 @@ def shapes_paths(root: Path, split: str) -> tuple[Path, Path]:
 
 
 def ensure_shapes(root: Path | None = None, spec: ShapesSpec | None = None) -> Path:
-    """Makes the data set unless it is there. Safe to call from several processes at once: one makes it, the others wait.
+    """Makes the dataset unless it is there. Safe to call from several processes at once: one makes it, the others wait.
 
     Args:
-        root: folder of the data set; None: :func:`default_shapes_root`.
+        root: folder of the dataset; None: :func:`default_shapes_root`.
         spec: None: `shapes`.
 
     Returns:

@@ -19,7 +19,7 @@ class Outline:
     Attributes:
         parts: the shape is the union of its parts; a part is a list of closed rings (N, 2), filled by the even-odd rule, so that a
             second ring inside the first is a hole.
-        marks: closed rings (N, 2) on the shape that are drawn in its second colour (eyes, mouth).
+        marks: closed rings (N, 2) on the shape that are drawn in its second color (eyes, mouth).
         keypoints: (K, 2) or None.
     """
 

@@ -19,7 +19,7 @@ SUPERSAMPLING = 4
 SIZES, SIZE_SHARES = (8.0, 24.0, 96.0, 230.0), (0.12, 0.43, 0.45)
 MIN_VISIBLE = 0.7  # of an object's area, of which others or the border may hide the rest
 MIN_VISIBLE_SMALL = 0.9  # the same for small objects, which half hidden nobody could name
-CONTRAST = 110.0  # Euclidean distance of an object's colours from the mean colour of what it is painted on, as far as there are such
+CONTRAST = 110.0  # Euclidean distance of an object's colors from the mean color of what it is painted on, as far as there are such
 MAX_TILT = 0.5  # radians, to either side
 _TRIES = 25
 
@@ -154,7 +154,7 @@ def _clipped(window: Window, shape: tuple[int, ...]) -> tuple[Window, Window]:
 
 
 def _fine_points(points: np.ndarray) -> np.ndarray:
-    """Image coordinates as fixed-point (4 bits) coordinates of the fine grid, whose pixel centres have integer coordinates."""
+    """Image coordinates as fixed-point (4 bits) coordinates of the fine grid, whose pixel centers have integer coordinates."""
     return np.round((points * SUPERSAMPLING - 0.5) * 16).astype(np.int32)
 
 
@@ -185,7 +185,7 @@ def _paint(rng: np.random.Generator, image: np.ndarray, outline: Outline) -> Non
 
 
 def _image_points(points: np.ndarray) -> np.ndarray:
-    """Image coordinates as fixed-point (4 bits) coordinates of pixels, whose centres have integer coordinates."""
+    """Image coordinates as fixed-point (4 bits) coordinates of pixels, whose centers have integer coordinates."""
     return np.round((points - 0.5) * 16).astype(np.int32)
 
 

@@ -9,7 +9,7 @@ __all__ = ["add_clutter", "background", "random_color", "surface"]
 
 
 def random_color(rng: np.random.Generator, *, far_from: np.ndarray | None = None, distance: float = 0.0) -> np.ndarray:
-    """A colour (3,) in [0, 255], at least ``distance`` (Euclidean) away from ``far_from`` as far as a few tries find one."""
+    """A color (3,) in [0, 255], at least ``distance`` (Euclidean) away from ``far_from`` as far as a few tries find one."""
     for _ in range(20):
         color = rng.uniform(0, 255, size=3)
         if far_from is None or np.linalg.norm(color - far_from) >= distance:
@@ -18,7 +18,7 @@ def random_color(rng: np.random.Generator, *, far_from: np.ndarray | None = None
 
 
 def surface(rng: np.random.Generator, height: int, width: int, colors: np.ndarray, period: float) -> np.ndarray:
-    """A random pattern between two colours.
+    """A random pattern between two colors.
 
     Args:
         height, width: size in pixels.

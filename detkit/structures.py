@@ -1,0 +1,108 @@
+"""The types that assigners, criteria, heads, post-processing, Sparse R-CNN and LSNet share.
+
+Shapes used in the whole project:
+    B: images of the batch;  G: ground-truth boxes per image, padded to the largest number in the batch;
+    P: priors (anchors or points) of the grid, in the order of :mod:`detkit.geometry.grid`, or the predictions of a set predictor;
+    A: anchors per location;  K: classes;  L: levels of the pyramid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
+from detectron2.structures import Instances
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+__all__ = ["DenseOutputs", "GroundTruth", "HardAssignment", "Predictions"]
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The objects of a batch, padded to one shape.
+
+    Attributes:
+        boxes: (B, G, 4) xyxy in pixels of the network's input; zeros where padded.
+        classes: (B, G) int64 in [0, K); 0 where padded.
+        valid: (B, G) bool, False where padded.
+        landmarks: (B, G, V, 3) x, y in pixels and visibility, for detectors that learn landmarks; else None.
+    """
+
+    boxes: Tensor
+    classes: Tensor
+    valid: Tensor
+    landmarks: Tensor | None = None
+
+    @classmethod
+    def from_instances(cls, instances: list[Instances]) -> GroundTruth:
+        """Pads ``gt_boxes``, ``gt_classes`` and, if there, ``gt_landmarks`` of Detectron2 instances. Images without objects are welcome."""
+        boxes = [x.gt_boxes.tensor.float() for x in instances]
+        classes = [x.gt_classes.long() for x in instances]
+        valid = [torch.ones_like(c, dtype=torch.bool) for c in classes]
+        parts = [boxes, classes, valid]
+        if instances and all(x.has("gt_landmarks") for x in instances):
+            parts.append([x.gt_landmarks.float() for x in instances])
+        return cls(*(pad_sequence(part, batch_first=True) for part in parts))
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the detector predicts at this step, for assigners that look at it. Detached by whoever makes it where no gradient is wanted.
+
+    Attributes:
+        logits: (B, P, K) class logits.
+        boxes: (B, P, 4) decoded boxes xyxy in pixels.
+        quality: (B, P) logits of centerness or IoU, or None.
+        raw_boxes: (B, P, 4) what the regression branch gave for the boxes, or None where they come from elsewhere.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    quality: Tensor | None = None
+    raw_boxes: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class HardAssignment:
+    """Each prior belongs to one object, to the background, or to nobody.
+
+    Attributes:
+        gt_index: (B, P) int64, 0-based index into the padded objects of its image, -1 for no object.
+        ignore: (B, P) bool, True for priors that take no part in any loss (RetinaNet's band between the two thresholds, cells beyond
+            an image's own area); None: none. An ignored prior has ``gt_index`` -1.
+    """
+
+    gt_index: Tensor
+    ignore: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class DenseOutputs:
+    """Raw outputs of a dense head, one map per level.
+
+    Attributes:
+        logits: per level (B, A*K, H, W) class logits.
+        boxes: per level (B, A*4, H, W) raw regression; a box coder says what it means.
+        quality: per level (B, A, H, W) logits of centerness, or None.
+    """
+
+    logits: list[Tensor]
+    boxes: list[Tensor]
+    quality: list[Tensor] | None
+
+    @property
+    def level_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(height, width) of each level."""
+        return tuple((x.shape[-2], x.shape[-1]) for x in self.logits)
+
+    def flatten(self, num_classes: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Logits (B, P, K), boxes (B, P, 4) and quality (B, P) or None over all levels, in float32."""
+        logits = _flatten(self.logits, num_classes)
+        quality = None if self.quality is None else _flatten(self.quality, 1).squeeze(-1)
+        return logits, _flatten(self.boxes, 4), quality
+
+
+def _flatten(maps: list[Tensor], channels: int) -> Tensor:
+    return torch.cat([permute_to_N_HWA_K(x, channels) for x in maps], dim=1).float()
