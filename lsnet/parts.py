@@ -89,7 +89,7 @@ def lsnet_parts_from_config(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _build_assigner(cfg: CfgNode, key: str) -> Assigner:
-    return build_assigner(cfg.MODEL.LSNET[key], cfg, key=f"MODEL.LSNET.{key}", without=("weights", "anchors"))
+    return build_assigner(cfg.MODEL.LSNET[key], cfg, key=f"MODEL.LSNET.{key}", takes_weights=False, has_anchors=False)
 
 
 def _build_head(node: CfgNode, task: Task, in_channels: int, strides: list[int]) -> LSHead:

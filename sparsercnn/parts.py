@@ -64,7 +64,7 @@ def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
         "in_features": node.IN_FEATURES,
         "proposals": LearnedProposals(initial_boxes=initial_boxes, channels=channels),
         "head": head,
-        "assigner": build_assigner(node.ASSIGNER, cfg, key="MODEL.SPARSE_RCNN.ASSIGNER", without=("weights", "priors")),
+        "assigner": build_assigner(node.ASSIGNER, cfg, key="MODEL.SPARSE_RCNN.ASSIGNER", takes_weights=False, has_priors=False),
         "criterion": _build_criterion(node),
         "postprocessor": SetPostprocessor(max_detections=cfg.TEST.DETECTIONS_PER_IMAGE, activation=node.HEAD.CLASSIFIER),
         "test_stage": node.TEST.STAGE,

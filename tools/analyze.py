@@ -35,7 +35,7 @@ from detkit.assigners import ATSSAssigner
 from detkit.checkpoint import load_weights
 from detkit.config import get_cfg
 from detkit.data import find_image_folder, register_coco_folder
-from detkit.dense import DenseDetector
+from detkit.dense import DenseDetector, PriorGenerator
 from detkit.engine.setup import usable_device
 from detkit.evaluation import read_detections, read_ground_truth
 from detkit.geometry import square_anchors
@@ -82,7 +82,7 @@ def positives(args: argparse.Namespace) -> None:
     """Positives per object by size and by level (ATSS, section 4.1)."""
     images = list(analysis.labeled_images(_records(args.dataset), min_size=args.min_size, max_size=args.max_size))
     strides = analysis.fcos().strides
-    atss = analysis.AssignmentSetting("ATSS", ATSSAssigner(), strides, square_anchors(strides))
+    atss = analysis.AssignmentSetting("ATSS", ATSSAssigner(), PriorGenerator(strides=strides, cell_anchors=square_anchors(strides)))
     settings = _settings(args) or [atss, analysis.fcos(), analysis.fcos(center_radius=1.5)]
     counts = {s.name: analysis.count_positives(s, tqdm(images, desc=s.name, leave=False, disable=None)) for s in settings}
     rows = {f"{name}, {size}": row for name, each in counts.items() for size, row in each.rows().items()}
@@ -111,7 +111,7 @@ def weightings(args: argparse.Namespace) -> None:
     chosen = int(boxes.area().argmax()) if args.object is None else args.object
     maps = {name: analysis.weight_maps(model, batched_input, gt_index=chosen) for name, model in models.items()}
     image = batched_input["image"].numpy().transpose(1, 2, 0)[..., :: 1 if channels == "RGB" else -1]
-    strides = next(iter(models.values())).strides
+    strides = next(iter(models.values())).prior_generator.strides
     analysis.save_figure(analysis.plot_weight_maps(maps, image, boxes.tensor[chosen], strides), args.output_dir / "weight_maps.png")
     analysis.save_figure(analysis.plot_negative_probability(), args.output_dir / "negative_probability.png")
     _deliver(args, analysis.formula_rows(), "DW's formulas")

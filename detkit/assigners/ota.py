@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from detkit.geometry import elementwise_iou
@@ -52,9 +51,9 @@ class OTAAssigner(Assigner):
         iterations: of Sinkhorn (50).
     """
 
+    config_section = "OTA"
     needs_predictions = True
 
-    @configurable
     def __init__(
         self, *, topk: int = 20, iou_weight: float = 1.5, center_radius: float = 2.5, epsilon: float = 0.1, iterations: int = 50
     ) -> None:
@@ -62,18 +61,6 @@ class OTAAssigner(Assigner):
         self.topk, self.iou_weight, self.center_radius = topk, iou_weight, center_radius
         self.epsilon, self.iterations = epsilon, iterations
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.ASSIGNERS.OTA
-        return {
-            "topk": node.TOPK,
-            "iou_weight": node.IOU_WEIGHT,
-            "center_radius": node.CENTER_RADIUS,
-            "epsilon": node.EPSILON,
-            "iterations": node.ITERATIONS,
-        }
-
-    @torch.no_grad()
     def forward(self, context: AssignContext) -> HardAssignment:
         pairs, num_gts = points_inside(context), context.gt.valid.numel()
         values = pairs.look_up(context.given_predictions, context.gt)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from detkit.losses import giou_loss
 from detkit.structures import HardAssignment
 
 from .base import AssignContext, Assigner
-from .candidates import hard_labels, pair_levels, points_inside
+from .candidates import hard_labels, points_inside
 from .pair_costs import focal_costs
 from .registry import ASSIGNER_REGISTRY
 from .segments import best_of_each, ranks_in_groups
@@ -35,20 +32,14 @@ class PAAAssigner(Assigner):
         iterations: of the fit.
     """
 
+    config_section = "PAA"
     needs_predictions = True
     needs_anchors = True
 
-    @configurable
     def __init__(self, *, topk: int = 9, box_factor: float = 1.3, iterations: int = 20) -> None:
         super().__init__()
         self.topk, self.box_factor, self.iterations = topk, box_factor, iterations
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.ASSIGNERS.PAA
-        return {"topk": node.TOPK, "box_factor": node.BOX_FACTOR, "iterations": node.ITERATIONS}
-
-    @torch.no_grad()
     def forward(self, context: AssignContext) -> HardAssignment:
         pairs, loss = self._candidates(context)
         num_gts, width = context.gt.valid.numel(), self.topk * context.grid_priors.grid.num_levels
@@ -66,7 +57,7 @@ class PAAAssigner(Assigner):
         positive, negative = focal_costs(values)
         loss = positive - negative + self.box_factor * giou_loss(values.boxes, values.gt_boxes)
         num_levels = priors.grid.num_levels
-        group = pairs.gt_index * num_levels + pair_levels(pairs, priors)
+        group = pairs.gt_index * num_levels + priors.levels_of(pairs.prior_index % priors.num_priors)
         best = ranks_in_groups(loss, group, gt.valid.numel() * num_levels) < self.topk
         return pairs.select(best), loss[best]
 

@@ -65,7 +65,7 @@ def build_train_mapper(cfg: CfgNode) -> ReadErrorMapper:
     """The mapper of ``INPUT.MAPPER``, with ``DATASETS.ON_BAD_IMAGE`` for what breaks while training.
 
     Raises:
-        KeyError: no such mapper; names the nearest that exists.
+        ConfigError: no such mapper; names the nearest that exists.
     """
-    mapper = registered(MAPPER_REGISTRY, cfg.INPUT.MAPPER, "mapper")(cfg, is_train=True)
+    mapper = registered(MAPPER_REGISTRY, cfg.INPUT.MAPPER, "mapper", key="INPUT.MAPPER")(cfg, is_train=True)
     return ReadErrorMapper(mapper, skip=cfg.DATASETS.ON_BAD_IMAGE == "skip")

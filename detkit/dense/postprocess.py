@@ -10,6 +10,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from detkit.config.dense import DENSE_TEST_LIMITS
 from detkit.geometry import box_areas
 from detkit.structures import Predictions
 
@@ -52,9 +53,10 @@ class DensePostprocessor:
         drop_empty: bool = False,
         plus_one: float = 0.0,
     ) -> None:
-        _check("score", score, ("sqrt_product", "product", "class"))
-        _check("threshold_on", threshold_on, ("class", "product", "score"))
-        _check("rank_by", rank_by, ("product", "class"))
+        for name, value in (("score", score), ("threshold_on", threshold_on), ("rank_by", rank_by)):
+            allowed = DENSE_TEST_LIMITS[f"TEST.{name.upper()}"]
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not '{value}'.")
         self.score = score
         self.threshold_on = threshold_on
         self.rank_by = rank_by
@@ -152,8 +154,3 @@ class DensePostprocessor:
         # one pixel on the far corners makes torchvision's IoU the legacy one
         grown = boxes + boxes.new_tensor([0.0, 0.0, self.plus_one, self.plus_one])
         return batched_nms(grown, scores, classes, self.nms_thresh)[: self.max_detections]
-
-
-def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}, not '{value}'.")

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .boxes import boxes_to_ltrb, ltrb_to_boxes
+from .boxes import box_centers, box_sizes, boxes_to_ltrb, ltrb_to_boxes
 from .grid import Priors
 
 __all__ = ["BoxCoder", "PointBoxCoder", "DeltaBoxCoder"]
@@ -121,4 +121,4 @@ class DeltaBoxCoder(BoxCoder):
 
 def _centers_sizes(boxes: Tensor, plus_one: float) -> tuple[Tensor, Tensor]:
     """Centers and sizes (..., 2) of boxes; the legacy convention adds one pixel to the sizes and keeps the middle."""
-    return (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2] + plus_one
+    return box_centers(boxes), box_sizes(boxes) + plus_one

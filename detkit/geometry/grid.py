@@ -107,6 +107,16 @@ class Priors:
     def num_priors(self) -> int:
         return self.grid.num_points * self.anchors_per_point
 
+    @property
+    def per_level(self) -> tuple[int, ...]:
+        """Number of priors on each level."""
+        return tuple(height * width * self.anchors_per_point for height, width in self.grid.sizes)
+
+    def levels_of(self, index: Tensor) -> Tensor:
+        """Number of the level, int64, of priors given by their index in [0, P)."""
+        ends = torch.tensor(self.grid.level_starts[1:], device=index.device) * self.anchors_per_point
+        return torch.bucketize(index, ends, right=True)
+
     @cached_property
     def boxes(self) -> Tensor:
         """All anchors, xyxy in pixels, shape (P, 4)."""

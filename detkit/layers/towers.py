@@ -2,41 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
+
 from detectron2.layers import Conv2d, get_norm
 from torch import nn
 
 from .deform import DeformConv2dPack
 
-__all__ = ["conv_tower", "init_conv"]
+__all__ = ["Tower", "conv_tower", "init_conv"]
+
+
+@dataclass(frozen=True)
+class Tower:
+    """Describes a stack of 3x3 convolutions with norm and ReLU, at constant resolution, that a head builds once for all its levels.
+
+    Attributes:
+        channels: width of every layer.
+        num_convs: depth, 0 or more; FCOS, ATSS and DW have 4.
+        norm: a Detectron2 norm name, ``"GN"`` (32 groups, so ``channels`` must be divisible by 32) or ``""`` for none.
+        bias: whether the convolutions have one (the official codes do, mmdetection's plain FCOS and ATSS do not).
+        deformable: numbers of the convolutions that are deformable with masks: the last one in the "DCN" models of FCOS and ATSS.
+        offset_groups: of these, see :class:`detkit.layers.DeformConv2dPack`.
+    """
+
+    channels: int = 256
+    num_convs: int = 4
+    norm: str = "GN"
+    bias: bool = True
+    deformable: Collection[int] = ()
+    offset_groups: int = 1
+
+    def __post_init__(self) -> None:
+        if self.norm == "GN" and self.channels % 32:
+            raise ValueError(f"GroupNorm with 32 groups needs a number of channels divisible by 32, not {self.channels}.")
+        if not all(0 <= number < self.num_convs for number in self.deformable):
+            raise ValueError(f"The tower has {self.num_convs} convolutions, but {list(self.deformable)} are to be deformable.")
+
+    def build(self, in_channels: int) -> nn.Sequential:
+        """The layers, for features of this width."""
+        widths = [in_channels, *[self.channels] * self.num_convs]
+        return nn.Sequential(*(self._layer(number, width) for number, width in enumerate(widths[:-1])))
+
+    def out_channels(self, in_channels: int) -> int:
+        """Width of the output, which without convolutions is that of the input."""
+        return self.channels if self.num_convs else in_channels
+
+    def _layer(self, number: int, width: int) -> nn.Module:
+        conv: Conv2d | DeformConv2dPack
+        activation = nn.ReLU(inplace=True)
+        if number in self.deformable:
+            conv = DeformConv2dPack(
+                width,
+                self.channels,
+                3,
+                padding=1,
+                bias=self.bias,
+                offset_groups=self.offset_groups,
+                norm=self.norm,
+                activation=activation,
+            )
+        else:
+            norm = get_norm(self.norm, self.channels)
+            conv = Conv2d(width, self.channels, kernel_size=3, padding=1, bias=self.bias, norm=norm, activation=activation)
+        init_conv(conv)
+        return conv
 
 
 def conv_tower(
     in_channels: int, channels: int, *, num_convs: int, norm: str = "GN", bias: bool = True, num_deformable: int = 0, offset_groups: int = 1
 ) -> nn.Sequential:
-    """``num_convs`` times 3x3 convolution, norm, ReLU, at constant resolution.
-
-    Args:
-        in_channels, channels: width of the input and of every layer.
-        num_convs: depth, 0 or more; FCOS, ATSS and DW have 4.
-        norm: a Detectron2 norm name, ``"GN"`` (32 groups, so ``channels`` must be divisible by 32) or ``""`` for none.
-        bias: whether the convolutions have one (the official codes do, mmdetection's plain FCOS and ATSS do not).
-        num_deformable: how many of the last convolutions are deformable with masks: 1 in the "DCN" models of FCOS and ATSS.
-        offset_groups: of these, see :class:`detkit.layers.DeformConv2dPack`.
-    """
-    if norm == "GN" and channels % 32:
-        raise ValueError(f"GroupNorm with 32 groups needs a number of channels divisible by 32, not {channels}.")
-    layers: list[nn.Module] = []
-    for i in range(num_convs):
-        width = in_channels if i == 0 else channels
-        activation = nn.ReLU(inplace=True)
-        conv: Conv2d | DeformConv2dPack
-        if i < num_convs - num_deformable:
-            conv = Conv2d(width, channels, kernel_size=3, padding=1, bias=bias, norm=get_norm(norm, channels), activation=activation)
-        else:
-            conv = DeformConv2dPack(width, channels, 3, padding=1, bias=bias, offset_groups=offset_groups, norm=norm, activation=activation)
-        init_conv(conv)
-        layers.append(conv)
-    return nn.Sequential(*layers)
+    deformable = range(num_convs - num_deformable, num_convs)
+    return Tower(channels, num_convs, norm, bias, deformable, offset_groups).build(in_channels)
 
 
 def init_conv(conv: nn.Conv2d, *, bias: float = 0.0) -> None:

@@ -89,9 +89,9 @@ def test_atss_on_boxes_that_are_the_anchors_is_atss(padded: bool) -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"CENTROID\.MIDDLE"):
+    with pytest.raises(ValueError, match="middle must be"):
         CentroidAssigner(middle="left")
-    with pytest.raises(ValueError, match=r"CENTROID\.NUM_POINTS"):
+    with pytest.raises(ValueError, match="num_points must be"):
         CentroidAssigner(num_points=0)
     with pytest.raises(ValueError, match="extreme points"):
         CentroidAssigner(middle="centroid")(AssignContext(objects(), priors()))

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from detkit.layers import sample_channels
+from detkit.layers import Tower, sample_channels
 from dw import RefiningHead, refine_distances
 
 
@@ -62,7 +62,7 @@ def test_a_boundary_point_outside_the_map_reads_position_zero():
 
 def make_head(**changed):
     torch.manual_seed(0)
-    arguments = {"in_channels": 32, "num_classes": 3, "num_levels": 2, "channels": 32, "num_convs": 1, "box_bias": 1.0}
+    arguments = {"in_channels": 32, "num_classes": 3, "num_levels": 2, "tower": Tower(channels=32, num_convs=1), "box_bias": 1.0}
     return RefiningHead(**(arguments | changed))
 
 

@@ -1,7 +1,16 @@
 """Losses of whole detectors: predictions and an assignment to a dict of scalars."""
 
-from .box_losses import BoxTerm, DecodedBoxLoss, EncodedBoxLoss, IoUQuality, centerness_quality
-from .dense import DenseCriterion, centerness_weights, uniform_weights
+from .labels import (
+    BoxTerm,
+    DecodedBoxLoss,
+    DenseTargets,
+    EncodedBoxLoss,
+    IoUQuality,
+    LabelCriterion,
+    centerness_quality,
+    centerness_weights,
+    uniform_weights,
+)
 from .normalizers import (
     AllPriorsNormalizer,
     Denominators,
@@ -10,7 +19,6 @@ from .normalizers import (
     Normalizer,
     PositivesNormalizer,
 )
-from .targets import DenseTargets
 from .weighted import WeightedCriterion
 
 __all__ = [
@@ -18,16 +26,16 @@ __all__ = [
     "BoxTerm",
     "DecodedBoxLoss",
     "Denominators",
-    "DenseCriterion",
     "DenseTargets",
     "EncodedBoxLoss",
     "IoUQuality",
+    "LabelCriterion",
     "MovingAverageNormalizer",
     "MovingClassNormalizer",
     "Normalizer",
     "PositivesNormalizer",
+    "WeightedCriterion",
     "centerness_quality",
     "centerness_weights",
-    "WeightedCriterion",
     "uniform_weights",
 ]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any, Literal
 
-from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
-from detkit.layers import Scale, conv_tower, init_conv
+from detkit.config import Section
+from detkit.layers import Scale, Tower, init_conv
 from detkit.structures import DenseOutputs
 
 from .registry import DENSE_HEAD_REGISTRY
@@ -23,31 +22,25 @@ class DenseHead(nn.Module):
     """Classes, boxes and quality from two towers that all pyramid levels share (FCOS, section 3.2 and figure 2).
 
     Args:
-        in_channels: width of the pyramid.
         num_classes: K, without a background class.
+        in_channels: width of the pyramid.
         num_levels: of the pyramid.
         num_anchors: A, anchors per location (1 for FCOS and ATSS).
-        channels, num_convs, norm, tower_bias: of the towers, see :func:`detkit.layers.conv_tower`.
-        dcn_on_last_conv: the last convolution of each tower is deformable (the "DCN" models of FCOS and ATSS).
+        tower: of which there are two, one for the classes and one for the boxes.
         quality: where the centerness branch sits: ``"cls"`` (FCOS as published), ``"box"`` (improved FCOS, ATSS) or ``"none"``.
         scales: one learnable factor per level on the regression.
         prior_prob: initial class probability (focal loss, section 3.3).
         box_bias: initial bias of the regression.
     """
 
-    @configurable
     def __init__(
         self,
         *,
-        in_channels: int,
         num_classes: int,
+        in_channels: int,
         num_levels: int,
+        tower: Tower,
         num_anchors: int = 1,
-        channels: int = 256,
-        num_convs: int = 4,
-        norm: str = "GN",
-        tower_bias: bool = True,
-        dcn_on_last_conv: bool = False,
         quality: Literal["cls", "box", "none"] = "box",
         scales: bool = True,
         prior_prob: float = 0.01,
@@ -58,12 +51,9 @@ class DenseHead(nn.Module):
             raise ValueError(f"The quality branch sits on 'cls', on 'box' or is 'none', not '{quality}'.")
         self.num_classes = num_classes
         self.quality_on = quality
-        tower = partial(
-            conv_tower, in_channels, channels, num_convs=num_convs, norm=norm, bias=tower_bias, num_deformable=int(dcn_on_last_conv)
-        )
-        self.cls_tower = tower()
-        self.box_tower = tower()
-        width = channels if num_convs else in_channels
+        self.cls_tower = tower.build(in_channels)
+        self.box_tower = tower.build(in_channels)
+        width = tower.out_channels(in_channels)
         self.cls_score = Conv2d(width, num_anchors * num_classes, kernel_size=3, padding=1)
         self.box_pred = Conv2d(width, num_anchors * 4, kernel_size=3, padding=1)
         self.quality = Conv2d(width, num_anchors, kernel_size=3, padding=1) if quality != "none" else None
@@ -74,25 +64,26 @@ class DenseHead(nn.Module):
             init_conv(self.quality)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """From the keys of a detector, ``cfg.MODEL.FCOS`` or another; what follows from the pyramid is handed over beside them.
+    def from_config(cls, node: Section) -> dict[str, Any]:
+        """From the section of a detector.
 
         Raises:
-            ValueError: a key that only :class:`detkit.dense.heads.TOODHead` heeds.
+            ConfigError: a key that only :class:`detkit.dense.heads.TOODHead` reads.
         """
-        if cfg.HEAD.DCN_ON_FIRST_CONVS:
-            raise ValueError("HEAD.DCN_ON_FIRST_CONVS belongs to TOODHead: set HEAD.DCN_ON_LAST_CONV here.")
+        node.refuse_unread(("HEAD.COARSE_BOX", "HEAD.DCN_ON_FIRST_CONVS"), cls.__name__)
+        last = node.HEAD.NUM_CONVS - 1
         return {
-            "num_classes": cfg.NUM_CLASSES,
-            "channels": cfg.HEAD.CHANNELS,
-            "num_convs": cfg.HEAD.NUM_CONVS,
-            "norm": cfg.HEAD.NORM,
-            "tower_bias": cfg.HEAD.TOWER_BIAS,
-            "dcn_on_last_conv": cfg.HEAD.DCN_ON_LAST_CONV,
-            "quality": cfg.HEAD.QUALITY,
-            "scales": cfg.HEAD.SCALES,
-            "prior_prob": cfg.HEAD.PRIOR_PROB,
-            "box_bias": cfg.HEAD.BOX_BIAS,
+            "tower": Tower(
+                channels=node.HEAD.CHANNELS,
+                num_convs=node.HEAD.NUM_CONVS,
+                norm=node.HEAD.NORM,
+                bias=node.HEAD.TOWER_BIAS,
+                deformable=[last] if node.HEAD.DCN_ON_LAST_CONV else [],
+            ),
+            "quality": node.HEAD.QUALITY,
+            "scales": node.HEAD.SCALES,
+            "prior_prob": node.HEAD.PRIOR_PROB,
+            "box_bias": node.HEAD.BOX_BIAS,
         }
 
     def forward(self, features: list[Tensor]) -> DenseOutputs:

@@ -10,9 +10,9 @@ from torch.testing import assert_close
 from detkit.dense.criteria import (
     AllPriorsNormalizer,
     DecodedBoxLoss,
-    DenseCriterion,
     EncodedBoxLoss,
     IoUQuality,
+    LabelCriterion,
     MovingAverageNormalizer,
     MovingClassNormalizer,
     PositivesNormalizer,
@@ -47,7 +47,7 @@ def scene():
 
 
 def criterion_of(coder, **changed):
-    return DenseCriterion(num_classes=NUM_CLASSES, **{"box_loss": DecodedBoxLoss(coder, giou_loss)} | changed)
+    return LabelCriterion(num_classes=NUM_CLASSES, **{"box_loss": DecodedBoxLoss(coder, giou_loss)} | changed)
 
 
 def run(scene, **changed):

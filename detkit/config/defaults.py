@@ -1,0 +1,44 @@
+"""The config with all keys."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from detectron2.config import get_cfg as get_detectron2_cfg
+
+from .assigners import add_assigner_config
+from .backbones import add_backbone_config
+from .data import add_data_config
+from .engine import add_engine_config
+from .plugins import load_method_packages
+from .reader import SafeCfgNode
+from .tta import add_tta_config
+
+__all__ = ["default_value", "get_cfg"]
+
+
+def get_cfg() -> SafeCfgNode:
+    """Detectron2's default config with the keys of detkit and of the method packages, which are imported and so registered.
+
+    ``merge_from_file`` and ``merge_from_list`` of the result read safely, see :mod:`detkit.config.reader`.
+    """
+    cfg = get_detectron2_cfg()
+    for add_config in (add_assigner_config, add_backbone_config, add_data_config, add_engine_config, add_tta_config):
+        add_config(cfg)
+    for package in load_method_packages():
+        if hasattr(package, "add_config"):
+            package.add_config(cfg)
+    return SafeCfgNode(cfg)
+
+
+def default_value(key: str) -> object:
+    """What a dotted key is where nothing sets it."""
+    node = _defaults()
+    for name in key.split("."):
+        node = node[name]
+    return node
+
+
+@cache
+def _defaults() -> SafeCfgNode:
+    return get_cfg()
