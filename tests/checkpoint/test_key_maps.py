@@ -124,7 +124,7 @@ def test_released_mmdetection_weights(name: str, old_names: bool) -> None:
 
 def test_torchvision_resnet_becomes_detectron2s() -> None:
     cfg = get_cfg()
-    cfg.merge_from_file(str(CONFIGS / "Base-Dense-R_50_FPN.yaml"))
+    cfg.merge_from_file(str(CONFIGS / "Base-Dense.yaml"))
     cfg.merge_from_list(["MODEL.META_ARCHITECTURE", "FCOS", "MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", 18, "MODEL.WEIGHTS", ""])
     cfg.merge_from_list(["MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.RESNETS.STRIDE_IN_1X1", "False"])
     cfg.merge_from_list(["MODEL.FCOS.HEAD.CHANNELS", 32, "MODEL.FPN.OUT_CHANNELS", 32])

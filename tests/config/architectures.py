@@ -28,7 +28,9 @@ from detkit.data import build_train_mapper
 __all__ = ["CONFIGS", "COUNTS_FILE", "config_name", "count_weights", "read", "recorded_counts", "shrunk", "train_a_step"]
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted(path for path in (ROOT / "configs").glob("*/*.yaml") if not path.name.startswith("Base"))
+#: folders of files that are no configs of their own, as the Base-* files beside the configs
+PARTS = ("backbones", "codes", "schedules")
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("*/*.yaml") if not path.name.startswith("Base") and path.parent.name not in PARTS)
 COUNTS_FILE = Path(__file__).parent / "parameter_counts.json"
 
 #: keys, at any depth below MODEL, that make no difference to a training step

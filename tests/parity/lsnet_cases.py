@@ -55,7 +55,7 @@ def cfg_of(case: GoldenCase) -> CfgNode:
     head = head_of(case)
     task = head.get("task", "bbox")
     cfg = get_cfg()
-    cfg.merge_from_file(str(CONFIGS / "lsnet" / "Base-LSNet-R_50_FPN.yaml"))
+    cfg.merge_from_file(str(CONFIGS / "lsnet" / "lsnet_R_50_FPN_2x_ms.yaml"))
     cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", "cpu"
     node = cfg.MODEL.LSNET
     node.TASK, node.POSE_BOX = task.partition("_")[0], "keypoints" if task == "pose_kbox" else "object"

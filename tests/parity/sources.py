@@ -59,7 +59,7 @@ def cfg_of(case: GoldenCase, settings: dict[str, Any] | None = None) -> CfgNode:
         settings: what one part of the case changes, by the names of its code.
     """
     cfg = get_cfg()
-    cfg.merge_from_file(str(CONFIGS / "Base-Dense-R_50_FPN.yaml"))
+    cfg.merge_from_file(str(CONFIGS / "Base-Dense.yaml"))
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.DEVICE = "cpu"
     builders = {
