@@ -19,6 +19,7 @@ DENSE_LIMITS: dict[str, Limit] = {
     "HEAD.CHANNELS": "[1, inf)",
     "HEAD.QUALITY": ("cls", "box", "none"),
     "HEAD.PRIOR_PROB": "(0, 1)",
+    "HEAD.BOX_BIAS": "(-inf, inf)",
     "HEAD.COARSE_BOX": ("point", "anchor"),
     "HEAD.DCN_ON_FIRST_CONVS": "[0, inf)",
     "BOX_CODER.NAME": ("exp", "relu", "exp_stride", "linear", "delta"),

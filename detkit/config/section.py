@@ -43,6 +43,9 @@ class Section:
     def __contains__(self, name: str) -> bool:
         return name in self._node
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._node)
+
     def items(self) -> Iterator[tuple[str, Any]]:
         """The keys of the section itself and their values, sections below it left out."""
         return ((name, value) for name, value in self._node.items() if not isinstance(value, CfgNode))

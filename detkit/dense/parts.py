@@ -94,6 +94,8 @@ def head_parts_from_config(
         sizes_of_interest: of :class:`detkit.assigners.FCOSAssigner`, in place of the assigner's own key.
     """
     node.check(DENSE_LIMITS)
+    if node.HEAD.NORM == "GN" and node.HEAD.CHANNELS % 32:
+        raise node.refusal("HEAD.CHANNELS", "divisible by 32 with HEAD.NORM 'GN', whose groups are 32")
     prior_generator = prior_generator_from_config(node, [level.stride for level in levels], plus_one)
     box_coder = _build_box_coder(node)
     assigner = build_assigner(node.ASSIGNER, cfg, key=f"{node.path}.ASSIGNER", num_classes=num_classes, sizes_of_interest=sizes_of_interest)
