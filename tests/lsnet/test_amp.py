@@ -14,8 +14,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from detkit.engine import TrainingStep
 from lsnet import pyramid_dcn
 from lsnet.pyramid_dcn import SourceScale, convolve_at
+from tests.toys.outlines import SIZE
 
-from .conftest import SIZE
 from .test_detector import VARIANTS, batch_of, options
 from .test_mapper import ALL_KINDS, CROP_AND_MIRROR, FINDERS, mapper_of
 from .test_sampling import random_inputs

@@ -17,8 +17,7 @@ from detkit.data import DataError, ReadErrorMapper, build_train_mapper
 from lsnet.finders import ContourFinder, ExtremePointFinder, KeypointFinder, LandmarkFinder
 from lsnet.mapper import LandmarkMapper, keypoint_boxes
 from lsnet.tasks import BoxSource, build_task
-
-from .conftest import SIZE, annotation, bean
+from tests.toys.outlines import SIZE, annotation, bean
 
 FINDERS: dict[str, tuple[LandmarkFinder, BoxSource]] = {
     "bbox": (ExtremePointFinder(), "object"),

@@ -21,8 +21,7 @@ from detkit.tta import Derived
 from lsnet.contours import contour
 from lsnet.outputs import merge_rules, with_task_outputs
 from lsnet.tasks import Contour, ExtremePoints, Keypoints, Task
-
-from .conftest import SIZE, bean
+from tests.toys.outlines import SIZE, bean
 
 EXTREMES, CONTOUR, POSE = ExtremePoints(), Contour(36), Keypoints(17)
 TASKS = {

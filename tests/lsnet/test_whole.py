@@ -12,9 +12,9 @@ from detectron2.modeling import build_model
 from torch import Tensor
 
 from detkit.tta import build_multi_scale_detector
-from tests.tiny import LEVELS, tiny_cfg
+from tests.toys.detectors import LEVELS, tiny_cfg
+from tests.toys.outlines import SIZE
 
-from .conftest import SIZE
 from .test_mapper import ALL_KINDS, CROP_AND_MIRROR, mapper_of
 
 FIELDS = {"bbox": {"pred_extreme_points"}, "segm": {"pred_polygons", "pred_masks"}, "pose": {"pred_keypoints"}}

@@ -26,9 +26,7 @@ from sparsercnn.interaction import DynamicInteraction
 from sparsercnn.postprocess import SetPostprocessor
 from sparsercnn.proposals import LearnedProposals, image_boxes
 from sparsercnn.stage import FeedForward, SelfAttention, Stage
-from tests.tiny import TinyPyramid, random_inputs
-
-from .tiny import build_tiny, tiny_sparse_cfg
+from tests.toys.detectors import TinyPyramid, build_tiny, random_inputs, tiny_sparse_cfg
 
 
 def losses_of(model: SparseRCNN, inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
