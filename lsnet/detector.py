@@ -19,13 +19,12 @@ from detkit.dense.postprocess import DensePostprocessor
 from detkit.geometry import Grid, Priors
 from detkit.structures import GroundTruth, HardAssignment, Predictions
 
-from .corner_targets import CornerCriterion
-from .corners import snap_corners
+from .corners import CornerCriterion, snap_corners
 from .criterion import LSCriterion, Stage
 from .head import LSOutputs
-from .outputs import merge_rules, with_task_outputs
+from .landmarks import LandmarkSet
 from .parts import lsnet_parts_from_config
-from .tasks import LandmarkSet, Task
+from .tasks import Task
 
 __all__ = ["LSNet"]
 
@@ -35,7 +34,7 @@ class LSNet(DenseDetector):
     """Location-sensitive network (Duan et al., Location-Sensitive Visual Recognition with Cross-IOU Loss, 2021).
 
     Every location predicts vectors to landmarks of an object, which make its box; the features at the landmarks give better vectors and
-    the classes. What the landmarks are, extreme points, a contour or keypoints, is the task's matter.
+    the classes. What the landmarks are, extreme points, a contour or keypoints, is defined by the task.
 
     Args:
         backbone: a Detectron2 backbone with a feature pyramid.
@@ -86,7 +85,7 @@ class LSNet(DenseDetector):
         self.grid_offset = grid_offset
         self.ignore_padding = ignore_padding
         self.min_area = min_area
-        self.tta_fields = merge_rules(task)
+        self.tta_fields = task.merge_rules()
         read_published_layouts(self)
 
     @classmethod
@@ -100,7 +99,7 @@ class LSNet(DenseDetector):
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Losses while training; else per image ``{"instances": ...}`` in pixels of the original image, with the fields of the task, see
-        :func:`lsnet.outputs.with_task_outputs`."""
+        :mod:`lsnet.tasks`."""
         outputs = super().forward(batched_inputs)
         if self.training:
             return outputs
@@ -108,7 +107,12 @@ class LSNet(DenseDetector):
 
     def _finish(self, detections: Instances, image: Tensor) -> dict[str, Instances]:
         large = detections[detections.pred_boxes.area() > self.min_area]
-        return {"instances": with_task_outputs(large, self.task, (image.shape[-2], image.shape[-1]))}
+        return {"instances": self.task.finish(large, (image.shape[-2], image.shape[-1]))}
+
+    def predict(self, images: ImageList) -> LSOutputs:
+        """The raw outputs of backbone and head for preprocessed images."""
+        features = self.backbone(images.tensor)
+        return self.head([features[name] for name in self.head_in_features])
 
     def forward_training(
         self, images: ImageList, features: list[Tensor], predictions: LSOutputs, gt_instances: list[Instances]

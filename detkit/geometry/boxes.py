@@ -5,7 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["box_areas", "elementwise_iou", "ltrb_to_boxes", "boxes_to_ltrb", "centerness_of"]
+__all__ = ["box_areas", "box_centers", "box_sizes", "boxes_to_ltrb", "centerness_of", "elementwise_iou", "ltrb_to_boxes"]
+
+
+def box_centers(boxes: Tensor) -> Tensor:
+    """Centers (..., 2) x, y of boxes (..., 4)."""
+    return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+
+def box_sizes(boxes: Tensor) -> Tensor:
+    """Widths and heights (..., 2) of boxes (..., 4)."""
+    return boxes[..., 2:] - boxes[..., :2]
 
 
 def box_areas(boxes: Tensor, plus_one: float = 0.0) -> Tensor:

@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from detectron2.layers import Conv2d, get_norm
 from torch import nn
 
 from .deform import DeformConv2dPack
 
-__all__ = ["conv_tower", "init_conv"]
+__all__ = ["Tower", "conv_tower", "init_conv"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tower:
+    """Description of a :func:`conv_tower`, of which a head builds as many as it needs::
+
+        tower = Tower(num_convs=4, channels=256)
+        cls_tower, box_tower = tower.build(256), tower.build(256)
+
+    Attributes:
+        num_convs, channels, norm, bias, num_deformable, offset_groups: see :func:`conv_tower`.
+    """
+
+    num_convs: int
+    channels: int
+    norm: str = "GN"
+    bias: bool = True
+    num_deformable: int = 0
+    offset_groups: int = 1
+
+    def build(self, in_channels: int) -> nn.Sequential:
+        """A new tower for features of this width."""
+        return conv_tower(
+            in_channels,
+            self.channels,
+            num_convs=self.num_convs,
+            norm=self.norm,
+            bias=self.bias,
+            num_deformable=self.num_deformable,
+            offset_groups=self.offset_groups,
+        )
+
+    def out_channels(self, in_channels: int) -> int:
+        """The width of the tower's output: that of its input where it has no convolutions."""
+        return self.channels if self.num_convs else in_channels
 
 
 def conv_tower(

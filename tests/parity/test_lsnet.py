@@ -16,9 +16,9 @@ from detkit.checkpoint.key_maps import KEY_MAPS
 from detkit.geometry import Priors, box_areas
 from detkit.structures import GroundTruth, HardAssignment
 from lsnet import LSNet
-from lsnet.coding import cross_coordinates
-from lsnet.corner_targets import class_weights, corner_targets, gaussian_focal_loss
-from lsnet.criterion import Positives, Stage, vector_targets
+from lsnet.corners import class_weights, corner_targets, gaussian_focal_loss
+from lsnet.criterion import Positives, Stage, vector_pairs
+from lsnet.cross_iou import cross_coordinates
 from lsnet.detector import flatten_levels
 from lsnet.head import LSOutputs
 
@@ -194,7 +194,7 @@ def _compare_rows(compared: ComparedArrays, batch: Batch, stage_name: str, stage
         name = f"loss_{landmarks.name}_{stage_name}"
         compared.equal(f"{name}.level", place[order][:, 0])
         compared.equal(f"{name}.row", place[order][:, 1])
-        offsets = vector_targets(landmarks, positives, batch.gt, priors).offsets
+        offsets = vector_pairs(stage.vectors[landmarks.name], landmarks, positives, batch.gt, priors).offsets
         target = cross_coordinates(offsets, 0.0).flatten(2)[positives.valid][order]
         compared.close("losses", f"{name}.target", target, floor=5e-6)  # contours are stored to a ten-thousandth of a pixel
         side = cross_coordinates(torch.where(offsets >= 0, 1.0, -1.0), 0.0) > 0
