@@ -54,7 +54,7 @@ def build_assigner(
         if not present and getattr(kind, flag):
             missing = [flag for flag, (present, _) in lacks.items() if not present]
             fitting = sorted(other for other, kind in ASSIGNER_REGISTRY if not any(getattr(kind, flag) for flag in missing))
-            raise ConfigError(f"{key} is '{name}', which {reason}. It has to be one of {', '.join(fitting)}.")
+            raise ConfigError(f"{key} is '{name}', which {reason}. It has to be one of {', '.join(map(repr, fitting))}.")
     arguments = kind.from_config(cfg, **{name: value for name, value in given.items() if value is not None})
     try:
         return kind(**arguments)

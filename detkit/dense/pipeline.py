@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from detkit.assigners import AssignContext, Assigner, Assignment
 from detkit.dense.priors import PriorGenerator
 from detkit.geometry import BoxCoder, Priors
@@ -62,7 +64,11 @@ class DensePipeline:
             gt=gt,
             priors=priors,
             predictions=predictions if sees_predictions else None,
-            valid_sizes=priors.grid.cells_within(image_sizes, self.size_divisibility) if self.ignore_padding else None,
+            valid_sizes=self.valid_sizes(priors, image_sizes),
             image_sizes=gt.boxes.new_tensor(image_sizes) if sees_predictions else None,
         )
         return self.assigner(context)
+
+    def valid_sizes(self, priors: Priors, image_sizes: Sequence[tuple[int, int]]) -> Tensor | None:
+        """(B, L, 2) rows and columns of every level that belong to each image; None where all cells of the batch take part."""
+        return priors.grid.cells_within(image_sizes, self.size_divisibility) if self.ignore_padding else None

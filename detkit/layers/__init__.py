@@ -3,6 +3,6 @@
 from .deform import DeformConv2d, DeformConv2dPack, deform_conv2d
 from .sampling import sample_channels
 from .scale import Scale
-from .towers import Tower, conv_tower, init_conv
+from .towers import Tower, init_conv
 
-__all__ = ["DeformConv2d", "DeformConv2dPack", "Scale", "Tower", "conv_tower", "deform_conv2d", "init_conv", "sample_channels"]
+__all__ = ["DeformConv2d", "DeformConv2dPack", "Scale", "Tower", "deform_conv2d", "init_conv", "sample_channels"]

@@ -15,8 +15,7 @@ from detkit.config import ConfigError, Limit, Section, default_value, get_cfg
 from detkit.config.assigners import ASSIGNER_LIMITS
 from detkit.config.dense import DENSE_LIMITS, DENSE_TEST_LIMITS
 from sparsercnn.config import LIMITS as SPARSE_RCNN_LIMITS
-from tests.sparsercnn.tiny import tiny_sparse_cfg
-from tests.tiny import tiny_cfg
+from tests.toys.detectors import tiny_cfg, tiny_sparse_cfg
 
 #: choices that name a part; what is allowed is the set of parts
 PARTS = {
@@ -26,6 +25,7 @@ PARTS = {
     "LOSS.QUALITY": ("centerness", "iou"),
     "LOSS.NORMALIZER": ("positives", "positives_per_image", "ema", "moving_fg", "all"),
 }
+SPARSE_RCNN_PARTS = ("PROPOSAL_INIT", "HEAD.INTERACTION", "HEAD.CLASSIFIER")
 DENSE = {**DENSE_LIMITS, **DENSE_TEST_LIMITS, **PARTS}
 
 
@@ -105,17 +105,15 @@ def test_every_number_and_word_of_an_assigner_has_a_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "limits", "free"),
+    ("path", "limits", "free"),
     [
-        ("FCOS", "MODEL.FCOS", DENSE, {"ASSIGNER", "HEAD.NAME", "HEAD.NORM", "IN_FEATURES"}),
-        ("SparseRCNN", "MODEL.SPARSE_RCNN", SPARSE_RCNN_LIMITS, {"ASSIGNER", "IN_FEATURES", "PROPOSAL_INIT", "HEAD.INTERACTION", "HEAD.CLASSIFIER", "TEST.STAGE"}),
+        ("MODEL.FCOS", DENSE, {"ASSIGNER", "HEAD.NAME", "HEAD.NORM", "IN_FEATURES"}),
+        ("MODEL.SPARSE_RCNN", SPARSE_RCNN_LIMITS, {"ASSIGNER", "IN_FEATURES", "TEST.STAGE", *SPARSE_RCNN_PARTS}),
     ],
-)  # fmt: skip
-def test_every_number_and_word_of_a_method_has_a_limit(method: str, path: str, limits: dict[str, Limit], free: set[str]) -> None:
+)
+def test_every_number_and_word_of_a_method_has_a_limit(path: str, limits: dict[str, Limit], free: set[str]) -> None:
     """But for names of parts and levels, which are checked where these are looked up."""
-    del method
-    leaves = {key: value for key, value in flat(Section(get_cfg(), path))}
-    unlimited = {key for key, value in leaves.items() if not isinstance(value, bool)} - set(limits)
+    unlimited = {key for key, value in flat(Section(get_cfg(), path)) if not isinstance(value, bool)} - set(limits)
     assert unlimited == free
 
 
@@ -131,17 +129,29 @@ def flat(section: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["MODEL.FCOS.ASSIGNER", "DWAssigner", "MODEL.FCOS.LOSS.BOX_WEIGHT", 2.0], "MODEL.FCOS.LOSS.BOX_WEIGHT is 2.0, but a loss of weighted pairs does not read it. Leave it at 1.0"),
+        (
+            ["MODEL.FCOS.ASSIGNER", "DWAssigner", "MODEL.FCOS.LOSS.BOX_WEIGHT", 2.0],
+            "MODEL.FCOS.LOSS.BOX_WEIGHT is 2.0, but a loss of weighted pairs does not read it. Leave it at 1.0",
+        ),
         (["MODEL.FCOS.LOSS.SMOOTH_L1_BETA", 0.5], "MODEL.FCOS.LOSS.SMOOTH_L1_BETA is 0.5, but the box loss 'iou' does not read it"),
         (["MODEL.FCOS.BOX_CODER.DELTA_CLAMP_BELOW", True], "DELTA_CLAMP_BELOW is True, but the box coder 'exp' does not read it"),
         (["MODEL.FCOS.HEAD.COARSE_BOX", "anchor"], "MODEL.FCOS.HEAD.COARSE_BOX is 'anchor', but DenseHead does not read it"),
-        (["MODEL.FCOS.ASSIGNER", "VFLAssigner", "MODEL.ASSIGNERS.VFL.BASE", "DWAssigner"], "MODEL.ASSIGNERS.VFL.BASE is 'DWAssigner', which gives weights"),
-        (["MODEL.FCOS.LOSS.CRITERION", "labels", "MODEL.FCOS.ASSIGNER", "DWAssigner"], "MODEL.FCOS.LOSS.CRITERION is 'labels', which cannot use the weights"),
-        (["MODEL.ASSIGNERS.FCOS.SIZES_OF_INTEREST", [128, 64]], "MODEL.ASSIGNERS.FCOS.SIZES_OF_INTEREST: sizes_of_interest must be positive and ascending"),
+        (
+            ["MODEL.FCOS.ASSIGNER", "VFLAssigner", "MODEL.ASSIGNERS.VFL.BASE", "DWAssigner"],
+            "MODEL.ASSIGNERS.VFL.BASE is 'DWAssigner', which gives weights",
+        ),
+        (
+            ["MODEL.FCOS.LOSS.CRITERION", "labels", "MODEL.FCOS.ASSIGNER", "DWAssigner"],
+            "MODEL.FCOS.LOSS.CRITERION is 'labels', which cannot use the weights",
+        ),
+        (
+            ["MODEL.ASSIGNERS.FCOS.SIZES_OF_INTEREST", [128, 64]],
+            "MODEL.ASSIGNERS.FCOS.SIZES_OF_INTEREST: sizes_of_interest must be positive and ascending",
+        ),
         (["MODEL.FCOS.HEAD.CHANNELS", 48], "MODEL.FCOS.HEAD.CHANNELS is 48. It has to be divisible by 32"),
         (["TEST.DETECTIONS_PER_IMAGE", 0], "TEST.DETECTIONS_PER_IMAGE is 0. It has to be in"),
     ],
-)  # fmt: skip
+)
 def test_values_that_contradict_each_other(options: list[Any], words: str) -> None:
     cfg = tiny_cfg("FCOS")
     cfg.merge_from_list(options)

@@ -213,7 +213,7 @@ def test_softmax_variant() -> None:
         (
             "ASSIGNER",
             "ATSSAssigner",
-            "SPARSE_RCNN.ASSIGNER is 'ATSSAssigner', which labels the cells of a grid.*It has to be one of HungarianAssigner",
+            "SPARSE_RCNN.ASSIGNER is 'ATSSAssigner', which labels the cells of a grid.*It has to be one of 'HungarianAssigner'",
         ),
         ("ASSIGNER", "DWAssigner", "SPARSE_RCNN.ASSIGNER is 'DWAssigner', which gives weights"),
         ("HEAD.PRIOR_PROB", 0.0, r"PRIOR_PROB is 0.0\. It has to be in \(0, 1\)"),
