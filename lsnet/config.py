@@ -106,7 +106,7 @@ LIMITS: Mapping[str, Limit] = {
     "TEST.MIN_AREA": "[0, inf)",
 }
 
-#: keys that are read only where other keys have one of these values; elsewhere they have to keep their defaults
+#: keys that are read only where another key has one of these values; elsewhere they have to keep their defaults
 READ_WITH: Mapping[str, Mapping[str, Sequence[object]]] = {
     "BOX_STYLE": {"TASK": ("bbox",)},
     "CONTOUR_LANDMARKS": {"TASK": ("segm",)},

@@ -22,15 +22,12 @@ from detkit.losses import giou_loss
 __all__ = [
     "CrossIoULoss",
     "GIoULoss",
-    "Groups",
     "SmoothL1Loss",
     "VectorLoss",
     "VectorPairs",
-    "box_distance_penalty",
     "cross_coordinates",
     "cross_iou",
     "from_cross_coordinates",
-    "shape_penalty",
 ]
 
 #: into how many groups the official cross-IoU puts the vectors; "axes": one for each axis of each vector

@@ -17,26 +17,7 @@ from numpy.typing import NDArray
 
 from detkit.data import Motion, Polygon, polygon_bounds, polygons_of, signed_area, visible_parts
 
-__all__ = [
-    "BoxSource",
-    "ContourFinder",
-    "ExtremePointFinder",
-    "KeypointFinder",
-    "LandmarkFinder",
-    "box_outline",
-    "box_side_midpoints",
-    "contour",
-    "contours_of",
-    "drop_tiny_parts",
-    "extreme_points",
-    "keypoint_box",
-    "largest_part",
-    "mirrored_contour",
-    "oriented",
-    "relabeled",
-    "resampled",
-    "started_at_top",
-]
+__all__ = ["BoxSource", "ContourFinder", "ExtremePointFinder", "KeypointFinder", "LandmarkFinder", "contours_of", "largest_part"]
 
 Array = NDArray[np.float64]
 #: which box stands for an object: the annotated one (tightened where an object with a mask was cut or turned), the bounds of its contour,
@@ -91,7 +72,7 @@ def box_side_midpoints(boxes: Array) -> Array:
     """The midpoints (..., 4, 2) of the sides of xyxy boxes (..., 4): stand in for the extreme points of objects without a mask."""
     x0, y0, x1, y1 = np.moveaxis(boxes, -1, 0)
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
-    return np.stack([np.stack(point, axis=-1) for point in ((x, y0), (x0, y), (x, y1), (x1, y))], axis=-2)
+    return np.stack([x, y0, x0, y, x, y1, x1, y], axis=-1).reshape(*boxes.shape[:-1], 4, 2)
 
 
 def relabeled(extremes: Array, axes: Array) -> Array:

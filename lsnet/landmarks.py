@@ -14,8 +14,6 @@ from .cross_iou import Groups, VectorPairs, from_cross_coordinates
 
 __all__ = ["KERNEL_POINTS", "BoxSides", "Contour", "ExtremePoints", "Keypoints", "LandmarkSet", "SideMiddles", "point_offsets"]
 
-Pair = tuple[Tensor, Tensor]
-
 #: COCO's 17 keypoints of a person who stands and faces the viewer: x, y from the center in halves of the height, nose, then left and right
 STANDING = (
     *((0.0, -0.85), (0.07, -0.92), (-0.07, -0.92), (0.15, -0.88), (-0.15, -0.88)),  # nose, eyes, ears
@@ -114,9 +112,7 @@ class SideMiddles(ExtremePoints):
     """The middles of a box's sides, for want of extreme points: the boxes beside the keypoints of a pose (official code)."""
 
     def targets(self, points: Tensor, landmarks: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        x0, y0, x1, y1 = boxes.unbind(-1)
-        x, y = (x0 + x1) / 2, (y0 + y1) / 2
-        return _known_offsets(points, (x, y0), (x0, y), (x, y1), (x1, y), boxes)
+        return _side_offsets(points, box_centers(boxes), boxes)
 
 
 class BoxSides(ExtremePoints):
@@ -133,14 +129,13 @@ class BoxSides(ExtremePoints):
         return torch.cat([torch.stack([x, y], dim=-1), from_cross_coordinates(vectors[..., 4:, :])], dim=-2)
 
     def targets(self, points: Tensor, landmarks: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        x, y = points.unbind(-1)
-        (x0, y0), (x1, y1) = torch.minimum(boxes[..., :2], points).unbind(-1), torch.maximum(boxes[..., 2:], points).unbind(-1)
-        return _known_offsets(points, (x, y0), (x0, y), (x, y1), (x1, y), boxes)
+        return _side_offsets(points, points, boxes)
 
 
-def _known_offsets(points: Tensor, top: Pair, left: Pair, bottom: Pair, right: Pair, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Targets of four points, given as (x, y), all known."""
-    landmarks = torch.stack([torch.stack(pair, dim=-1) for pair in (top, left, bottom, right)], dim=-2)
+def _side_offsets(points: Tensor, crossing: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Targets of the points on the sides of boxes (..., 4) that lie straight above, left, below and right of x, y (..., 2), all known."""
+    (x, y), (x0, y0, x1, y1) = crossing.unbind(-1), boxes.unbind(-1)
+    landmarks = torch.stack([x, y0, x0, y, x, y1, x1, y], dim=-1).unflatten(-1, (4, 2))
     offsets = point_offsets(points, landmarks, boxes)
     return offsets, torch.ones_like(offsets[..., 0], dtype=torch.bool)
 

@@ -79,6 +79,9 @@ def _build_assigner(cfg: CfgNode, key: str) -> Assigner:
 
 
 def _build_head(node: Section, task: Task, in_channels: int, strides: list[int]) -> LSHead:
+    for key in ("HEAD.CHANNELS", "CPV.POOLED_CHANNELS"):
+        if node.HEAD.NORM == "GN" and node.value(key) % GROUPS:
+            raise node.refusal(key, f"divisible by {GROUPS}, the groups of MODEL.LSNET.HEAD.NORM 'GN'")
     tower = _tower(node, node.HEAD.CHANNELS, node.HEAD.NUM_CONVS)
     return LSHead(
         task=task,
@@ -95,21 +98,13 @@ def _build_head(node: Section, task: Task, in_channels: int, strides: list[int])
 
 
 def _tower(node: Section, channels: int, num_convs: int) -> Tower:
-    if node.HEAD.NORM == "GN":
-        _check_groups(node, "HEAD.CHANNELS")
     deformable = num_convs if node.HEAD.DEFORMABLE_TOWERS else 0
     return Tower(num_convs=num_convs, channels=channels, norm=node.HEAD.NORM, num_deformable=deformable)
 
 
-def _check_groups(node: Section, key: str) -> None:
-    if node.value(key) % GROUPS:
-        raise node.refusal(key, f"divisible by {GROUPS}, the groups of MODEL.LSNET.HEAD.NORM 'GN'")
-
-
 def _sampler(node: Section, strides: list[int]) -> SamplerFactory | None:
     if node.HEAD.FEATURES == "pyramid" and node.HEAD.STAGES == 2 and len(strides) < PyramidSampler.num_sources:
-        levels = f"a list of at least {PyramidSampler.num_sources} levels for MODEL.LSNET.HEAD.FEATURES 'pyramid'"
-        raise node.refusal("IN_FEATURES", f"{levels} (or take FEATURES 'landmark')")
+        raise node.refusal("IN_FEATURES", f"a list of at least {PyramidSampler.num_sources} levels with HEAD.FEATURES 'pyramid'")
     samplers: dict[str, SamplerFactory | None] = {
         "point": None,
         "landmark": LandmarkSampler,
@@ -120,11 +115,8 @@ def _sampler(node: Section, strides: list[int]) -> SamplerFactory | None:
 
 
 def _build_verification(node: Section, channels: int) -> CornerVerification:
-    if node.HEAD.NORM == "GN":
-        _check_groups(node, "CPV.POOLED_CHANNELS")
-    return CornerVerification(
-        tower=_tower(node, channels, node.CPV.NUM_CONVS), num_classes=node.NUM_CLASSES, pooled_channels=node.CPV.POOLED_CHANNELS
-    )
+    tower = _tower(node, channels, node.CPV.NUM_CONVS)
+    return CornerVerification(tower=tower, num_classes=node.NUM_CLASSES, pooled_channels=node.CPV.POOLED_CHANNELS)
 
 
 def _build_vector_loss(node: Section, task: Task) -> VectorLoss:

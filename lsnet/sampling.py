@@ -16,16 +16,7 @@ from detkit.layers import init_conv
 
 from .landmarks import KERNEL_POINTS, LandmarkSet
 
-__all__ = [
-    "LandmarkSampler",
-    "LearnedSampler",
-    "PyramidSampler",
-    "SourceScale",
-    "convolve_at",
-    "kernel_offsets",
-    "level_scales",
-    "source_levels",
-]
+__all__ = ["LandmarkSampler", "LearnedSampler", "PyramidSampler", "SourceScale", "convolve_at", "kernel_offsets", "level_scales"]
 
 KERNEL_SIZE = 3
 
