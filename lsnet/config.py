@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from detectron2.config import CfgNode
 from detectron2.config import CfgNode as CN
 
 from detkit.config import Limit, Section
@@ -12,7 +11,7 @@ from detkit.config import Limit, Section
 __all__ = ["LIMITS", "READ_WITH", "add_config", "check_config"]
 
 
-def add_config(cfg: CfgNode) -> None:
+def add_config(cfg: CN) -> None:
     """Adds ``MODEL.LSNET``: boxes by extreme points, as in the official code (Duankaiwen/LSNet) and sections 3 and 4.2."""
     node = cfg.MODEL.LSNET = CN()
     node.TASK = "bbox"  # "segm", "pose"
@@ -127,7 +126,7 @@ READ_WITH: Mapping[str, Mapping[str, Sequence[object]]] = {
 }
 
 
-def check_config(cfg: CfgNode) -> None:
+def check_config(cfg: CN) -> None:
     """Checks the values of ``MODEL.LSNET``, and that keys which nothing reads keep their defaults.
 
     Raises:
