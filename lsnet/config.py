@@ -36,7 +36,7 @@ def add_config(cfg: CN) -> None:
     node.HEAD.NORM = "GN"
     node.HEAD.DEFORMABLE_TOWERS = True  # modulated, all convolutions; slow on a CPU
     node.HEAD.STAGES = 2  # 1: the classes come from the first stage (table 2)
-    # what the second stage looks at beside the anchor point: "point" (nothing), "landmark", "pyramid" (tables 3), "learned" (figure 4)
+    # what the second stage reads beside the anchor point: "point" (nothing), "landmark", "pyramid" (tables 3), "learned" (figure 4)
     node.HEAD.FEATURES = "pyramid"
     # how offsets become offsets on neighboring levels: "official" (accumulated) or "ideal"
     node.HEAD.LEVEL_SCALES = "official"

@@ -141,12 +141,9 @@ def _side_offsets(points: Tensor, crossing: Tensor, boxes: Tensor) -> tuple[Tens
 
 
 class Contour(LandmarkSet):
-    """Points spread evenly along the outline of an object, the first near the middle of its upper side (section 4.2).
+    """At least nine points spread evenly along the outline of an object, the first near the middle of its upper side (section 4.2).
 
     The kernel's points are put to eight of them and to the center: of 36 to every fifth, as in the official code.
-
-    Args:
-        num_landmarks: at least 9.
     """
 
     def __init__(self, num_landmarks: int = 36) -> None:
@@ -162,13 +159,10 @@ class Contour(LandmarkSet):
 
 
 class Keypoints(LandmarkSet):
-    """Named keypoints (section 4.2).
+    """Named keypoints, at least one (section 4.2).
 
     Of COCO's 17 the kernel's points are put to every second, starting from the second, and to the center, as in the official code: these
     are the joints of the left side. Other numbers of keypoints are thinned out in the same way.
-
-    Args:
-        num_landmarks: at least 1.
     """
 
     def __init__(self, num_landmarks: int = 17) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -123,10 +122,9 @@ def _build_vector_loss(node: Section, task: Task) -> VectorLoss:
     if node.LOSS.VECTOR not in task.vector_losses:
         fitting = " or ".join(map(repr, task.vector_losses))
         raise node.refusal("LOSS.VECTOR", f"{fitting} with TASK '{task.name}': from others its landmarks do not learn their places")
-    loss = node.LOSS
-    losses: dict[str, Callable[[], VectorLoss]] = {
-        "cross_iou": partial(CrossIoULoss, form=loss.CROSS_IOU, alpha=loss.ALPHA),
-        "smooth_l1": partial(SmoothL1Loss, beta=loss.SMOOTH_L1_BETA, alpha=loss.ALPHA),
-        "giou": GIoULoss,
+    losses: dict[str, VectorLoss] = {
+        "cross_iou": CrossIoULoss(form=node.LOSS.CROSS_IOU, alpha=node.LOSS.ALPHA),
+        "smooth_l1": SmoothL1Loss(beta=node.LOSS.SMOOTH_L1_BETA, alpha=node.LOSS.ALPHA),
+        "giou": GIoULoss(),
     }
-    return node.choice("LOSS.VECTOR", losses)()
+    return node.choice("LOSS.VECTOR", losses)

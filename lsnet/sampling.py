@@ -189,7 +189,7 @@ class LandmarkSampler(nn.Module):
         return self.merge(torch.cat(convolved, dim=1)).relu()
 
     def sources(self, features: Sequence[Tensor], level: int) -> list[tuple[int, SourceScale]]:
-        """The levels to look at, and how positions become positions there."""
+        """The levels to read, and how positions become positions there."""
         return [(level, SourceScale((1.0, 1.0), (1.0, 1.0)))]
 
 
