@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from detectron2.config import CfgNode
 from detectron2.config import CfgNode as CN
 
 from detkit.config import Limit, Section
@@ -12,7 +11,7 @@ from detkit.config import Limit, Section
 __all__ = ["LIMITS", "READ_WITH", "add_config", "check_config"]
 
 
-def add_config(cfg: CfgNode) -> None:
+def add_config(cfg: CN) -> None:
     """Adds ``MODEL.LSNET``: boxes by extreme points, as in the official code (Duankaiwen/LSNet) and sections 3 and 4.2."""
     node = cfg.MODEL.LSNET = CN()
     node.TASK = "bbox"  # "segm", "pose"
@@ -37,7 +36,7 @@ def add_config(cfg: CfgNode) -> None:
     node.HEAD.NORM = "GN"
     node.HEAD.DEFORMABLE_TOWERS = True  # modulated, all convolutions; slow on a CPU
     node.HEAD.STAGES = 2  # 1: the classes come from the first stage (table 2)
-    # what the second stage looks at beside the anchor point: "point" (nothing), "landmark", "pyramid" (tables 3), "learned" (figure 4)
+    # what the second stage reads beside the anchor point: "point" (nothing), "landmark", "pyramid" (tables 3), "learned" (figure 4)
     node.HEAD.FEATURES = "pyramid"
     # how offsets become offsets on neighboring levels: "official" (accumulated) or "ideal"
     node.HEAD.LEVEL_SCALES = "official"
@@ -106,7 +105,7 @@ LIMITS: Mapping[str, Limit] = {
     "TEST.MIN_AREA": "[0, inf)",
 }
 
-#: keys that are read only where other keys have one of these values; elsewhere they have to keep their defaults
+#: keys that are read only where another key has one of these values; elsewhere they have to keep their defaults
 READ_WITH: Mapping[str, Mapping[str, Sequence[object]]] = {
     "BOX_STYLE": {"TASK": ("bbox",)},
     "CONTOUR_LANDMARKS": {"TASK": ("segm",)},
@@ -127,7 +126,7 @@ READ_WITH: Mapping[str, Mapping[str, Sequence[object]]] = {
 }
 
 
-def check_config(cfg: CfgNode) -> None:
+def check_config(cfg: CN) -> None:
     """Checks the values of ``MODEL.LSNET``, and that keys which nothing reads keep their defaults.
 
     Raises:

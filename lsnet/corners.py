@@ -20,17 +20,7 @@ from detkit.geometry import Grid, box_areas, box_sizes
 from detkit.layers import Tower, init_conv
 from detkit.structures import GroundTruth
 
-__all__ = [
-    "CornerCriterion",
-    "CornerMaps",
-    "CornerTargets",
-    "CornerVerification",
-    "class_weights",
-    "corner_targets",
-    "gaussian_focal_loss",
-    "gaussian_radius",
-    "snap_corners",
-]
+__all__ = ["CornerCriterion", "CornerMaps", "CornerVerification", "class_weights", "corner_targets", "snap_corners"]
 
 #: least IoU of a box whose corners lie within the radius of an object's corners
 MIN_IOU = 0.7

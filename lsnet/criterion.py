@@ -116,8 +116,8 @@ class LSCriterion(nn.Module):
             positives = Positives.of(stage.assignment, stage.room)
             for landmarks in self.task.sets:
                 factor = weight if landmarks is self.task.landmarks else weight * self.box_factor
-                rows = self.rows(stage.vectors[landmarks.name], landmarks, positives, gt, priors)
-                losses[f"loss_{landmarks.name}_{name}"] = factor * (rows * positives.valid).sum() / norm
+                pairs = vector_pairs(stage.vectors[landmarks.name], landmarks, positives, gt, priors)
+                losses[f"loss_{landmarks.name}_{name}"] = factor * (self.vector_loss(pairs) * positives.valid).sum() / norm
         return losses
 
     def classes(self, logits: Tensor, assignment: HardAssignment, gt: GroundTruth) -> Tensor:
@@ -126,13 +126,10 @@ class LSCriterion(nn.Module):
         labels = torch.where(index >= 0, gt.classes.gather(1, index.clamp(min=0)), self.num_classes)
         return focal_loss_from_labels(logits, labels, alpha=self.focal_alpha, gamma=self.focal_gamma, ignore=assignment.ignore)
 
-    def rows(self, vectors: Tensor, landmarks: LandmarkSet, positives: Positives, gt: GroundTruth, priors: Priors) -> Tensor:
-        """The vector loss of every positive, (B, M); any finite number where ``positives`` are not valid."""
-        return self.vector_loss(vector_pairs(vectors, landmarks, positives, gt, priors))
-
 
 def vector_pairs(vectors: Tensor, landmarks: LandmarkSet, positives: Positives, gt: GroundTruth, priors: Priors) -> VectorPairs:
-    """What the positives predict, of vectors (B, 4 * (V + 1), P) in cells, beside what they should, in units of four strides."""
+    """What the positives (B, M) predict, of vectors (B, 4 * (V + 1), P) in cells, beside what they should, in units of four strides. Finite
+    numbers without meaning where the positives are not valid."""
     if gt.landmarks is None:
         raise ValueError("LSNet learns from 'gt_landmarks', which the data lack: let INPUT.MAPPER be 'LandmarkMapper'.")
     images = torch.arange(len(gt.boxes), device=gt.boxes.device)[:, None]

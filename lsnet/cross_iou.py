@@ -19,19 +19,7 @@ from torch import Tensor
 from detkit.geometry import box_centers, box_sizes
 from detkit.losses import giou_loss
 
-__all__ = [
-    "CrossIoULoss",
-    "GIoULoss",
-    "Groups",
-    "SmoothL1Loss",
-    "VectorLoss",
-    "VectorPairs",
-    "box_distance_penalty",
-    "cross_coordinates",
-    "cross_iou",
-    "from_cross_coordinates",
-    "shape_penalty",
-]
+__all__ = ["CrossIoULoss", "GIoULoss", "SmoothL1Loss", "VectorLoss", "VectorPairs", "cross_coordinates", "from_cross_coordinates"]
 
 #: into how many groups the official cross-IoU puts the vectors; "axes": one for each axis of each vector
 Groups = int | Literal["axes"]
@@ -141,6 +129,7 @@ class VectorPairs:
 VectorLoss = Callable[[VectorPairs], Tensor]
 
 
+@dataclass(frozen=True, kw_only=True)
 class CrossIoULoss:
     """1 - cross-IoU.
 
@@ -150,13 +139,14 @@ class CrossIoULoss:
         alpha: of the softened coordinates (appendix A), in [0, 1).
     """
 
-    def __init__(self, *, form: Literal["official", "paper"] = "official", alpha: float = 0.2) -> None:
-        if form not in ("official", "paper"):
-            raise ValueError(f"form is {form!r}. It has to be 'official' or 'paper'.")
-        if not 0 <= alpha < 1:
-            raise ValueError(f"alpha is {alpha}. It has to be in [0, 1).")
-        self.form = form
-        self.alpha = alpha
+    form: Literal["official", "paper"] = "official"
+    alpha: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.form not in ("official", "paper"):
+            raise ValueError(f"form is {self.form!r}. It has to be 'official' or 'paper'.")
+        if not 0 <= self.alpha < 1:
+            raise ValueError(f"alpha is {self.alpha}. It has to be in [0, 1).")
 
     def __call__(self, pairs: VectorPairs) -> Tensor:
         vectors, targets, visible = pairs.vectors, cross_coordinates(pairs.offsets, self.alpha), pairs.known
@@ -173,6 +163,7 @@ class CrossIoULoss:
         return 1 - overlap + distance + shape_penalty(pairs.boxes, pairs.target_boxes, overlap)
 
 
+@dataclass(frozen=True, kw_only=True)
 class SmoothL1Loss:
     """Smooth L1 on the components of the softened coordinates: summed over a vector, averaged over the labeled vectors.
 
@@ -181,13 +172,12 @@ class SmoothL1Loss:
         alpha: of the softened coordinates, in [0, 1).
     """
 
-    def __init__(self, *, beta: float = 1 / 9, alpha: float = 0.2) -> None:
-        if beta < 0:
-            raise ValueError(f"beta is {beta}. It has to be in [0, inf).")
-        if not 0 <= alpha < 1:
-            raise ValueError(f"alpha is {alpha}. It has to be in [0, 1).")
-        self.beta = beta
-        self.alpha = alpha
+    beta: float = 1 / 9
+    alpha: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.beta < 0 or not 0 <= self.alpha < 1:
+            raise ValueError(f"beta is {self.beta}, alpha is {self.alpha}. They have to be in [0, inf) and [0, 1).")
 
     def __call__(self, pairs: VectorPairs) -> Tensor:
         targets = cross_coordinates(pairs.offsets, self.alpha)

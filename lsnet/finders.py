@@ -1,7 +1,7 @@
 """From Detectron2's annotations to landmarks: extreme points, contours and keypoints of an object, each with a finder.
 
-A finder looks at the annotation as it was made and lets the landmarks move with the image, as the official code does. Where that would
-be wrong, since the object was cut or turned, it looks at the moved outline.
+A finder reads the annotation as it was made and lets the landmarks move with the image, as the official code does. Where that would
+be wrong, since the object was cut or turned, it finds them on the moved outline.
 """
 
 from __future__ import annotations
@@ -17,26 +17,7 @@ from numpy.typing import NDArray
 
 from detkit.data import Motion, Polygon, polygon_bounds, polygons_of, signed_area, visible_parts
 
-__all__ = [
-    "BoxSource",
-    "ContourFinder",
-    "ExtremePointFinder",
-    "KeypointFinder",
-    "LandmarkFinder",
-    "box_outline",
-    "box_side_midpoints",
-    "contour",
-    "contours_of",
-    "drop_tiny_parts",
-    "extreme_points",
-    "keypoint_box",
-    "largest_part",
-    "mirrored_contour",
-    "oriented",
-    "relabeled",
-    "resampled",
-    "started_at_top",
-]
+__all__ = ["BoxSource", "ContourFinder", "ExtremePointFinder", "KeypointFinder", "LandmarkFinder", "contours_of", "largest_part"]
 
 Array = NDArray[np.float64]
 #: which box stands for an object: the annotated one (tightened where an object with a mask was cut or turned), the bounds of its contour,
@@ -88,10 +69,10 @@ def extreme_points(points: Array) -> Array:
 
 
 def box_side_midpoints(boxes: Array) -> Array:
-    """The midpoints (..., 4, 2) of the sides of xyxy boxes (..., 4): stand in for the extreme points of objects without a mask."""
+    """The midpoints (..., 4, 2) of the sides of xyxy boxes (..., 4): the extreme points of objects without a mask."""
     x0, y0, x1, y1 = np.moveaxis(boxes, -1, 0)
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
-    return np.stack([np.stack(point, axis=-1) for point in ((x, y0), (x0, y), (x, y1), (x1, y))], axis=-2)
+    return np.stack([x, y0, x0, y, x, y1, x1, y], axis=-1).reshape(*boxes.shape[:-1], 4, 2)
 
 
 def relabeled(extremes: Array, axes: Array) -> Array:
@@ -222,7 +203,7 @@ class _OutlineFinder(LandmarkFinder):
             known = self._of_parts(parts)
             landmarks = self._of_box(box) if known is None else self._moved(known, motion)
         else:
-            parts, box = _in_sight(parts, motion)
+            parts, box = _visible(parts, motion)
             known = self._of_parts(parts) if parts else None
             landmarks = self._of_box(box) if known is None else known
         return np.concatenate([landmarks, np.full((len(landmarks), 1), 2.0)], axis=1), box
@@ -241,11 +222,11 @@ class _OutlineFinder(LandmarkFinder):
 
     @abstractmethod
     def _of_box(self, box: Array) -> Array:
-        """What stands in where the outline is unknown, too small or out of sight."""
+        """The landmarks where the outline is unknown, too small or not visible."""
 
 
-def _in_sight(parts: Sequence[Polygon], motion: Motion) -> tuple[list[Polygon], Array]:
-    """What is seen of an object's parts after a motion, and its box (4,), all zero where that is nothing."""
+def _visible(parts: Sequence[Polygon], motion: Motion) -> tuple[list[Polygon], Array]:
+    """The visible parts of an object after a motion, and their box (4,), all zero where nothing is visible."""
     seen = visible_parts([motion.points(part) for part in parts], motion.image_size)
     return seen, polygon_bounds(seen) if seen else np.zeros(4)
 
@@ -341,11 +322,11 @@ def keypoint_box(keypoints: Array) -> Array:
 def _tightened(annotation: dict[str, Any], box: Array, motion: Motion) -> Array:
     """The moved box or, where the object was turned or cut and has a mask, that of what is seen of it.
 
-    The mask is looked at only where the box was turned or meets the border of the image, so that something may be cut.
+    The mask is read only where the box was turned or meets the border of the image, so that something may be cut.
     """
     height, width = motion.image_size
     within = box.min() > 0 and (box[2:] < [width, height]).all()
     parts = [] if motion.axis_parallel and within else polygons_of(annotation.get("segmentation"))
     if not parts or (motion.axis_parallel and not motion.cuts(polygon_bounds(parts))):
         return box
-    return _in_sight(parts, motion)[1]
+    return _visible(parts, motion)[1]

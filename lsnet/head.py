@@ -90,15 +90,13 @@ class _RefineBranch(nn.Module):
 
     def forward(self, features: Sequence[Tensor], offsets: Sequence[Tensor]) -> list[Tensor]:
         """Outputs of all levels from features (B, C, H, W) and the kernel offsets (B, 18, H, W) of each."""
-        return [self._on_level(features, level, offset) for level, offset in enumerate(offsets)]
-
-    def _on_level(self, features: Sequence[Tensor], level: int, offset: Tensor) -> Tensor:
-        x = self.anchor(features[level])
-        if self.sampler is not None:
-            x = x + self.sampler(features, level, offset)
-        if self.norm is not None:
-            x = self.norm(x)
-        return self.out(x.relu())
+        outputs = []
+        for level, offset in enumerate(offsets):
+            x = self.anchor(features[level])
+            if self.sampler is not None:
+                x = x + self.sampler(features, level, offset)
+            outputs.append(self.out((x if self.norm is None else self.norm(x)).relu()))
+        return outputs
 
 
 class LSHead(nn.Module):
@@ -115,7 +113,7 @@ class LSHead(nn.Module):
         prior_prob: initial class probability (focal loss, section 3.3).
         start_size: half the size in cells of the typical object (:meth:`lsnet.landmarks.LandmarkSet.typical`) whose vectors the first stage
             starts from; 0: every component starts at ln 2 (official code), so that landmarks make no box and box penalties are steep.
-        verification: corner maps that the second stage also looks at (LSNet-CPV).
+        verification: corner maps that the second stage also reads (LSNet-CPV).
     """
 
     def __init__(

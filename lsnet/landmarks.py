@@ -14,8 +14,6 @@ from .cross_iou import Groups, VectorPairs, from_cross_coordinates
 
 __all__ = ["KERNEL_POINTS", "BoxSides", "Contour", "ExtremePoints", "Keypoints", "LandmarkSet", "SideMiddles", "point_offsets"]
 
-Pair = tuple[Tensor, Tensor]
-
 #: COCO's 17 keypoints of a person who stands and faces the viewer: x, y from the center in halves of the height, nose, then left and right
 STANDING = (
     *((0.0, -0.85), (0.07, -0.92), (-0.07, -0.92), (0.15, -0.88), (-0.15, -0.88)),  # nose, eyes, ears
@@ -114,9 +112,7 @@ class SideMiddles(ExtremePoints):
     """The middles of a box's sides, for want of extreme points: the boxes beside the keypoints of a pose (official code)."""
 
     def targets(self, points: Tensor, landmarks: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        x0, y0, x1, y1 = boxes.unbind(-1)
-        x, y = (x0 + x1) / 2, (y0 + y1) / 2
-        return _known_offsets(points, (x, y0), (x0, y), (x, y1), (x1, y), boxes)
+        return _side_offsets(points, box_centers(boxes), boxes)
 
 
 class BoxSides(ExtremePoints):
@@ -133,25 +129,21 @@ class BoxSides(ExtremePoints):
         return torch.cat([torch.stack([x, y], dim=-1), from_cross_coordinates(vectors[..., 4:, :])], dim=-2)
 
     def targets(self, points: Tensor, landmarks: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        x, y = points.unbind(-1)
-        (x0, y0), (x1, y1) = torch.minimum(boxes[..., :2], points).unbind(-1), torch.maximum(boxes[..., 2:], points).unbind(-1)
-        return _known_offsets(points, (x, y0), (x0, y), (x, y1), (x1, y), boxes)
+        return _side_offsets(points, points, boxes)
 
 
-def _known_offsets(points: Tensor, top: Pair, left: Pair, bottom: Pair, right: Pair, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Targets of four points, given as (x, y), all known."""
-    landmarks = torch.stack([torch.stack(pair, dim=-1) for pair in (top, left, bottom, right)], dim=-2)
+def _side_offsets(points: Tensor, crossing: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Targets of the points on the sides of boxes (..., 4) that lie straight above, left, below and right of x, y (..., 2), all known."""
+    (x, y), (x0, y0, x1, y1) = crossing.unbind(-1), boxes.unbind(-1)
+    landmarks = torch.stack([x, y0, x0, y, x, y1, x1, y], dim=-1).unflatten(-1, (4, 2))
     offsets = point_offsets(points, landmarks, boxes)
     return offsets, torch.ones_like(offsets[..., 0], dtype=torch.bool)
 
 
 class Contour(LandmarkSet):
-    """Points spread evenly along the outline of an object, the first near the middle of its upper side (section 4.2).
+    """At least nine points spread evenly along the outline of an object, the first near the middle of its upper side (section 4.2).
 
     The kernel's points are put to eight of them and to the center: of 36 to every fifth, as in the official code.
-
-    Args:
-        num_landmarks: at least 9.
     """
 
     def __init__(self, num_landmarks: int = 36) -> None:
@@ -167,13 +159,10 @@ class Contour(LandmarkSet):
 
 
 class Keypoints(LandmarkSet):
-    """Named keypoints (section 4.2).
+    """Named keypoints, at least one (section 4.2).
 
     Of COCO's 17 the kernel's points are put to every second, starting from the second, and to the center, as in the official code: these
     are the joints of the left side. Other numbers of keypoints are thinned out in the same way.
-
-    Args:
-        num_landmarks: at least 1.
     """
 
     def __init__(self, num_landmarks: int = 17) -> None:

@@ -11,7 +11,6 @@ from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import filter_empty_instances
 from detectron2.data.transforms import TransformList
 from detectron2.structures import Boxes, BoxMode, Instances
-from numpy.typing import NDArray
 
 from detkit.data import MAPPER_REGISTRY, Motion
 
@@ -52,14 +51,6 @@ class LandmarkMapper(DatasetMapper):
         landmarks = np.zeros((len(annotations), self.finder.num_landmarks, 3))
         for index, annotation in enumerate(annotations):
             landmarks[index], boxes[index] = self.finder(annotation, boxes[index], motion)
-        dataset_dict["instances"] = filter_empty_instances(_instances(annotations, boxes, landmarks, image_shape))
-
-
-def _instances(
-    annotations: list[dict[str, Any]], boxes: NDArray[np.float64], landmarks: NDArray[np.float64], image_size: tuple[int, int]
-) -> Instances:
-    instances = Instances(image_size)
-    instances.gt_boxes = Boxes(torch.from_numpy(boxes))
-    instances.gt_classes = torch.tensor([int(a["category_id"]) for a in annotations], dtype=torch.int64)
-    instances.gt_landmarks = torch.from_numpy(landmarks).float()
-    return instances
+        instances = Instances(image_shape, gt_boxes=Boxes(torch.from_numpy(boxes)), gt_landmarks=torch.from_numpy(landmarks).float())
+        instances.gt_classes = torch.tensor([int(a["category_id"]) for a in annotations], dtype=torch.int64)
+        dataset_dict["instances"] = filter_empty_instances(instances)

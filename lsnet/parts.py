@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -77,6 +76,9 @@ def _build_assigner(cfg: CfgNode, key: str) -> Assigner:
 
 
 def _build_head(node: Section, task: Task, in_channels: int, strides: list[int]) -> LSHead:
+    for key in ("HEAD.CHANNELS", "CPV.POOLED_CHANNELS"):
+        if node.HEAD.NORM == "GN" and node.value(key) % GROUPS:
+            raise node.refusal(key, f"divisible by {GROUPS}, the groups of MODEL.LSNET.HEAD.NORM 'GN'")
     tower = _tower(node, node.HEAD.CHANNELS, node.HEAD.NUM_CONVS)
     return LSHead(
         task=task,
@@ -93,21 +95,13 @@ def _build_head(node: Section, task: Task, in_channels: int, strides: list[int])
 
 
 def _tower(node: Section, channels: int, num_convs: int) -> Tower:
-    if node.HEAD.NORM == "GN":
-        _check_groups(node, "HEAD.CHANNELS")
     deformable = num_convs if node.HEAD.DEFORMABLE_TOWERS else 0
     return Tower(num_convs=num_convs, channels=channels, norm=node.HEAD.NORM, deformable=range(deformable))
 
 
-def _check_groups(node: Section, key: str) -> None:
-    if node.value(key) % GROUPS:
-        raise node.refusal(key, f"divisible by {GROUPS}, the groups of MODEL.LSNET.HEAD.NORM 'GN'")
-
-
 def _sampler(node: Section, strides: list[int]) -> SamplerFactory | None:
     if node.HEAD.FEATURES == "pyramid" and node.HEAD.STAGES == 2 and len(strides) < PyramidSampler.num_sources:
-        levels = f"a list of at least {PyramidSampler.num_sources} levels for MODEL.LSNET.HEAD.FEATURES 'pyramid'"
-        raise node.refusal("IN_FEATURES", f"{levels} (or take FEATURES 'landmark')")
+        raise node.refusal("IN_FEATURES", f"a list of at least {PyramidSampler.num_sources} levels with HEAD.FEATURES 'pyramid'")
     samplers: dict[str, SamplerFactory | None] = {
         "point": None,
         "landmark": LandmarkSampler,
@@ -118,21 +112,17 @@ def _sampler(node: Section, strides: list[int]) -> SamplerFactory | None:
 
 
 def _build_verification(node: Section, channels: int) -> CornerVerification:
-    if node.HEAD.NORM == "GN":
-        _check_groups(node, "CPV.POOLED_CHANNELS")
-    return CornerVerification(
-        tower=_tower(node, channels, node.CPV.NUM_CONVS), num_classes=node.NUM_CLASSES, pooled_channels=node.CPV.POOLED_CHANNELS
-    )
+    tower = _tower(node, channels, node.CPV.NUM_CONVS)
+    return CornerVerification(tower=tower, num_classes=node.NUM_CLASSES, pooled_channels=node.CPV.POOLED_CHANNELS)
 
 
 def _build_vector_loss(node: Section, task: Task) -> VectorLoss:
     if node.LOSS.VECTOR not in task.vector_losses:
         fitting = " or ".join(map(repr, task.vector_losses))
         raise node.refusal("LOSS.VECTOR", f"{fitting} with TASK '{task.name}': from others its landmarks do not learn their places")
-    loss = node.LOSS
-    losses: dict[str, Callable[[], VectorLoss]] = {
-        "cross_iou": partial(CrossIoULoss, form=loss.CROSS_IOU, alpha=loss.ALPHA),
-        "smooth_l1": partial(SmoothL1Loss, beta=loss.SMOOTH_L1_BETA, alpha=loss.ALPHA),
-        "giou": GIoULoss,
+    losses: dict[str, VectorLoss] = {
+        "cross_iou": CrossIoULoss(form=node.LOSS.CROSS_IOU, alpha=node.LOSS.ALPHA),
+        "smooth_l1": SmoothL1Loss(beta=node.LOSS.SMOOTH_L1_BETA, alpha=node.LOSS.ALPHA),
+        "giou": GIoULoss(),
     }
-    return node.choice("LOSS.VECTOR", losses)()
+    return node.choice("LOSS.VECTOR", losses)

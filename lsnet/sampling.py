@@ -16,16 +16,7 @@ from detkit.layers import init_conv
 
 from .landmarks import KERNEL_POINTS, LandmarkSet
 
-__all__ = [
-    "LandmarkSampler",
-    "LearnedSampler",
-    "PyramidSampler",
-    "SourceScale",
-    "convolve_at",
-    "kernel_offsets",
-    "level_scales",
-    "source_levels",
-]
+__all__ = ["LandmarkSampler", "LearnedSampler", "PyramidSampler", "SourceScale", "convolve_at", "kernel_offsets", "level_scales"]
 
 KERNEL_SIZE = 3
 
@@ -198,7 +189,7 @@ class LandmarkSampler(nn.Module):
         return self.merge(torch.cat(convolved, dim=1)).relu()
 
     def sources(self, features: Sequence[Tensor], level: int) -> list[tuple[int, SourceScale]]:
-        """The levels to look at, and how positions become positions there."""
+        """The levels to read, and how positions become positions there."""
         return [(level, SourceScale((1.0, 1.0), (1.0, 1.0)))]
 
 

@@ -13,7 +13,7 @@ The interface between data and network:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,7 +33,7 @@ from .config import check_config
 from .finders import BoxSource, ContourFinder, ExtremePointFinder, KeypointFinder, LandmarkFinder
 from .landmarks import BoxSides, Contour, ExtremePoints, Keypoints, LandmarkSet, SideMiddles
 
-__all__ = ["TASKS", "BoxTask", "ContourTask", "PoseTask", "Task", "build_task"]
+__all__ = ["BoxTask", "ContourTask", "PoseTask", "Task", "build_task"]
 
 #: top, left, bottom, right of a mirrored object
 _MIRRORED_EXTREMES = (0, 3, 2, 1)
@@ -59,11 +59,6 @@ class Task(ABC):
         self.box_landmarks = box_landmarks or landmarks
         self.box_source = box_source
 
-    @classmethod
-    @abstractmethod
-    def from_section(cls, section: Section) -> Task:
-        """The task of the keys of ``MODEL.LSNET``."""
-
     @property
     def sets(self) -> tuple[LandmarkSet, ...]:
         """All sets that the head regresses."""
@@ -74,7 +69,7 @@ class Task(ABC):
         """What finds the landmarks in the annotations of datasets, given by their registered names."""
 
     def finish(self, detections: Instances, input_size: tuple[int, int]) -> Instances:
-        """Detections with the fields of :meth:`fields` in the place of the landmarks, in pixels of the original image.
+        """Detections with the task's fields in the place of the landmarks, in pixels of the original image.
 
         Args:
             detections: with ``pred_landmarks`` (N, V, 2), after Detectron2's ``detector_postprocess``, which scales boxes, but not
@@ -86,13 +81,12 @@ class Task(ABC):
         kept.pop("first_landmarks", None)
         result = Instances(detections.image_size, **kept)
         (height, width), (input_height, input_width) = detections.image_size, input_size
-        for name, values in self.fields(landmarks * landmarks.new_tensor([width / input_width, height / input_height]), result).items():
-            result.set(name, values)
+        self.set_fields(result, landmarks * landmarks.new_tensor([width / input_width, height / input_height]))
         return result
 
     @abstractmethod
-    def fields(self, landmarks: Tensor, detections: Instances) -> dict[str, Tensor]:
-        """The task's fields of detections, from landmarks (N, V, 2) in pixels of the original image."""
+    def set_fields(self, detections: Instances, landmarks: Tensor) -> None:
+        """Adds the task's fields, of landmarks (N, V, 2) in pixels of the original image, to detections."""
 
     @abstractmethod
     def merge_rules(self) -> dict[str, FieldRule | type[Averaged]]:
@@ -108,15 +102,11 @@ class BoxTask(Task):
 
     name = "bbox"
 
-    @classmethod
-    def from_section(cls, section: Section) -> BoxTask:
-        return cls(section.choice("BOX_STYLE", {"extreme": ExtremePoints, "rectangle": BoxSides})())
-
     def finder(self, dataset_names: Sequence[str]) -> LandmarkFinder:
         return ExtremePointFinder()
 
-    def fields(self, landmarks: Tensor, detections: Instances) -> dict[str, Tensor]:
-        return {"pred_extreme_points": landmarks}
+    def set_fields(self, detections: Instances, landmarks: Tensor) -> None:
+        detections.pred_extreme_points = landmarks
 
     def merge_rules(self) -> dict[str, FieldRule | type[Averaged]]:
         return {"pred_extreme_points": Averaged(mirror_points(_MIRRORED_EXTREMES))}
@@ -130,20 +120,16 @@ class ContourTask(Task):
 
     name = "segm"
 
-    @classmethod
-    def from_section(cls, section: Section) -> ContourTask:
-        return cls(Contour(section.CONTOUR_LANDMARKS), box_source=section.SEGM_BOX)
-
     def finder(self, dataset_names: Sequence[str]) -> LandmarkFinder:
         return ContourFinder(self.landmarks.num_landmarks, box_source=self.box_source)
 
-    def fields(self, landmarks: Tensor, detections: Instances) -> dict[str, Tensor]:
-        return {"pred_polygons": landmarks, "pred_masks": fill_polygons(landmarks, *detections.image_size)}
+    def set_fields(self, detections: Instances, landmarks: Tensor) -> None:
+        detections.pred_polygons = landmarks
+        detections.pred_masks = _masks_of(detections)
 
     def merge_rules(self) -> dict[str, FieldRule | type[Averaged]]:
         count = self.landmarks.num_landmarks
-        masks = Derived(lambda detections: fill_polygons(detections.pred_polygons, *detections.image_size))
-        return {"pred_polygons": Averaged(mirror_points([-i % count for i in range(count)])), "pred_masks": masks}
+        return {"pred_polygons": Averaged(mirror_points([-i % count for i in range(count)])), "pred_masks": Derived(_masks_of)}
 
     def draw(self, visualizer: Any, points: NDArray[np.float64], color: str) -> None:
         _draw_outline(visualizer, points, color, large=(0,))
@@ -165,10 +151,6 @@ class PoseTask(Task):
     def __init__(self, landmarks: LandmarkSet, *, box_source: BoxSource = "object") -> None:
         super().__init__(landmarks, SideMiddles() if box_source == "object" else None, box_source=box_source)
 
-    @classmethod
-    def from_section(cls, section: Section) -> PoseTask:
-        return cls(Keypoints(section.NUM_KEYPOINTS), box_source=section.POSE_BOX)
-
     def finder(self, dataset_names: Sequence[str]) -> LandmarkFinder:
         """Needs datasets that name their keypoints.
 
@@ -184,9 +166,9 @@ class PoseTask(Task):
                 )
         return KeypointFinder(create_keypoint_hflip_indices(list(dataset_names)), box_source=self.box_source)
 
-    def fields(self, landmarks: Tensor, detections: Instances) -> dict[str, Tensor]:
+    def set_fields(self, detections: Instances, landmarks: Tensor) -> None:
         scores = detections.scores[:, None, None].expand(-1, landmarks.shape[1], 1)
-        return {"pred_keypoints": torch.cat([landmarks, scores.to(landmarks.dtype)], dim=-1)}
+        detections.pred_keypoints = torch.cat([landmarks, scores.to(landmarks.dtype)], dim=-1)
 
     def merge_rules(self) -> dict[str, FieldRule | type[Averaged]]:
         """Which keypoints change places in a mirrored image is known from the dataset's metadata."""
@@ -197,14 +179,16 @@ class PoseTask(Task):
         visualizer.draw_and_connect_keypoints(np.concatenate([points[:, :2], visible], axis=1))
 
 
+def _masks_of(detections: Instances) -> Tensor:
+    """(N, H, W) of the whole image: what the polygons enclose."""
+    return fill_polygons(detections.pred_polygons, *detections.image_size)
+
+
 def _draw_outline(visualizer: Any, points: NDArray[np.float64], color: str, *, large: tuple[int, ...]) -> None:
     """A polygon with its points, some of them larger."""
     visualizer.draw_polygon(points[:, :2], color, alpha=0.3)
     for index, point in enumerate(points[:, :2]):
         visualizer.draw_circle(point, color, radius=(3 if index in large else 1.2) / visualizer.output.scale)
-
-
-TASKS: dict[str, type[Task]] = {task.name: task for task in (BoxTask, ContourTask, PoseTask)}
 
 
 def build_task(cfg: CfgNode) -> Task:
@@ -215,4 +199,9 @@ def build_task(cfg: CfgNode) -> Task:
     """
     check_config(cfg)
     section = Section(cfg, "MODEL.LSNET")
-    return section.choice("TASK", TASKS).from_section(section)
+    builders: dict[str, Callable[[], Task]] = {
+        "bbox": lambda: BoxTask(section.choice("BOX_STYLE", {"extreme": ExtremePoints, "rectangle": BoxSides})()),
+        "segm": lambda: ContourTask(Contour(section.CONTOUR_LANDMARKS), box_source=section.SEGM_BOX),
+        "pose": lambda: PoseTask(Keypoints(section.NUM_KEYPOINTS), box_source=section.POSE_BOX),
+    }
+    return section.choice("TASK", builders)()

@@ -21,6 +21,7 @@ VARIANTS = {
     "one stage, rectangle, smooth L1": ("HEAD.STAGES", 1, "BOX_STYLE", "rectangle", "LOSS.VECTOR", "smooth_l1"),
     "equation 1": ("LOSS.CROSS_IOU", "paper"),
     "corners": ("CPV.ENABLED", True, "CPV.POOLED_CHANNELS", 32),
+    "corners, no towers": ("CPV.ENABLED", True, "HEAD.NUM_CONVS", 0, "HEAD.CHANNELS", 64),
     "deformable towers": ("HEAD.DEFORMABLE_TOWERS", True),
 }
 
@@ -56,7 +57,7 @@ def test_variants_reach_every_weight_and_detect(variant: str) -> None:
     missing = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.isfinite().all()]
     assert not missing and all(loss.isfinite() for loss in losses.values())
     stages = {"loss_bbox_init"} if "one stage" in variant else {"loss_bbox_init", "loss_bbox_refine"}
-    corners = {"loss_heatmap", "loss_offset", "loss_sem"} if variant == "corners" else set()
+    corners = {"loss_heatmap", "loss_offset", "loss_sem"} if "corners" in variant else set()
     assert set(losses) == {"loss_cls"} | stages | corners
     model.postprocessor.score_thresh = 0.0
     with torch.no_grad():

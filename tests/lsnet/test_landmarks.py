@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -90,3 +92,18 @@ def test_nine_kernel_points(landmarks: LandmarkSet) -> None:
 def test_official_kernel_points() -> None:
     assert Contour(36).kernel_vectors == (0, 5, 10, 15, 20, 25, 30, 35, 36)
     assert Keypoints(17).kernel_vectors == (1, 3, 5, 7, 9, 11, 13, 15, 17)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: CrossIoULoss(form="mine"), "form is 'mine'"),
+        (lambda: CrossIoULoss(alpha=1.0), r"alpha is 1\.0.*\[0, 1\)"),
+        (lambda: SmoothL1Loss(beta=-1.0), r"beta is -1\.0"),
+        (lambda: Contour(8), "num_landmarks is 8.*at least 9"),
+        (lambda: Keypoints(0), "num_landmarks is 0.*at least 1"),
+    ],
+)
+def test_constructors_name_the_wrong_argument(build: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()

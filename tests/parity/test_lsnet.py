@@ -188,13 +188,13 @@ def _compare_rows(compared: ComparedArrays, batch: Batch, stage_name: str, stage
         name = f"loss_{landmarks.name}_{stage_name}"
         compared.equal(f"{name}.level", place[order][:, 0])
         compared.equal(f"{name}.row", place[order][:, 1])
-        offsets = vector_pairs(stage.vectors[landmarks.name], landmarks, positives, batch.gt, priors).offsets
-        target = cross_coordinates(offsets, 0.0).flatten(2)[positives.valid][order]
+        pairs = vector_pairs(stage.vectors[landmarks.name], landmarks, positives, batch.gt, priors)
+        target = cross_coordinates(pairs.offsets, 0.0).flatten(2)[positives.valid][order]
         compared.close("losses", f"{name}.target", target, floor=5e-6)  # contours are stored to a ten-thousandth of a pixel
-        side = cross_coordinates(torch.where(offsets >= 0, 1.0, -1.0), 0.0) > 0
+        side = cross_coordinates(torch.where(pairs.offsets >= 0, 1.0, -1.0), 0.0) > 0
         compared.equal(f"{name}.side", side.flatten(2)[positives.valid][order])
         weight = head_of(compared.case)[name]["loss_weight"]
-        rows = weight * model.criterion.rows(stage.vectors[landmarks.name], landmarks, positives, batch.gt, priors)[positives.valid]
+        rows = weight * model.criterion.vector_loss(pairs)[positives.valid]
         compared.close("losses", f"{name}.loss", rows[order], floor=1e-6)
         count = scalars[f"{name}.avg_factor"]
         per_level = torch.zeros(priors.grid.num_levels).index_add_(0, place[:, 0], rows) / count
