@@ -101,7 +101,7 @@ class Assigner(nn.Module):
         if cls.config_section is None:
             return arguments
         section = Section(cfg, f"MODEL.ASSIGNERS.{cls.config_section}")
-        section.check(ASSIGNER_LIMITS[cls.config_section])
+        section.check(ASSIGNER_LIMITS.get(cls.config_section, {}))
         return {key.lower(): value for key, value in section.items()} | arguments
 
     def __call__(self, context: AssignContext) -> Assignment:

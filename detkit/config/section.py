@@ -92,7 +92,7 @@ class Section:
             ConfigError: a key has another value than by default.
         """
         for key in keys:
-            default = default_value(f"{self.path}.{key}")
+            default = default_value(f"{self.path}.{key}", self.value(key))
             if self.value(key) != default:
                 raise ConfigError(f"{self.path}.{key} is {self.value(key)!r}, but {reader} does not read it. Leave it at {default!r}.")
 
