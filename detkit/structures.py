@@ -37,7 +37,7 @@ class GroundTruth:
 
     @classmethod
     def from_instances(cls, instances: list[Instances]) -> GroundTruth:
-        """Pads ``gt_boxes``, ``gt_classes`` and, if there, ``gt_landmarks`` of Detectron2 instances. Images without objects are welcome."""
+        """Pads ``gt_boxes``, ``gt_classes`` and, if there, ``gt_landmarks`` of Detectron2 instances. Images without objects are allowed."""
         boxes = [x.gt_boxes.tensor.float() for x in instances]
         classes = [x.gt_classes.long() for x in instances]
         valid = [torch.ones_like(c, dtype=torch.bool) for c in classes]
@@ -49,7 +49,7 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the detector predicts at this step, for assigners that look at it. Detached by whoever makes it where no gradient is wanted.
+    """What the detector predicts at this step, for assigners that read it. Detached where it is made, if no gradient is wanted.
 
     Attributes:
         logits: (B, P, K) class logits.
@@ -66,7 +66,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class HardAssignment:
-    """Each prior belongs to one object, to the background, or to nobody.
+    """Each prior belongs to one object or to the background, or it is ignored.
 
     Attributes:
         gt_index: (B, P) int64, 0-based index into the padded objects of its image, -1 for no object.
@@ -84,7 +84,7 @@ class DenseOutputs:
 
     Attributes:
         logits: per level (B, A*K, H, W) class logits.
-        boxes: per level (B, A*4, H, W) raw regression; a box coder says what it means.
+        boxes: per level (B, A*4, H, W) raw regression; a box coder defines what it means.
         quality: per level (B, A, H, W) logits of centerness, or None.
     """
 
