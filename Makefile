@@ -19,7 +19,7 @@ help:
 install: $(STAMP)
 	@echo "Everything is in $(VENV)."
 
-$(STAMP): setup.py tools/install.py
+$(STAMP): pyproject.toml setup.py tools/install.py
 	@$(PYTHON) tools/install.py --venv $(VENV)
 
 demo: $(STAMP)
