@@ -8,7 +8,7 @@ Shapes used in the whole project:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -38,7 +38,7 @@ class GroundTruth:
 
     @classmethod
     def from_instances(cls, instances: list[Instances]) -> GroundTruth:
-        """Pads ``gt_boxes``, ``gt_classes`` and, if there, ``gt_landmarks`` of Detectron2 instances. Images without objects are welcome."""
+        """Pads ``gt_boxes``, ``gt_classes`` and, if there, ``gt_landmarks`` of Detectron2 instances. Images without objects are allowed."""
         boxes = [x.gt_boxes.tensor.float() for x in instances]
         classes = [x.gt_classes.long() for x in instances]
         valid = [torch.ones_like(c, dtype=torch.bool) for c in classes]
@@ -50,7 +50,7 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the detector predicts at this step, for assigners that look at it. Detached by whoever makes it where no gradient is wanted.
+    """What the detector predicts at this step, for assigners that read it. Detached where it is made, if no gradient is wanted.
 
     Attributes:
         logits: (B, P, K) class logits.
@@ -67,7 +67,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class HardAssignment:
-    """Each prior belongs to one object, to the background, or to nobody.
+    """Each prior belongs to one object or to the background, or it is ignored.
 
     Attributes:
         gt_index: (B, P) int64, 0-based index into the padded objects of its image, -1 for no object.
@@ -85,7 +85,7 @@ class DenseOutputs:
 
     Attributes:
         logits: per level (B, A*K, H, W) class logits.
-        boxes: per level (B, A*4, H, W) raw regression; a box coder says what it means.
+        boxes: per level (B, A*4, H, W) raw regression; a box coder defines what it means.
         quality: per level (B, A, H, W) logits of centerness, or None.
     """
 
@@ -127,7 +127,7 @@ class Detections:
     scores: Tensor
     classes: Tensor
     counts: Tensor
-    fields: Mapping[str, Tensor] = field(default_factory=dict)
+    fields: dict[str, Tensor] = field(default_factory=dict)
 
     def to_instances(self, image_sizes: Sequence[tuple[int, int]]) -> list[Instances]:
         """Per image ``Instances`` with ``pred_boxes``, ``scores``, ``pred_classes`` and the fields.

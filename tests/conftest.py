@@ -10,6 +10,8 @@ from detectron2.utils.env import seed_all_rng
 
 from tests.parity.cases import FULL_FOLDER
 
+pytest_plugins = ["tests.toys.fixtures"]
+
 _OUTCOMES: dict[str, set[str]] = {}
 _REASONS: Counter[str] = Counter()
 _WORST: dict[tuple[str, str], tuple[float, float]] = {}

@@ -5,7 +5,7 @@ from .nms import nms_mask, nms_mask_by_offsets
 from .ranking import ABSENT, best_indices, gather_rows
 from .sampling import sample_channels
 from .scale import Scale
-from .towers import Tower, conv_tower, init_conv
+from .towers import Tower, init_conv
 
 __all__ = [
     "ABSENT",
@@ -14,7 +14,6 @@ __all__ = [
     "Scale",
     "Tower",
     "best_indices",
-    "conv_tower",
     "deform_conv2d",
     "gather_rows",
     "init_conv",

@@ -11,7 +11,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from tests.tiny import tiny_cfg
+from tests.toys.detectors import tiny_cfg
 
 _SPEC = importlib.util.spec_from_file_location("analyze", Path(__file__).parents[2] / "tools" / "analyze.py")
 assert _SPEC and _SPEC.loader
