@@ -15,6 +15,12 @@ def conv_tower(
 ) -> nn.Sequential:
     """``num_convs`` times 3x3 convolution, norm, ReLU, at constant resolution.
 
+    Example::
+
+        >>> tower = conv_tower(256, 64, num_convs=4)
+        >>> tower(torch.rand(2, 256, 8, 12)).shape
+        torch.Size([2, 64, 8, 12])
+
     Args:
         in_channels, channels: width of the input and of every layer.
         num_convs: depth, 0 or more; FCOS, ATSS and DW have 4.
