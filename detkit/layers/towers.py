@@ -15,8 +15,9 @@ __all__ = ["Tower", "init_conv"]
 
 @dataclass(frozen=True)
 class Tower:
-    """Describes a stack of 3x3 convolutions with norm and ReLU, at constant resolution. A head builds as many as it needs::
+    """Describes a stack of 3x3 convolutions with norm and ReLU, at constant resolution. A head builds as many as it needs.
 
+    Example::
 
         >>> tower = Tower(channels=64, num_convs=4)
         >>> cls_tower, box_tower = tower.build(256), tower.build(256)
