@@ -105,7 +105,10 @@ def low_component(costs: list[float], iterations: int) -> list[bool]:
     means, variances, shares = [costs[0], costs[-1]], [1.0, 1.0], [0.5, 0.5]
 
     def densities() -> list[list[float]]:
-        return [[p * math.exp(-((x - m) ** 2) / (2 * s)) / math.sqrt(s) for m, s, p in zip(means, variances, shares)] for x in costs]
+        return [
+            [p * math.exp(-((x - m) ** 2) / (2 * s)) / math.sqrt(s) for m, s, p in zip(means, variances, shares, strict=True)]
+            for x in costs
+        ]
 
     for _ in range(iterations):
         memberships = [[d / sum(row) for d in row] for row in densities()]
