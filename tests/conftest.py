@@ -1,5 +1,5 @@
-"""The same random numbers in every run of a test; and at the end the golden cases: how many ran, what was not covered, the worst
-deviations, also over several processes."""
+"""The same random numbers in every run of a test; comparisons that refuse emptiness; and at the end the golden cases: how many ran, what
+was not covered, the worst deviations, also over several processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from collections import Counter
 import pytest
 from detectron2.utils.env import seed_all_rng
 
+from tests import comparing
 from tests.parity.cases import FULL_FOLDER
+
+comparing.install()
 
 pytest_plugins = ["tests.toys.fixtures"]
 

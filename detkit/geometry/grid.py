@@ -39,6 +39,12 @@ class computed_once:  # noqa: N801 - used as ``property`` is
 class Grid:
     """The locations of a feature pyramid. Location (row, col) lies at ``((col + offset) * stride, (row + offset) * stride)``.
 
+    Example::
+
+        >>> grid = Grid(sizes=((8, 12), (4, 6)), strides=(8, 16), offset=0.5, device=torch.device("cpu"))
+        >>> grid.num_points, grid.points[1].tolist()
+        (120, [12.0, 4.0])
+
     Args:
         sizes: (height, width) of each level, in cells.
         strides: pixels of the input image per cell of each level.
@@ -105,6 +111,13 @@ class Grid:
 @dataclass(frozen=True)
 class Priors:
     """A grid and the ``A`` anchors that stand on each of its locations.
+
+    Example::
+
+        >>> grid = Grid(sizes=((8, 12), (4, 6)), strides=(8, 16), offset=0.5, device=torch.device("cpu"))
+        >>> priors = Priors(grid, square_anchors(grid.strides))
+        >>> priors.num_priors, priors.boxes[0].tolist()
+        (120, [-28.0, -28.0, 36.0, 36.0])
 
     Args:
         grid: the locations.

@@ -1,7 +1,7 @@
-"""Makes the compact selection of golden cases in tests/parity/data from the full set,
-by ``python -m tests.parity.select_compact``.
+"""Makes the compact selection of golden cases in tests/parity/data from the full set: ``python -m tests.parity.select_compact``.
 
-Which cases are selected is in manifest.json. Whole models keep some of the values of each map, cases of several parts the first of them.
+Which cases are selected is in manifest.json. Whole models keep some of the values of each map, some cases of several
+parts the first of them.
 """
 
 from __future__ import annotations
