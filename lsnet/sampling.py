@@ -115,6 +115,8 @@ def convolve_at(x: Tensor, offset: Tensor, weight: Tensor, scale: SourceScale | 
     grid_rows, grid_columns = _kernel_grid(height, width, weight.shape[-1], offset.device)
     rows = grid_rows * scale.kernel[0] + down * scale.offset[0]
     columns = grid_columns * scale.kernel[1] + right * scale.offset[1]
+    if torch.compiler.is_compiling():
+        return _convolve_grid_samples(x, rows, columns, weight)
     cells, shares = _cells_around(rows.flatten(1), columns.flatten(1), (x.shape[-2], x.shape[-1]))
     y = checkpoint(_sample_and_merge, x, cells, shares, weight, use_reentrant=False, preserve_rng_state=False)
     return y.transpose(1, 2).unflatten(2, (height, width)).to(x.dtype)
@@ -126,6 +128,17 @@ def _kernel_grid(height: int, width: int, kernel_size: int, device: torch.device
     rows = torch.arange(height, dtype=torch.float32, device=device)[:, None, None] + centered.repeat_interleave(kernel_size)
     columns = torch.arange(width, dtype=torch.float32, device=device)[None, :, None] + centered.repeat(kernel_size)
     return rows, columns
+
+
+def _convolve_grid_samples(x: Tensor, rows: Tensor, columns: Tensor, weight: Tensor) -> Tensor:
+    """What :func:`convolve_at` gives for positions (B, H', W', k*k), by an operator that compilers and exporters know. Slower in eager mode."""
+    height, width = x.shape[-2:]
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    normalized = torch.stack([(2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1], dim=-1).to(dtype)  # (B, H', W', k*k, 2)
+    sampled = F.grid_sample(x.to(dtype), normalized.flatten(2, 3), mode="bilinear", padding_mode="zeros", align_corners=False)
+    # (B, C, H', W' * k*k): the samples of a location lie side by side, so that the kernel is one of a single row
+    kernel = weight.flatten(2).unsqueeze(2).to(dtype)
+    return F.conv2d(sampled, kernel, stride=(1, kernel.shape[-1])).to(x.dtype)
 
 
 def _cells_around(rows: Tensor, columns: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

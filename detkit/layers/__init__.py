@@ -2,15 +2,18 @@
 
 from .deform import DeformConv2d, DeformConv2dPack, deform_conv2d
 from .nms import nms_mask, nms_mask_by_offsets
+from .pooling import PyramidPooler, pool_pyramid, pool_pyramid_densely
 from .ranking import ABSENT, best_indices, gather_rows
 from .sampling import sample_channels
 from .scale import Scale
 from .towers import Tower, init_conv
+from .tracing import refuse_tracing
 
 __all__ = [
     "ABSENT",
     "DeformConv2d",
     "DeformConv2dPack",
+    "PyramidPooler",
     "Scale",
     "Tower",
     "best_indices",
@@ -19,5 +22,8 @@ __all__ = [
     "init_conv",
     "nms_mask",
     "nms_mask_by_offsets",
+    "pool_pyramid",
+    "pool_pyramid_densely",
+    "refuse_tracing",
     "sample_channels",
 ]
