@@ -19,8 +19,8 @@ ABOVE = {"tests", "tools", "benchmarks", "train_net"}
 FLOORS = (
     {"structures", "registry", "distributed"},
     {"geometry", "config"},
-    {"losses", "layers", "checkpoint", "data", "evaluation", "tta"},
-    {"assigners", "backbones"},
+    {"losses", "layers", "checkpoint", "data", "tta"},
+    {"assigners", "backbones", "evaluation"},
     {"dense"},
     {"visualization", "engine"},
     {"analysis", "report"},

@@ -10,11 +10,21 @@ from .data import add_data_config
 from .engine import add_engine_config
 from .plugins import METHOD_PACKAGES, load_method_packages
 from .ranges import check_ranges
-from .reader import ConfigError, SafeCfgNode
+from .reader import ConfigError, SafeCfgNode, flatten
 from .section import Limit, Section
 from .tta import add_tta_config
 
-__all__ = ["METHOD_PACKAGES", "ConfigError", "Limit", "SafeCfgNode", "Section", "check_ranges", "get_cfg", "load_method_packages"]
+__all__ = [
+    "METHOD_PACKAGES",
+    "ConfigError",
+    "Limit",
+    "SafeCfgNode",
+    "Section",
+    "check_ranges",
+    "flatten",
+    "get_cfg",
+    "load_method_packages",
+]
 
 
 def get_cfg() -> SafeCfgNode:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
+import os
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
 
 from detkit.config import ConfigError, get_cfg
 
-from .checks import CheckedData, DataError, check_coco_folder, read_coco_json, write_json
+from .checks import AnnotationFile, CheckedData, DataError, check_coco_folder, read_coco_json, share_annotations
 from .crowdhuman import prepare_crowdhuman, read_odgt, register_crowdhuman
-from .registration import find_image_folder, register_coco_folder, set_categories
+from .registration import find_image_folder, is_published, register_coco_folder, set_categories
 from .shapes import SHAPES_SETS, default_shapes_root, ensure_shapes
 
 __all__ = ["prepare_datasets"]
@@ -79,6 +84,7 @@ def _register_split(cfg: CfgNode, split: str, name: str) -> str:
         image_root = find_image_folder(json_file, _first_odgt_image(json_file) if is_odgt else _first_image(json_file))
     register = register_crowdhuman if is_odgt else register_coco_folder
     register(name, json_file, Path(image_root).expanduser())
+    MetadataCatalog.get(name).set(own_files=True)
     return name
 
 
@@ -121,19 +127,16 @@ def _prepare(name: str, cfg: CfgNode) -> None:
         metadata.json_file,
         metadata.image_root,
         on_bad_image=cfg.DATASETS.ON_BAD_IMAGE,
-        on_bad_box="keep" if _is_published(name) else cfg.DATASETS.ON_BAD_BOX,
+        on_bad_box="keep" if is_published(name) else cfg.DATASETS.ON_BAD_BOX,
         decode_images=cfg.DATASETS.CHECK_PIXELS,
     )
     _require_usable_masks(name, checked, cfg)
     if checked.changed:
-        _use_copy(name, checked, cfg.OUTPUT_DIR)
-    if not hasattr(metadata, "thing_classes"):
+        _register_anew(name, _written_copy(name, checked.content, cfg.OUTPUT_DIR))
+    elif DatasetCatalog[name].__module__ == load_coco_json.__module__:  # it would parse the file again
+        _register_anew(name, metadata.json_file)
+    if not hasattr(MetadataCatalog.get(name), "thing_classes"):
         set_categories(name, checked.content["categories"])
-
-
-def _is_published(name: str) -> bool:
-    """Whether this is COCO itself, whose few empty boxes belong to the official evaluation; Detectron2's mapper drops them in training."""
-    return name.startswith(("coco_", "keypoints_coco_"))
 
 
 def _require_usable_masks(name: str, checked: CheckedData, cfg: CfgNode) -> None:
@@ -147,12 +150,22 @@ def _require_usable_masks(name: str, checked: CheckedData, cfg: CfgNode) -> None
         )
 
 
-def _use_copy(name: str, checked: CheckedData, output_dir: str) -> None:
-    """From now on ``name`` means a copy of its annotations without what was left out, for training and evaluation alike."""
+def _written_copy(name: str, content: dict[str, Any], output_dir: str) -> Path:
+    """A copy of the annotations without what was left out, for whoever asks for a file; never seen half written."""
+    path = (Path(output_dir) / "datasets" / f"{name}.json").absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    with os.fdopen(handle, "w") as file:
+        json.dump(content, file)
+    os.replace(unfinished, path)
+    share_annotations(AnnotationFile(path, content))
+    return path
+
+
+def _register_anew(name: str, json_file: str | Path) -> None:
+    """From now on ``name`` means this file, read once, for training and evaluation alike."""
     metadata = MetadataCatalog.get(name).as_dict()
-    path = Path(output_dir) / "datasets" / f"{name}.json"
-    write_json(checked.content, path)
-    register_coco_folder(name, path, metadata["image_root"])
+    register_coco_folder(name, json_file, metadata["image_root"])
     kept = {key: value for key, value in metadata.items() if key not in ("name", "json_file", "image_root", "evaluator_type")}
     MetadataCatalog.get(name).set(**kept)
 

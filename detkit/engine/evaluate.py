@@ -88,6 +88,8 @@ def _evaluate_one(
         silent = _Silent(evaluator, printed)
         results = inference_on_dataset(model, batches, silent, callbacks={"before_inference": before_batch})
     logger.debug("%s", printed.getvalue())
+    for remark in getattr(evaluator, "remarks", ()):
+        logger.warning("%s, %s", name, remark)
     return results
 
 
@@ -113,13 +115,7 @@ def _log_results(dataset: str, results: dict[str, Any]) -> None:
         logger.info("%s: detections saved; there are no annotations to compare them with.", dataset)
     for task, metrics in results.items():
         if metrics and all(math.isnan(value) for value in metrics.values()):
-            logger.warning(
-                "%s, %s: not a single detection passed the score threshold, so there is no AP. Train longer, lower the threshold "
-                "(MODEL.<METHOD>.TEST.SCORE_THRESH), or see 'AP 0' in docs/troubleshooting.md.",
-                dataset,
-                task,
-            )
-            continue
+            continue  # the evaluator has said why
         per_class = {name.removeprefix("AP-"): value for name, value in metrics.items() if name.startswith("AP-")}
         logger.info("%s, %s: %s", dataset, task, _row({name: value for name, value in metrics.items() if not name.startswith("AP-")}))
         if 0 < len(per_class) <= _SHOWN_CLASSES:

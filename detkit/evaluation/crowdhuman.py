@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from detectron2.utils import comm
 from numpy.typing import NDArray
 
 from .crowdhuman_metrics import CrowdScene, crowd_metrics
-from .files import RESULTS_FILE
+from .files import DETECTIONS_FILE
 
 __all__ = ["CrowdHumanEvaluator"]
 
@@ -40,7 +41,7 @@ class CrowdHumanEvaluator(DatasetEvaluator):
         output_dir: for the two files; None: nothing is saved.
     """
 
-    def __init__(self, dataset_name: str, *, output_dir: str | Path | None) -> None:
+    def __init__(self, dataset_name: str, *, output_dir: str | os.PathLike[str] | None) -> None:
         self._dataset_name = dataset_name
         self._output_dir = None if output_dir is None else Path(output_dir)
         self.reset()
@@ -80,7 +81,7 @@ class CrowdHumanEvaluator(DatasetEvaluator):
             for image_id, (boxes, scores) in found.items()
             for box, score in zip((boxes - np.tile(boxes[:, :2], 2) * [0, 0, 1, 1]).tolist(), scores.tolist(), strict=True)
         ]
-        (folder / RESULTS_FILE).write_text(json.dumps(results))
+        (folder / DETECTIONS_FILE).write_text(json.dumps(results))
 
 
 def _scene(image: dict[str, Any], boxes: NDArray[np.float64], scores: NDArray[np.float64]) -> CrowdScene:

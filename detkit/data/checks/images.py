@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from .errors import Fault
+from .errors import DataFault
 
 __all__ = ["MAX_HEADERS", "find_image_faults", "read_image_sizes"]
 
@@ -23,7 +23,9 @@ _THREADS = 8
 _Found = TypeVar("_Found")
 
 
-def find_image_faults(images: Sequence[dict[str, Any]], image_root: str | Path, *, decode: bool = False) -> dict[Any, Fault]:
+def find_image_faults(
+    images: Sequence[dict[str, Any]], image_root: str | os.PathLike[str], *, decode: bool = False
+) -> dict[Any, DataFault]:
     """Looks at the files of a COCO json's ``images``.
 
     Every file is looked for and must not be empty. Of up to :data:`MAX_HEADERS` the header is read for the size, and the end for
@@ -39,7 +41,7 @@ def find_image_faults(images: Sequence[dict[str, Any]], image_root: str | Path, 
     """
     spacing = 1 if decode else max(1, -(-len(images) // MAX_HEADERS))
 
-    def look(item: tuple[int, dict[str, Any]]) -> Fault | None:
+    def look(item: tuple[int, dict[str, Any]]) -> DataFault | None:
         position, image = item
         return _look_at(image, Path(image_root), opens=position % spacing == 0, decode=decode)
 
@@ -48,27 +50,27 @@ def find_image_faults(images: Sequence[dict[str, Any]], image_root: str | Path, 
         return {image["id"]: fault for image, fault in zip(images, found, strict=True) if fault is not None}
 
 
-def read_image_sizes(files: Sequence[Path]) -> list[tuple[int, int] | Fault]:
+def read_image_sizes(files: Sequence[Path]) -> list[tuple[int, int] | DataFault]:
     """(width, height) of each image as it is shown, from its header; what is wrong with it where it cannot be used."""
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(lambda path: _attempt(path, path.name, lambda: _shown_size(*_measure(path))), files))
 
 
-def _look_at(image: dict[str, Any], root: Path, *, opens: bool, decode: bool) -> Fault | None:
+def _look_at(image: dict[str, Any], root: Path, *, opens: bool, decode: bool) -> DataFault | None:
     name, path = image["file_name"], root / image["file_name"]
     return _attempt(path, name, lambda: _compare(path, image, decode) if opens else None)
 
 
-def _attempt(path: Path, name: str, look: Callable[[], _Found]) -> _Found | Fault:
+def _attempt(path: Path, name: str, look: Callable[[], _Found]) -> _Found | DataFault:
     """What ``look`` finds in a file, or what keeps it from looking."""
     try:
         if not os.stat(path).st_size:
-            return Fault("image file is empty (0 bytes)", name)
+            return DataFault("image file is empty (0 bytes)", name)
         return look()
     except FileNotFoundError:
-        return Fault("image file is missing", name)
+        return DataFault("image file is missing", name)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return Fault("image file cannot be read", name, str(error).replace(str(path), name))
+        return DataFault("image file cannot be read", name, str(error).replace(str(path), name))
 
 
 def _measure(path: Path, decode: bool = False) -> tuple[tuple[int, int], bool]:
@@ -84,7 +86,7 @@ def _shown_size(size: tuple[int, int], transposed: bool) -> tuple[int, int]:
     return size[::-1] if transposed else size
 
 
-def _compare(path: Path, image: dict[str, Any], decode: bool) -> Fault | None:
+def _compare(path: Path, image: dict[str, Any], decode: bool) -> DataFault | None:
     size, transposed = _measure(path, decode)
     shown = _shown_size(size, transposed)
     annotated = (image["width"], image["height"])
@@ -93,7 +95,7 @@ def _compare(path: Path, image: dict[str, Any], decode: bool) -> Fault | None:
     detail = f"annotated {annotated[0]}x{annotated[1]}, the file is {shown[0]}x{shown[1]}"
     if transposed and size == annotated:
         detail += " after the rotation that its EXIF data asks for"
-    return Fault("image size differs from the annotation", image["file_name"], detail)
+    return DataFault("image size differs from the annotation", image["file_name"], detail)
 
 
 def _exif(file: Image.Image) -> Mapping[int, Any]:
