@@ -3,22 +3,36 @@
 Importing this package registers ``shapes_train`` and ``_val``, ``shapes_people_train`` and ``_val``, ``crowdhuman_train`` and ``_val``.
 """
 
-from .checks import DataError, check_coco_folder, class_names, id_order, is_box, read_coco_json, usable_segmentation
+from .checks import (
+    DataError,
+    check_coco_folder,
+    class_names,
+    id_order,
+    is_box,
+    most_objects,
+    read_coco_json,
+    usable_segmentation,
+    without_images,
+)
 from .crop import CropMapper
 from .crowdhuman import load_crowdhuman, read_odgt, register_crowdhuman, register_crowdhuman_splits
-from .mapper import MAPPER_REGISTRY, ReadErrorMapper, build_train_mapper
+from .mapper import MAPPER_REGISTRY, UNREADABLE, ReadErrorMapper, build_test_mapper, build_train_mapper
 from .motion import Motion
 from .polygons import Polygon, mask_to_polygons, polygon_bounds, polygons_of, signed_area, visible_parts
 from .prepare import prepare_datasets
+from .reading import ImageReadError, read_image
 from .registration import find_image_folder, is_published, register_coco_folder, register_shapes, set_categories
 
 __all__ = [
     "MAPPER_REGISTRY",
+    "UNREADABLE",
     "CropMapper",
     "DataError",
+    "ImageReadError",
     "Motion",
     "Polygon",
     "ReadErrorMapper",
+    "build_test_mapper",
     "build_train_mapper",
     "check_coco_folder",
     "class_names",
@@ -28,10 +42,12 @@ __all__ = [
     "is_published",
     "load_crowdhuman",
     "mask_to_polygons",
+    "most_objects",
     "polygon_bounds",
     "polygons_of",
     "prepare_datasets",
     "read_coco_json",
+    "read_image",
     "read_odgt",
     "register_coco_folder",
     "register_crowdhuman",
@@ -41,6 +57,7 @@ __all__ = [
     "signed_area",
     "usable_segmentation",
     "visible_parts",
+    "without_images",
 ]
 
 register_shapes()

@@ -134,15 +134,17 @@ def register_crowdhuman_splits() -> None:
         register_crowdhuman(f"crowdhuman_{split}", root / f"annotation_{split}.odgt", root / "Images")
 
 
-def prepare_crowdhuman(name: str, *, on_bad_image: OnBadImage) -> None:
+def prepare_crowdhuman(name: str, *, on_bad_image: OnBadImage, in_training: bool = False) -> None:
     """Reads a registered set once, so that what is wrong with it is said now; ``on_bad_image`` holds from now on.
 
     Raises:
-        DataError: see :func:`load_crowdhuman`.
+        DataError: see :func:`load_crowdhuman`; or there is nobody to train on.
     """
     metadata = MetadataCatalog.get(name)
     register_crowdhuman(name, metadata.odgt_file, metadata.image_root, on_bad_image=on_bad_image)
-    DatasetCatalog.get(name)
+    records = DatasetCatalog.get(name)
+    if in_training and all(annotation["iscrowd"] for record in records for annotation in record["annotations"]):
+        raise DataError(f"{name}: {metadata.odgt_file} lists no person to train on, only regions to ignore. Name another file.")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

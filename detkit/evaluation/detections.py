@@ -6,7 +6,6 @@ import itertools
 import json
 import logging
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from detectron2.evaluation.coco_evaluation import _evaluate_box_proposals, insta
 from detectron2.utils import comm
 from pycocotools.coco import COCO
 
-from detkit.data import DataError, class_names, id_order, is_published, read_coco_json
+from detkit.data import DataError, class_names, id_order, is_published, most_objects, read_coco_json, without_images
 
 from .coco import MOST_DETECTIONS, CocoEvaluation, Task
 from .files import DETECTIONS_FILE, EvaluationError, coco_of
@@ -70,6 +69,11 @@ class DetectionEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         self._predictions: list[dict[str, Any]] = []
+        self._left_out: set[Any] = set()
+
+    def leave_out(self, image_ids: Sequence[Any]) -> None:
+        """These images do not count, since they could not be read."""
+        self._left_out |= set(image_ids)
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
         for item, output in zip(inputs, outputs, strict=True):
@@ -90,17 +94,22 @@ class DetectionEvaluator(DatasetEvaluator):
             EvaluationError: the annotations cannot be used, or the keypoints are not as many as the sigmas.
         """
         comm.synchronize()
-        gathered = comm.gather(self._predictions, dst=0)
+        gathered = comm.gather((self._predictions, self._left_out), dst=0)
         if not comm.is_main_process():
             return {}
-        predictions = list(itertools.chain.from_iterable(gathered))
-        self.remarks = []
-        content = self._ground_truth()
+        predictions = list(itertools.chain.from_iterable(part for part, _ in gathered))
+        left_out = set().union(*(part for _, part in gathered))
+        self.remarks = [f"images that could not be read and do not count: {len(left_out)}."] if left_out else []
+        content = without_images(self._ground_truth(), left_out)
         detections = self._detections(predictions, content)
         if self._output_dir is not None:
             self._output_dir.mkdir(parents=True, exist_ok=True)
             (self._output_dir / DETECTIONS_FILE).write_text(json.dumps(detections), encoding="utf-8")
-        if "annotations" not in content or not predictions:
+        if "annotations" not in content:
+            self.remarks.append("detections saved; there are no annotations to compare them with.")
+            return {}
+        if not predictions:
+            self.remarks.append("no image was evaluated.")
             return {}
         results = {}
         if "proposals" in predictions[0]:
@@ -160,7 +169,7 @@ class DetectionEvaluator(DatasetEvaluator):
         return results
 
     def _remark_on_limits(self, evaluation: CocoEvaluation, annotations: list[dict[str, Any]], task: Task) -> None:
-        most, usual = _most_objects(annotations), MOST_DETECTIONS[task]
+        most, usual = most_objects(annotations, of_one_class=True), MOST_DETECTIONS[task]
         if is_published(self._name) or most <= usual:
             return
         limit = evaluation.max_detections
@@ -187,13 +196,9 @@ def detection_limit(dataset_name: str, annotations: Sequence[dict[str, Any]], de
         detections_per_image: how many the model gives at most.
     """
     usual = MOST_DETECTIONS[task]
-    return usual if is_published(dataset_name) or _most_objects(annotations) <= usual else max(usual, detections_per_image)
-
-
-def _most_objects(annotations: Sequence[dict[str, Any]]) -> int:
-    """Objects of one class in one image, at most."""
-    counts = Counter((annotation["image_id"], annotation["category_id"]) for annotation in annotations if not annotation.get("iscrowd"))
-    return max(counts.values(), default=0)
+    if is_published(dataset_name) or most_objects(annotations, of_one_class=True) <= usual:
+        return usual
+    return max(usual, detections_per_image)
 
 
 def _nothing_to_find(annotations: Sequence[dict[str, Any]], task: Task) -> str:

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 #: files up to this many bytes stay in memory, this many of them; larger ones only until a dataset was made of them
 _KEPT_BYTES, _KEPT_FILES = 64 << 20, 8
+#: reading a file of more bytes takes seconds, which is said
+_LARGE_BYTES = 32 << 20
 _SECTIONS = ("images", "annotations", "categories")
 
 
@@ -69,6 +71,9 @@ def open_annotations(json_file: str | os.PathLike[str]) -> AnnotationFile:
     if kept is not None and kept[0] == _stamp(path):
         _KEPT.move_to_end(path)
         return kept[1]
+    stamp = _stamp(path)
+    if stamp is not None and stamp[1] > _LARGE_BYTES:
+        logger.info("Reading %s (%d MB).", json_file, stamp[1] >> 20)
     content = read_json(json_file)
     _require_sections(content, json_file)
     with collector_paused():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from .errors import DataFault
 from .schema import Findings, is_box, shown
 
-__all__ = ["box_array", "find_box_faults", "repair_boxes"]
+__all__ = ["box_array", "find_box_faults", "most_objects", "repair_boxes"]
 
 #: pixels a box may stick out of its image before it counts as wrong; rounding in annotation tools makes one
 TOLERANCE = 2.0
@@ -71,6 +73,13 @@ def _wrong_boxes(boxes: NDArray[np.float64], known: NDArray[np.bool_], limits: N
         outside = known & ~empty & ((end <= 0) | (corner >= limits)).any(axis=1)
         sticks_out = known & ~empty & ~outside & (np.minimum(corner, limits - end) < -TOLERANCE).any(axis=1)
     return [(_NOT_NUMBERS, ~known), (_EMPTY, empty), (_OUTSIDE, outside), (_STICKS_OUT, sticks_out)]
+
+
+def most_objects(annotations: Sequence[dict[str, Any]], *, of_one_class: bool = False) -> int:
+    """How many objects, crowds aside, the image has that has most."""
+    objects = (annotation for annotation in annotations if not annotation.get("iscrowd"))
+    counts = Counter((a["image_id"], a["category_id"]) if of_one_class else a["image_id"] for a in objects)
+    return max(counts.values(), default=0)
 
 
 def repair_boxes(content: dict[str, Any], faulty: dict[int, DataFault]) -> dict[str, Any]:

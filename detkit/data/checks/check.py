@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from ..reading import DeepImages
 from .annotations import open_annotations
 from .boxes import find_box_faults, repair_boxes
 from .errors import DataError, DataFault, describe_faults
 from .images import find_image_faults
+from .masks import find_mask_faults
 from .schema import Findings
 
-__all__ = ["CheckedData", "check_coco_folder"]
+__all__ = ["CheckedData", "check_coco_folder", "without_images"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,14 +26,18 @@ class CheckedData:
     """A dataset that can be used.
 
     Attributes:
+        name: of the dataset.
         content: of the COCO json, without what was skipped or repaired by choice. It is shared, nobody changes it.
         changed: whether it differs from the file.
+        num_in_file: annotations in the file as it is.
         skipped_images: what was wrong with the images left out.
         box_faults: what was wrong with boxes that were repaired, left out or kept.
     """
 
+    name: str
     content: dict[str, Any]
     changed: bool
+    num_in_file: int
     skipped_images: tuple[DataFault, ...] = ()
     box_faults: tuple[DataFault, ...] = ()
 
@@ -44,6 +51,9 @@ def check_coco_folder(
     on_bad_box: Literal["error", "fix", "keep"] = "error",
     decode_images: bool = False,
     needs_annotations: bool = True,
+    deep_images: DeepImages = "error",
+    resizing: Sequence[tuple[int, int]] = (),
+    masks: Literal["unused", "used", "needed"] = "unused",
 ) -> CheckedData:
     """Reads a COCO json, looks at its fields, boxes and images and fills in what evaluation needs.
 
@@ -55,6 +65,9 @@ def check_coco_folder(
             mapper, which does the same for training, and to the evaluator. Both say so.
         decode_images: read every pixel of every image.
         needs_annotations: whether a file without ``annotations``, such as those of COCO's test sets, is an error.
+        deep_images, resizing: see :func:`detkit.data.checks.images.find_image_faults`.
+        masks: whether the model learns masks, so that their form counts: ``"used"`` where an object may have none, ``"needed"`` where
+            all have to have one.
 
     Raises:
         DataError: one error with all that is wrong: counts, the first offenders of each kind, the remedy.
@@ -63,7 +76,9 @@ def check_coco_folder(
     content, findings = opened.content, opened.findings
     _require_entries(content, json_file, needs_annotations)
     images = [image for _, image in findings.usable("images", content["images"])]
-    faulty_images = find_image_faults(images, image_root, decode=decode_images)
+    faulty_images = find_image_faults(images, image_root, decode=decode_images, deep_images=deep_images, resizing=resizing)
+    if masks != "unused" and "annotations" in content:
+        findings = replace(findings, faults=[*findings.faults, *find_mask_faults(content, findings, may_lack=masks == "used")])
     box_faults = find_box_faults(content, findings)
     where = f"{json_file}, images in {image_root}"
     _raise_if_bad(
@@ -75,10 +90,17 @@ def check_coco_folder(
     )
     _report(name, where, list(faulty_images.values()), list(box_faults.values()), on_bad_box)
     usable = repair_boxes(content, box_faults) if box_faults and on_bad_box == "fix" else content
-    usable = _without_images(usable, set(faulty_images)) if faulty_images else usable
+    usable = without_images(usable, set(faulty_images))
     if not usable["images"]:
         raise DataError(f"{name}: none of the {len(content['images'])} images of {json_file} can be used; they should lie in {image_root}.")
-    return CheckedData(usable, opened.repaired or usable is not content, tuple(faulty_images.values()), tuple(box_faults.values()))
+    return CheckedData(
+        name,
+        usable,
+        changed=opened.repaired or usable is not content,
+        num_in_file=len(content.get("annotations", [])),
+        skipped_images=tuple(faulty_images.values()),
+        box_faults=tuple(box_faults.values()),
+    )
 
 
 def _require_entries(content: dict[str, Any], json_file: str | os.PathLike[str], needs_annotations: bool) -> None:
@@ -116,7 +138,10 @@ def _report(name: str, where: str, image_faults: list[DataFault], box_faults: li
         logger.warning("%s: %d boxes are %s (%s):\n%s", name, len(box_faults), done, where, describe_faults(box_faults))
 
 
-def _without_images(content: dict[str, Any], image_ids: set[Any]) -> dict[str, Any]:
+def without_images(content: dict[str, Any], image_ids: Collection[Any]) -> dict[str, Any]:
+    """The content of a COCO file without some images and what is annotated on them."""
+    if not image_ids:
+        return content
     images = [image for image in content["images"] if image["id"] not in image_ids]
     annotations = [annotation for annotation in content.get("annotations", []) if annotation["image_id"] not in image_ids]
     return {**content, "images": images, **({"annotations": annotations} if "annotations" in content else {})}

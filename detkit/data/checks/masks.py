@@ -8,7 +8,7 @@ from typing import Any
 from pycocotools import mask as mask_util
 
 from .errors import DataFault
-from .schema import shown
+from .schema import Findings, shown
 
 __all__ = ["find_mask_faults", "usable_segmentation"]
 
@@ -30,17 +30,17 @@ def usable_segmentation(segmentation: Any, image_size: tuple[int, int]) -> list[
     return segmentation
 
 
-def find_mask_faults(content: dict[str, Any], *, may_lack: bool) -> list[DataFault]:
+def find_mask_faults(content: dict[str, Any], findings: Findings, *, may_lack: bool) -> list[DataFault]:
     """The objects, crowds aside, whose mask cannot be learned.
 
     Args:
-        content: of a sound COCO file.
+        content, findings: of a COCO file; entries that have other faults are passed over.
         may_lack: whether an object may have no mask at all.
     """
-    images = {image["id"]: image for image in content["images"]}
+    images = {image["id"]: image for _, image in findings.usable("images", content["images"])}
     faults = []
-    for position, annotation in enumerate(content["annotations"]):
-        if annotation["iscrowd"]:
+    for position, annotation in findings.usable("annotations", content["annotations"]):
+        if annotation["iscrowd"] or annotation["image_id"] not in images:
             continue
         image, segmentation = images[annotation["image_id"]], annotation.get("segmentation")
         kind = _fault(segmentation, (image["height"], image["width"]), may_lack)
