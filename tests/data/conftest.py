@@ -14,6 +14,8 @@ from PIL import Image
 
 from detkit.data.shapes import ShapesSpec, ensure_shapes
 
+from .own_data import OwnData
+
 SMALL_SPEC = ShapesSpec(num_train=16, num_val=6)
 
 
@@ -68,3 +70,8 @@ def coco_folder(tmp_path: Path) -> CocoFolder:
 @pytest.fixture
 def make_coco_folder(tmp_path: Path) -> Callable[[str], CocoFolder]:
     return lambda name: CocoFolder(tmp_path / name)
+
+
+@pytest.fixture
+def own_data(tmp_path: Path, capsys: pytest.CaptureFixture) -> OwnData:
+    return OwnData(tmp_path, capsys)
