@@ -15,8 +15,9 @@ from markupsafe import Markup
 from pycocotools.coco import COCO
 
 from detkit.data import DataError
+from detkit.engine.writers import METRICS_FILE
 from detkit.evaluation import (
-    RESULTS_FILE,
+    DETECTIONS_FILE,
     AveragePrecision,
     CocoEvaluation,
     Task,
@@ -30,7 +31,7 @@ from detkit.evaluation.curves import ap_series, loss_series, smoothed
 from detkit.visualization.figures import Line, line_figure
 
 from .gallery import Gallery, PicturePair, evenly_spread, rank_images
-from .run import METRICS_FILE, Run
+from .run import Run
 from .scores import Scores, coco_scores, crowd_scores
 
 __all__ = ["ClassRow", "DatasetSection", "Missing", "Plot", "curve_plots", "dataset_section"]
@@ -97,7 +98,7 @@ def dataset_section(run: Run, dataset_name: str) -> DatasetSection | Missing:
     """
     results = _results_file(run.cfg, run.folder, dataset_name)
     if results is None:
-        return Missing(f"No detections on {dataset_name} yet: evaluate the run (train_net.py --eval-only) to get {RESULTS_FILE}.")
+        return Missing(f"No detections on {dataset_name} yet: evaluate the run (train_net.py --eval-only) to get {DETECTIONS_FILE}.")
     files = _image_files(dataset_name)
     if isinstance(files, Missing):
         return files
@@ -224,9 +225,9 @@ def _tasks(ground_truth: COCO, detections: list[dict[str, Any]]) -> list[Task]:
 
 def _results_file(cfg: CfgNode, folder: Path, dataset_name: str) -> Path | None:
     """The dataset's own folder, or Detectron2's common one where there is one test set only."""
-    candidates = [folder / "inference" / inference_folder(cfg, dataset_name).name / RESULTS_FILE]
+    candidates = [folder / "inference" / inference_folder(cfg, dataset_name).name / DETECTIONS_FILE]
     if len(cfg.DATASETS.TEST) == 1:
-        candidates.append(folder / "inference" / RESULTS_FILE)
+        candidates.append(folder / "inference" / DETECTIONS_FILE)
     return next((path for path in candidates if path.exists()), None)
 
 
