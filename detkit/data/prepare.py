@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import itertools
 import json
 import logging
 import os
@@ -23,6 +25,7 @@ from .checks import (
     check_coco_folder,
     check_training_objects,
     most_objects,
+    open_annotations,
     read_coco_json,
     share_annotations,
     training_objects,
@@ -35,6 +38,9 @@ from .shapes import SHAPES_SETS, default_shapes_root, ensure_shapes
 __all__ = ["prepare_datasets"]
 
 logger = logging.getLogger(__name__)
+
+#: images of a file that are looked for, to find their folder
+_TRIED_IMAGES = 20
 
 # where Detectron2's own meta-architectures keep their number of classes, below MODEL
 _CLASS_SECTIONS = {"GeneralizedRCNN": "ROI_HEADS", "PanopticFPN": "ROI_HEADS", "RetinaNet": "RETINANET", "SparseRCNN": "SPARSE_RCNN"}
@@ -114,22 +120,39 @@ def _register_split(cfg: CfgNode, split: str, name: str) -> str:
         raise DataError(f"DATASETS.{split}_IMAGES: there is no folder {image_root}. Name the folder of the images of {json_file}.")
     is_odgt = json_file.suffix == ".odgt"
     if not image_root:
-        image_root = find_image_folder(json_file, _first_odgt_image(json_file) if is_odgt else _first_image(json_file))
+        image_root = _found_image_folder(json_file, _first_odgt_images(json_file) if is_odgt else _first_images(json_file))
     register = register_crowdhuman if is_odgt else register_coco_folder
     register(name, json_file, Path(image_root).expanduser())
     MetadataCatalog.get(name).set(own_files=True)
     return name
 
 
-def _first_image(json_file: Path) -> str:
-    return read_coco_json(json_file)["images"][0]["file_name"]
+def _found_image_folder(json_file: Path, names: list[str]) -> Path:
+    """The folder in which one of these images lies, the first of which may be missing.
+
+    Raises:
+        FileNotFoundError: see :func:`find_image_folder`.
+    """
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            return find_image_folder(json_file, name)
+    return find_image_folder(json_file, names[0])
 
 
-def _first_odgt_image(odgt_file: Path) -> str:
-    first = next(read_odgt(odgt_file), None)
-    if first is None:
+def _first_images(json_file: Path) -> list[str]:
+    opened = open_annotations(json_file)
+    names = [image["file_name"] for _, image in opened.findings.usable("images", opened.content["images"])]
+    if not names:
+        read_coco_json(json_file)  # says what is wrong with them
+        raise DataError(f"{json_file} lists no images. Name another file or add them.")
+    return names[:_TRIED_IMAGES]
+
+
+def _first_odgt_images(odgt_file: Path) -> list[str]:
+    names = [f"{image.image_id}.jpg" for image in itertools.islice(read_odgt(odgt_file), _TRIED_IMAGES)]
+    if not names:
         raise DataError(f"{odgt_file} lists no images. Name another file.")
-    return f"{first.image_id}.jpg"
+    return names
 
 
 def _require_registered(name: str) -> None:

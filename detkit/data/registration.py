@@ -92,7 +92,7 @@ def find_image_folder(json_file: str | os.PathLike[str], first_image: str) -> Pa
     folder = Path(json_file).parent
     candidates = [folder, folder / "Images", folder.parent, folder.parent / Path(json_file).stem]
     for candidate in candidates:
-        if (candidate / first_image).is_file():
+        if os.path.isfile(candidate / first_image):  # of a name that no file can have, too
             return candidate
     tried = ", ".join(str(candidate) for candidate in candidates)
     raise FileNotFoundError(

@@ -1,6 +1,6 @@
 """What is checked about data before training starts, so that it fails at once and says why."""
 
-from .annotations import AnnotationFile, class_names, id_order, read_coco_json, release_annotations, share_annotations
+from .annotations import AnnotationFile, class_names, id_order, open_annotations, read_coco_json, release_annotations, share_annotations
 from .boxes import most_objects
 from .check import CheckedData, check_coco_folder, without_images
 from .errors import DataError, DataFault
@@ -21,6 +21,7 @@ __all__ = [
     "id_order",
     "is_box",
     "most_objects",
+    "open_annotations",
     "read_coco_json",
     "release_annotations",
     "share_annotations",

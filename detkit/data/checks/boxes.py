@@ -31,22 +31,23 @@ def find_box_faults(content: dict[str, Any], findings: Findings | None = None) -
         findings: of the file; entries that have other faults are passed over.
     """
     findings = findings or Findings()
-    positions, annotations = [], []
-    images = {image["id"]: image for _, image in findings.usable("images", content["images"])}
-    for position, annotation in findings.usable("annotations", content.get("annotations", [])):
-        if annotation["image_id"] in images:
-            positions.append(position)
-            annotations.append(annotation)
+    images = [image for _, image in findings.usable("images", content["images"])]
+    number_of = {image["id"]: number for number, image in enumerate(images)}
+    annotations, positions = content.get("annotations", []), None
+    if findings.unusable:
+        positions = [i for i, annotation in findings.usable("annotations", annotations) if annotation["image_id"] in number_of]
+        annotations = [annotations[position] for position in positions]
     boxes, known = box_array(annotations)
-    sizes = {key: (image["width"], image["height"]) for key, image in images.items()}
-    limits = np.array([sizes[annotation["image_id"]] for annotation in annotations], dtype=np.float64).reshape(-1, 2)
+    sizes = np.array([(image["width"], image["height"]) for image in images], dtype=np.float64).reshape(-1, 2)
+    numbers = np.array([number_of[annotation["image_id"]] for annotation in annotations], dtype=np.intp)
     faulty: dict[int, DataFault] = {}
-    for kind, wrong in _wrong_boxes(boxes, known, limits):
-        for index in np.flatnonzero(wrong):
-            annotation = annotations[index]
-            image = images[annotation["image_id"]]
+    for kind, wrong in _wrong_boxes(boxes, known, sizes[numbers]):
+        for index in np.flatnonzero(wrong).tolist():
+            annotation, image = annotations[index], images[numbers[index]]
             detail = f"{shown(annotation['bbox'])}, image {image['width']}x{image['height']}"
-            faulty[positions[index]] = DataFault(kind, f"annotation {annotation['id']} of {image['file_name']}", detail)
+            faulty[index if positions is None else positions[index]] = DataFault(
+                kind, f"annotation {annotation['id']} of {image['file_name']}", detail
+            )
     return dict(sorted(faulty.items()))
 
 

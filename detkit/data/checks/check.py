@@ -13,6 +13,7 @@ from .annotations import open_annotations
 from .boxes import find_box_faults, repair_boxes
 from .errors import DataError, DataFault, describe_faults
 from .images import find_image_faults
+from .json_file import collector_paused
 from .masks import find_mask_faults
 from .schema import Findings
 
@@ -42,6 +43,7 @@ class CheckedData:
     box_faults: tuple[DataFault, ...] = ()
 
 
+@collector_paused()
 def check_coco_folder(
     name: str,
     json_file: str | os.PathLike[str],

@@ -136,7 +136,7 @@ def _finite(values: list[Any]) -> bool:
 def _all_within(values: list[Any], low: float) -> bool:
     """Whether all numbers are finite and at least ``low``."""
     try:
-        column = np.array(values, dtype=np.float64)
+        column = np.fromiter(values, dtype=np.float64, count=len(values))
     except OverflowError:  # a whole number beyond 1e308
         return False
     return bool(np.isfinite(column).all() and (not column.size or column.min() >= low))
@@ -159,7 +159,7 @@ def _names(values: list[Any]) -> bool:
 
 def _ids(values: list[Any]) -> bool:
     """Whole numbers and texts are names; so are decimal numbers, which some tools write (12.0 names what 12 names)."""
-    return _finite([value for value in values if type(value) is float])
+    return float not in set(map(type, values)) or _finite([value for value in values if type(value) is float])
 
 
 def _whole(value: Any, entry: dict[str, Any]) -> int | None:
