@@ -73,7 +73,7 @@ def _compare_image(compared: Compared, number: int, image: dict[str, Any]) -> No
     compared.close(f"extremes{number}", _with_centers(found(ExtremePointFinder()), boxes))
     compared.close(f"extremes_flip_horizontal{number}", _with_centers(found(ExtremePointFinder(), mirror), mirror.apply_box(boxes)))
     compared.close(f"extremes_flip_vertical{number}", _with_centers(found(ExtremePointFinder(), upside_down), upside_down.apply_box(boxes)))
-    compared.close(f"border_centers{number}", _with_centers(box_side_midpoints(boxes), boxes))
+    compared.close(f"border_centres{number}", _with_centers(box_side_midpoints(boxes), boxes))
 
     contours = found(ContourFinder(num_points))
     bounds = np.concatenate([contours.min(axis=1), contours.max(axis=1)], axis=1)
