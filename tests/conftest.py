@@ -1,5 +1,5 @@
-"""The same random numbers in every run of a test; comparisons that refuse emptiness; and at the end the golden cases: how many ran, what was not covered, the worst
-deviations, also over several processes."""
+"""The same random numbers in every run of a test; comparisons that refuse emptiness; and at the end the golden cases: how many ran, what
+was not covered, the worst deviations, also over several processes."""
 
 from __future__ import annotations
 
