@@ -66,7 +66,7 @@ class SparseRCNN(nn.Module):
     ) -> None:
         super().__init__()
         if not -len(head.stages) <= test_stage < len(head.stages):
-            raise ValueError(f"MODEL.SPARSE_RCNN.TEST.STAGE is {test_stage}, but there are {len(head.stages)} stages.")
+            raise ValueError(f"test_stage is {test_stage}, but there are {len(head.stages)} stages.")
         self.backbone = backbone
         self.in_features = tuple(in_features)
         self.proposals = proposals

@@ -13,6 +13,8 @@ from tests.parity.cases import FULL_FOLDER
 
 comparing.install()
 
+pytest_plugins = ["tests.toys.fixtures"]
+
 _OUTCOMES: dict[str, set[str]] = {}
 _REASONS: Counter[str] = Counter()
 _WORST: dict[tuple[str, str], tuple[float, float]] = {}

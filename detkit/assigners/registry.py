@@ -34,7 +34,7 @@ def build_assigner(
     """The assigner registered as ``name``.
 
     Args:
-        key: where the name stands in the config, for the message.
+        key: the config key that holds the name, for the message.
         takes_weights: whether the model can learn from weights as well as from hard labels.
         has_anchors: whether the model's priors are anchors with an extent.
         has_priors: whether the model predicts on a grid.
@@ -54,7 +54,7 @@ def build_assigner(
         if not present and getattr(kind, flag):
             missing = [flag for flag, (present, _) in lacks.items() if not present]
             fitting = sorted(other for other, kind in ASSIGNER_REGISTRY if not any(getattr(kind, flag) for flag in missing))
-            raise ConfigError(f"{key} is '{name}', which {reason}. It has to be one of {', '.join(fitting)}.")
+            raise ConfigError(f"{key} is '{name}', which {reason}. It has to be one of {', '.join(map(repr, fitting))}.")
     arguments = kind.from_config(cfg, **{name: value for name, value in given.items() if value is not None})
     try:
         return kind(**arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
 from .assigners import add_assigner_config
@@ -31,12 +32,14 @@ def get_cfg() -> SafeCfgNode:
     return SafeCfgNode(cfg)
 
 
-def default_value(key: str) -> object:
-    """What a dotted key is where nothing sets it."""
-    node = _defaults()
+def default_value(key: str, otherwise: object = None) -> object:
+    """The default of a dotted key; ``otherwise`` for keys that the project does not define."""
+    value: object = _defaults()
     for name in key.split("."):
-        node = node[name]
-    return node
+        if not isinstance(value, CfgNode) or name not in value:
+            return otherwise
+        value = value[name]
+    return value
 
 
 @cache

@@ -19,6 +19,7 @@ DENSE_LIMITS: dict[str, Limit] = {
     "HEAD.CHANNELS": "[1, inf)",
     "HEAD.QUALITY": ("cls", "box", "none"),
     "HEAD.PRIOR_PROB": "(0, 1)",
+    "HEAD.BOX_BIAS": "(-inf, inf)",
     "HEAD.COARSE_BOX": ("point", "anchor"),
     "HEAD.DCN_ON_FIRST_CONVS": "[0, inf)",
     "BOX_CODER.NAME": ("exp", "relu", "exp_stride", "linear", "delta"),
@@ -56,7 +57,7 @@ def dense_node(**changed: Any) -> CN:
     node.PLUS_ONE = False
     # leave out locations beyond an image's own padded area: mmdetection's anchor heads
     node.IGNORE_PADDING = False
-    # a class registered in detkit.assigners.ASSIGNER_REGISTRY; its own keys stand below MODEL.ASSIGNERS
+    # a class registered in detkit.assigners.ASSIGNER_REGISTRY; its own keys are below MODEL.ASSIGNERS
     node.ASSIGNER = "FCOSAssigner"
 
     node.ANCHORS = CN()

@@ -43,6 +43,9 @@ class Section:
     def __contains__(self, name: str) -> bool:
         return name in self._node
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._node)
+
     def items(self) -> Iterator[tuple[str, Any]]:
         """The keys of the section itself and their values, sections below it left out."""
         return ((name, value) for name, value in self._node.items() if not isinstance(value, CfgNode))
@@ -89,7 +92,7 @@ class Section:
             ConfigError: a key has another value than by default.
         """
         for key in keys:
-            default = default_value(f"{self.path}.{key}")
+            default = default_value(f"{self.path}.{key}", self.value(key))
             if self.value(key) != default:
                 raise ConfigError(f"{self.path}.{key} is {self.value(key)!r}, but {reader} does not read it. Leave it at {default!r}.")
 

@@ -10,12 +10,19 @@ from torch import nn
 
 from .deform import DeformConv2dPack
 
-__all__ = ["Tower", "conv_tower", "init_conv"]
+__all__ = ["Tower", "init_conv"]
 
 
 @dataclass(frozen=True)
 class Tower:
-    """Describes a stack of 3x3 convolutions with norm and ReLU, at constant resolution, that a head builds once for all its levels.
+    """Describes a stack of 3x3 convolutions with norm and ReLU, at constant resolution. A head builds as many as it needs.
+
+    Example::
+
+        >>> tower = Tower(channels=64, num_convs=4)
+        >>> cls_tower, box_tower = tower.build(256), tower.build(256)
+        >>> cls_tower(torch.rand(2, 256, 8, 12)).shape
+        torch.Size([2, 64, 8, 12])
 
     Attributes:
         channels: width of every layer.
@@ -67,13 +74,6 @@ class Tower:
             conv = Conv2d(width, self.channels, kernel_size=3, padding=1, bias=self.bias, norm=norm, activation=activation)
         init_conv(conv)
         return conv
-
-
-def conv_tower(
-    in_channels: int, channels: int, *, num_convs: int, norm: str = "GN", bias: bool = True, num_deformable: int = 0, offset_groups: int = 1
-) -> nn.Sequential:
-    deformable = range(num_convs - num_deformable, num_convs)
-    return Tower(channels, num_convs, norm, bias, deformable, offset_groups).build(in_channels)
 
 
 def init_conv(conv: nn.Conv2d, *, bias: float = 0.0) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 from detectron2.data.datasets import load_coco_json
@@ -15,9 +12,7 @@ from detkit.assigners import Assigner, ATSSAssigner, FCOSAssigner
 from detkit.dense import PriorGenerator
 from detkit.geometry import square_anchors
 from detkit.structures import GroundTruth
-from tests.tiny import tiny_cfg
-
-DATA = Path(os.environ.get("DETKIT_DATA", Path(__file__).parents[3] / "shared" / "data"))
+from tests.toys.detectors import tiny_cfg
 
 
 def image(*boxes, classes=None, size=(64, 64)):
@@ -109,11 +104,9 @@ def test_records_are_resized_and_crowds_left_out():
 
 
 @pytest.fixture(scope="module")
-def coco_images():
-    annotations = DATA / "coco" / "annotations" / "instances_val2017.json"
-    if not annotations.is_file():
-        pytest.skip(f"COCO is missing: {annotations} (DETKIT_DATA)")
-    return list(labeled_images(load_coco_json(str(annotations), str(DATA / "coco" / "val2017"))))
+def coco_images(real_file):
+    annotations = real_file("coco/annotations/instances_val2017.json")
+    return list(labeled_images(load_coco_json(str(annotations), str(annotations.parents[1] / "val2017"))))
 
 
 def test_recall_and_ambiguity_on_coco_are_near_the_paper(coco_images):

@@ -11,8 +11,8 @@ from detkit.assigners.candidates import CenterPrior, hard_labels, nearest_points
 from detkit.assigners.soft import hard_pairs
 from detkit.structures import HardAssignment
 from tests.assigners.oracles import nearest_candidates, objects_of, priors_of
-from tests.assigners.scenes import make_context
 from tests.assigners.strategies import contexts
+from tests.toys.scenes import make_context
 
 
 def is_inside(prior, box):

@@ -15,7 +15,7 @@ from detkit.assigners.dw import (
     paper_positive_weight,
 )
 from detkit.losses import giou_loss
-from tests.assigners.scenes import NUM_CLASSES, OBJECTS, make_context
+from tests.toys.scenes import NUM_CLASSES, OBJECTS, make_context
 
 SCORES, IOUS = (x.flatten() for x in np.meshgrid(np.linspace(0, 1, 21), np.linspace(0, 1, 41)))
 #: the grid dealt out to three objects

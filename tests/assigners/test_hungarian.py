@@ -13,7 +13,7 @@ from detkit.assigners.costs import focal_class_cost, giou_cost, l1_cost, softmax
 from detkit.assigners.matching import match
 from detkit.config import get_cfg
 from detkit.structures import GroundTruth, Predictions
-from tests.tiny import random_inputs, tiny_cfg
+from tests.toys.detectors import random_inputs, tiny_cfg
 
 
 def random_problems(seed: int, shape: tuple[int, int, int], counts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,7 +15,7 @@ from detkit.assigners.pair_costs import dynamic_counts, focal_costs, iou_cost
 from detkit.assigners.soft import PairValues
 from detkit.structures import Predictions
 from tests.assigners import rivals
-from tests.assigners.scenes import NUM_CLASSES, make_context, make_gt, make_priors
+from tests.toys.scenes import NUM_CLASSES, make_context, make_gt, make_priors
 
 
 def scene(seed: int, *, quality: bool = True) -> AssignContext:

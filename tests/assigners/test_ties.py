@@ -10,7 +10,7 @@ import torch
 from detkit.assigners import AssignContext, SoftAssignment, build_assigner
 from detkit.config import get_cfg
 from detkit.structures import GroundTruth, HardAssignment, Predictions
-from tests.assigners.scenes import NUM_CLASSES, make_gt, make_priors
+from tests.toys.scenes import NUM_CLASSES, make_gt, make_priors
 
 FIRST = [
     "ATSSAssigner",

@@ -28,7 +28,7 @@ from detkit.assigners.paa import low_cost_component
 from detkit.config import get_cfg
 from detkit.geometry import Grid, Priors, elementwise_iou, square_anchors
 from detkit.structures import Predictions
-from tests.assigners.scenes import NUM_CLASSES, STRIDES, dense_scores, make_context, make_gt
+from tests.toys.scenes import NUM_CLASSES, STRIDES, dense_scores, make_context, make_gt
 
 WEIGHTINGS = ["DWAssigner", "GFLAssigner", "VFLAssigner", "TaskAlignedAssigner", "MuSuAssigner", "AutoAssignAssigner"]
 LABELS = ["PAAAssigner", "OTAAssigner", "SimOTAAssigner", "FoveaBoxAssigner"]

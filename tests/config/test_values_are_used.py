@@ -21,9 +21,8 @@ from detkit.config.assigners import ASSIGNER_LIMITS
 from detkit.config.limits import allowed_values
 from detkit.engine import Trainer
 from detkit.tta import SoftVoting, build_multi_scale_detector
-from tests.engine.toy import make_toy_data, register_toy_data, toy_cfg
-from tests.sparsercnn.tiny import tiny_sparse_cfg
-from tests.tiny import tiny_cfg
+from tests.toys.datasets import make_toy_data, register_toy_data, toy_cfg
+from tests.toys.detectors import tiny_cfg, tiny_sparse_cfg
 
 
 class Row(NamedTuple):

@@ -12,8 +12,7 @@ from PIL import Image
 
 from detkit.data.checks import DataError, check_coco_folder, read_coco_json
 from detkit.data.checks import images as image_checks
-
-from .conftest import CocoFolder
+from tests.toys.datasets import CocoFolder
 
 
 def check(folder: CocoFolder, **choices: Any) -> Any:

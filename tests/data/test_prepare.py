@@ -14,8 +14,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from detkit.config import ConfigError, get_cfg
 from detkit.data import DataError, find_image_folder, prepare_datasets, register_coco_folder, register_shapes
 from detkit.data.keypoints import connection_rules, flip_map
-
-from .conftest import CocoFolder
+from tests.toys.datasets import CocoFolder
 
 
 def config(folder: CocoFolder | None = None, tmp_path: Path | None = None, *overrides: Any, method: str = "FCOS") -> Any:

@@ -20,8 +20,8 @@ from detkit.data.keypoints import COCO_PERSON_KEYPOINTS
 from detkit.data.shapes import SHAPES_CLASSES, SHAPES_SETS, ShapesSpec, ensure_shapes, shapes_categories, shapes_paths
 from detkit.data.shapes.annotations import mask_to_polygons
 from detkit.data.shapes.scene import SUPERSAMPLING
+from tests.toys.fixtures import SMALL_SPEC
 
-from .conftest import SMALL_SPEC
 from .shortcuts import color_features, shortcut_ap, size_features
 
 

@@ -5,7 +5,7 @@ from torch.testing import assert_close
 
 from detkit.config import ConfigError, get_cfg
 from dw import DW, RefiningHead
-from tests.tiny import random_inputs, tiny_cfg
+from tests.toys.detectors import random_inputs, tiny_cfg
 
 TOOD_HEAD = ["MODEL.DW.HEAD.NAME", "TOODHead", "MODEL.DW.HEAD.QUALITY", "none", "MODEL.DW.BOX_CODER.NAME", "linear"]
 HEADS = {"plain": [], "refining": ["MODEL.DW.HEAD.NAME", "RefiningHead"], "tood": TOOD_HEAD}

@@ -11,7 +11,7 @@ from detectron2.engine import HookBase
 
 from detkit.checkpoint import read_checkpoint
 from detkit.engine import Trainer
-from tests.engine.sliding import sliding_cfg
+from tests.toys.sliding import sliding_cfg
 
 
 class _Crash(HookBase):

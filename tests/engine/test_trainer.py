@@ -14,7 +14,7 @@ from detectron2.engine import HookBase
 from detkit.checkpoint import read_checkpoint
 from detkit.engine import NonFiniteLossError, Trainer
 from detkit.engine.data_loader import TrainLoader
-from tests.engine.toy import make_toy_data, register_toy_data
+from tests.toys.datasets import make_toy_data, register_toy_data
 
 
 class _Losses(HookBase):
@@ -216,7 +216,6 @@ def test_missed_expectations_end_with_an_error(cfg: Any) -> None:
 
 def test_a_test_set_without_annotations_gives_detections_only(cfg: Any, tmp_path: Path) -> None:
     folder = tmp_path / "unknown"
-    folder.mkdir()
     cfg.DATASETS.TEST = (register_toy_data(make_toy_data(folder, annotated=False), "toy_unknown"),)
     cfg.SOLVER.MAX_ITER = 1
     trainer, _ = _train(cfg)

@@ -11,7 +11,7 @@ import torch
 
 from detkit.engine import Trainer
 from detkit.engine.evaluate import check_expected_results, evaluate
-from tests.engine.sliding import sliding_cfg
+from tests.toys.sliding import sliding_cfg
 
 
 def average_precision(cfg: Any, model: torch.nn.Module) -> float:

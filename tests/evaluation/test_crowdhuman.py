@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -279,11 +278,8 @@ def test_the_data_set_chooses_its_evaluator(crowd, tmp_path):
     assert evaluator.evaluate()["bbox"]["Recall"] == 0  # images that were not processed
 
 
-def test_the_real_annotations_as_detections(tmp_path):
-    root = Path(os.environ.get("DETKIT_DATA", Path(__file__).parents[3] / "shared" / "data"))
-    sample = root / "crowdhuman" / "annotation_sample.odgt"
-    if not sample.is_file():
-        pytest.skip(f"there is no {sample}; set DETKIT_DATA")
+def test_the_real_annotations_as_detections(real_file, tmp_path):
+    sample = real_file("crowdhuman/annotation_sample.odgt")
     for text in sample.read_text().splitlines():
         Image.new("L", (2048, 1356)).save(tmp_path / f"{json.loads(text)['ID']}.jpg")
     register_crowdhuman("crowd_sample", sample, tmp_path)

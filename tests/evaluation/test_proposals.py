@@ -16,8 +16,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from detkit.engine.evaluate import evaluate
-from tests.engine.toy import register_toy_data
-from tests.tiny import LEVELS, tiny_cfg
+from tests.toys.datasets import register_toy_data
+from tests.toys.detectors import LEVELS, tiny_cfg
 
 
 class GivenProposals(nn.Module):

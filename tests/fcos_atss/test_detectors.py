@@ -9,7 +9,7 @@ from detkit.assigners import ASSIGNER_REGISTRY, Assigner
 from detkit.geometry import boxes_to_ltrb, centerness_of
 from detkit.structures import HardAssignment
 from fcos_atss import ATSS, FCOS
-from tests.tiny import random_inputs, tiny_cfg
+from tests.toys.detectors import random_inputs, tiny_cfg
 
 METHODS = ["FCOS", "ATSS"]
 

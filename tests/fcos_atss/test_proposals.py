@@ -11,8 +11,8 @@ from detkit.config import ConfigError
 from detkit.engine.evaluate import evaluate
 from detkit.structures import GroundTruth
 from fcos_atss import FCOSRPN
-from tests.engine.toy import make_toy_data, register_toy_data
-from tests.tiny import LEVELS, random_inputs, tiny_cfg
+from tests.toys.datasets import make_toy_data, register_toy_data
+from tests.toys.detectors import LEVELS, random_inputs, tiny_cfg
 
 SIZE = (96, 128)
 LOSSES = {"loss_fcos_rpn_cls", "loss_fcos_rpn_box", "loss_fcos_rpn_quality"}

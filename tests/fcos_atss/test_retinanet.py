@@ -14,7 +14,7 @@ from detectron2.utils.events import EventStorage
 from torch.testing import assert_close
 
 from detkit.dense import DenseDetector
-from tests.tiny import LEVELS, random_inputs, tiny_cfg
+from tests.toys.detectors import LEVELS, random_inputs, tiny_cfg
 
 SCALES, RATIOS = [4.0, 5.039684, 6.349604], [0.5, 1.0, 2.0]
 

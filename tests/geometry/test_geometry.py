@@ -8,6 +8,8 @@ from detkit.geometry import (
     Grid,
     PointBoxCoder,
     Priors,
+    box_centers,
+    box_sizes,
     boxes_to_ltrb,
     centerness_of,
     elementwise_iou,
@@ -123,3 +125,9 @@ def test_centerness_follows_equation_3():
     box, points = torch.tensor([0.0, 0, 10, 20]), torch.tensor([[5.0, 10], [2, 10], [2, 5], [10, 10], [11, 10], [-1, -1]])
     expected = torch.tensor([1.0, (2 / 8) ** 0.5, (2 / 8 * 5 / 15) ** 0.5, 0.0, 0.0, 0.0])
     assert_close(centerness_of(boxes_to_ltrb(box.expand(6, 4), points)), expected)
+
+
+def test_centers_and_sizes_of_boxes():
+    boxes = torch.tensor([[[1.0, 2.0, 5.0, 10.0]], [[-4.0, 0.0, -4.0, 3.0]]])
+    assert_close(box_centers(boxes), torch.tensor([[[3.0, 6.0]], [[-4.0, 1.5]]]))
+    assert_close(box_sizes(boxes), torch.tensor([[[4.0, 8.0]], [[0.0, 3.0]]]))

@@ -9,7 +9,7 @@ from detkit.assigners import AssignContext, Assigner, SoftAssignment
 from detkit.structures import HardAssignment
 from detkit.visualization import assignment_pictures
 from detkit.visualization.style import CATEGORICAL
-from tests.tiny import LEVELS, random_inputs, tiny_cfg
+from tests.toys.detectors import LEVELS, random_inputs, tiny_cfg
 
 
 class PickTwo(Assigner):

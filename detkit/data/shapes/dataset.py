@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 #: raised whenever the pictures or annotations change; part of the folder's name
 SHAPES_VERSION = "2"
 
+#: the names of the classes, in the order of the category ids
 SHAPES_CLASSES = tuple(OUTLINES)
 
 

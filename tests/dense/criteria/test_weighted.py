@@ -25,7 +25,7 @@ from detkit.dense.criteria import WeightedCriterion
 from detkit.geometry import elementwise_iou
 from detkit.losses import giou_loss
 from detkit.structures import GroundTruth, HardAssignment, Predictions
-from tests.assigners.scenes import NUM_CLASSES, dense_scores, make_context
+from tests.toys.scenes import NUM_CLASSES, dense_scores, make_context
 
 
 def losses_of(context, assignment):

@@ -1,15 +1,11 @@
-"""An image on disk and objects of all kinds on it."""
+"""Annotations of objects of all kinds, for an image of :data:`SIZE` (the fixture ``image_file``)."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from detectron2.structures import BoxMode
-from PIL import Image
 
 from detkit.data import polygon_bounds, polygons_of
 
@@ -33,19 +29,3 @@ def bean(x: float = 80, y: float = 60, size: float = 40) -> list[float]:
     angle = np.linspace(0, 2 * np.pi, 61)[:-1]
     radius = size * (0.7 + 0.2 * np.cos(2 * angle + 0.5) + 0.1 * np.sin(3 * angle))
     return np.stack([x + radius * np.cos(angle), y + 0.8 * radius * np.sin(angle)], axis=1).ravel().tolist()
-
-
-@pytest.fixture
-def image_file(tmp_path: Path) -> Path:
-    path = tmp_path / "image.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The folder of real datasets."""
-    root = Path(os.environ.get("DETKIT_DATA", Path(__file__).parents[3] / "shared" / "data"))
-    if not root.is_dir():
-        pytest.skip(f"there is no real data in {root}; set DETKIT_DATA")
-    return root.resolve()

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
-from lsnet.coding import cross_coordinates, from_cross_coordinates
-from lsnet.cross_iou import cross_iou
-from lsnet.losses import CrossIoULoss, GIoULoss, SmoothL1Loss, VectorTargets
-from lsnet.tasks import BoxSides, Contour, ExtremePoints, Keypoints, LandmarkSet, SideMiddles
+from lsnet.cross_iou import CrossIoULoss, GIoULoss, SmoothL1Loss, VectorLoss, cross_coordinates, cross_iou, from_cross_coordinates
+from lsnet.landmarks import BoxSides, Contour, ExtremePoints, Keypoints, LandmarkSet, SideMiddles
 
-LossOf = CrossIoULoss | SmoothL1Loss | GIoULoss
 SETS = [ExtremePoints(), BoxSides(), SideMiddles(), Contour(36), Contour(18), Contour(72), Keypoints(17), Keypoints(5)]
 LOSSES = [CrossIoULoss(), CrossIoULoss(form="paper"), SmoothL1Loss(), GIoULoss()]
 
 
-def targets_of(landmarks: LandmarkSet) -> VectorTargets:
-    """Two objects around anchor points inside them, as a branch learns them."""
+def targets_of(landmarks: LandmarkSet) -> tuple[Tensor, Tensor, Tensor]:
+    """Offsets, whether they are known, and boxes of two objects around anchor points inside them, as a branch learns them."""
     generator = torch.Generator().manual_seed(1)
     boxes = torch.tensor([[-3.0, -2.0, 4.0, 5.0], [-1.0, -6.0, 2.0, 1.0]])
     share = torch.rand(2, landmarks.num_landmarks, 2, generator=generator)
@@ -24,7 +24,7 @@ def targets_of(landmarks: LandmarkSet) -> VectorTargets:
     points = boxes[:, None, :2] + share * (boxes[:, None, 2:] - boxes[:, None, :2])
     given = torch.cat([points, torch.ones_like(points[..., :1])], dim=-1)
     offsets, known = landmarks.targets(torch.zeros(2, 2), given, boxes)
-    return VectorTargets(offsets, known, boxes)
+    return offsets, known, boxes
 
 
 def test_coordinates_by_hand() -> None:
@@ -61,15 +61,14 @@ def test_hidden_entries_count_without_gradient() -> None:
 
 @pytest.mark.parametrize("landmarks", SETS, ids=lambda landmarks: f"{type(landmarks).__name__}{landmarks.num_landmarks}")
 @pytest.mark.parametrize("loss", LOSSES, ids=["official", "paper", "smooth_l1", "giou"])
-def test_the_best_prediction_has_no_loss_and_others_have(landmarks: LandmarkSet, loss: LossOf) -> None:
-    targets = targets_of(landmarks)
-    best = cross_coordinates(targets.offsets, 0.2)
+def test_the_best_prediction_has_no_loss_and_others_have(landmarks: LandmarkSet, loss: VectorLoss) -> None:
+    offsets, known, boxes = targets_of(landmarks)
+    best = cross_coordinates(offsets, 0.2)
     if not isinstance(loss, GIoULoss) or landmarks.bounds_object:
-        spanned = landmarks.boxes(landmarks.offsets(best)[..., :-1, :])
-        targets = VectorTargets(targets.offsets, targets.known, spanned)
-        torch.testing.assert_close(loss(best, targets, landmarks), torch.zeros(2), atol=1e-5, rtol=0)
+        boxes = landmarks.boxes(landmarks.offsets(best)[..., :-1, :])
+        torch.testing.assert_close(loss(landmarks.pairs(best, offsets, known, boxes)), torch.zeros(2), atol=1e-5, rtol=0)
     worse = (best * 1.3 + 0.1).requires_grad_()
-    values = loss(worse, targets, landmarks)
+    values = loss(landmarks.pairs(worse, offsets, known, boxes))
     assert values.shape == (2,) and (values > 0.01).all()
     values.sum().backward()
     assert worse.grad.isfinite().all() and (worse.grad != 0).any()
@@ -79,7 +78,7 @@ def test_box_sides_are_straight() -> None:
     sides = BoxSides()
     offsets, _ = sides.targets(torch.tensor([[5.0, 6.0]]), torch.zeros(1, 4, 3), torch.tensor([[1.0, 2.0, 10.0, 9.0]]))
     torch.testing.assert_close(offsets[0], torch.tensor([[0.0, -4.0], [-4.0, 0.0], [0.0, 3.0], [5.0, 0.0], [0.5, -0.5]]))
-    vectors = cross_coordinates(offsets, 0.2) + torch.tensor([0.0, 0.0, 0.3, 0.1])  # noise along x, which top and bottom do not heed
+    vectors = cross_coordinates(offsets, 0.2) + torch.tensor([0.0, 0.0, 0.3, 0.1])  # noise along x, which top and bottom do not read
     torch.testing.assert_close(sides.offsets(vectors)[0, [0, 2]], offsets[0, [0, 2]])
 
 
@@ -93,3 +92,18 @@ def test_nine_kernel_points(landmarks: LandmarkSet) -> None:
 def test_official_kernel_points() -> None:
     assert Contour(36).kernel_vectors == (0, 5, 10, 15, 20, 25, 30, 35, 36)
     assert Keypoints(17).kernel_vectors == (1, 3, 5, 7, 9, 11, 13, 15, 17)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: CrossIoULoss(form="mine"), "form is 'mine'"),
+        (lambda: CrossIoULoss(alpha=1.0), r"alpha is 1\.0.*\[0, 1\)"),
+        (lambda: SmoothL1Loss(beta=-1.0), r"beta is -1\.0"),
+        (lambda: Contour(8), "num_landmarks is 8.*at least 9"),
+        (lambda: Keypoints(0), "num_landmarks is 0.*at least 1"),
+    ],
+)
+def test_constructors_name_the_wrong_argument(build: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()

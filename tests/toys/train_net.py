@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from detkit.engine import run
-from tests.engine.toy import register_toy_data
+from tests.toys.datasets import register_toy_data
 
 if __name__ in ("__main__", "__mp_main__"):
     register_toy_data(Path(os.environ["TOY_JSON"]), "toy")

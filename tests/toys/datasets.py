@@ -1,4 +1,4 @@
-"""A detector and a dataset that train in milliseconds: colored rectangles on noise, two strided convolutions."""
+"""Datasets on disk: colored rectangles on noise, on which a toy detector trains in milliseconds, and a COCO folder that tests break."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ import cv2
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from PIL import Image
 
-from tests.tiny import tiny_cfg
+from tests.toys.detectors import tiny_cfg
 
 COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
 
 def make_toy_data(folder: Path, *, num_images: int = 8, equal_sizes: bool = True, annotated: bool = True) -> Path:
-    """Writes images and a COCO json; every fourth image is empty.
+    """Writes images and a COCO json into a folder, which is made if it is missing; every fourth image is empty.
 
     Returns:
         the json file; the images lie beside it.
     """
+    folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -69,3 +71,32 @@ def train_on_toy_data(cfg: Any, name: str, output_dir: Path) -> Any:
     cfg.SEED = 1
     cfg.OUTPUT_DIR = str(output_dir)
     return cfg
+
+
+class CocoFolder:
+    """Three images of 64 x 48 pixels with a box each of the classes 'ball' (id 3) and 'cube' (id 7), on disk."""
+
+    def __init__(self, root: Path) -> None:
+        self.json_file, self.image_root = root / "annotations" / "train.json", root / "train"
+        self.json_file.parent.mkdir(parents=True)
+        self.image_root.mkdir()
+        rng = np.random.default_rng(0)
+        self.content: dict[str, Any] = {
+            "info": {},
+            "images": [{"id": i, "file_name": f"{i}.jpg", "width": 64, "height": 48} for i in (1, 2, 3)],
+            "annotations": [self.annotation(i, i, (3, 7, 3)[i - 1], [4 * i, 5, 20, 16]) for i in (1, 2, 3)],
+            "categories": [{"id": 3, "name": "ball"}, {"id": 7, "name": "cube"}],
+        }
+        for image in self.content["images"]:
+            Image.fromarray(rng.integers(0, 256, size=(48, 64, 3), dtype=np.uint8)).save(self.image_root / image["file_name"])
+        self.write()
+
+    @staticmethod
+    def annotation(number: int, image: int, category: int, box: list[float]) -> dict[str, Any]:
+        return {"id": number, "image_id": image, "category_id": category, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+
+    def write(self) -> None:
+        self.json_file.write_text(json.dumps(self.content))
+
+    def image(self, number: int) -> Path:
+        return self.image_root / f"{number}.jpg"
