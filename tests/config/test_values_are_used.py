@@ -102,8 +102,8 @@ LOSS = {
     "LOSS.CLS_WEIGHT": Row(1.3, lambda m: [m.criterion.cls_weight]),
     "LOSS.BOX_WEIGHT": Row(1.4, lambda m: [m.criterion.box_weight]),
     "LOSS.QUALITY_WEIGHT": Row(1.6, lambda m: [m.criterion.quality_weight]),
-    "LOSS.IOU_PLUS_ONE": Row(True, lambda m: [bool(m.criterion.box_loss.loss.keywords["offset"])]),
-    "LOSS.SMOOTH_L1_BETA": Row(0.3, lambda m: [m.criterion.box_loss.loss.keywords["beta"]], {"LOSS.BOX": "smooth_l1"} | DELTA),
+    "LOSS.IOU_PLUS_ONE": Row(True, lambda m: [bool(m.criterion.box_loss.keywords["loss"].keywords["offset"])]),
+    "LOSS.SMOOTH_L1_BETA": Row(0.3, lambda m: [m.criterion.box_loss.keywords["loss"].keywords["beta"]], {"LOSS.BOX": "smooth_l1"} | DELTA),
     "LOSS.MIN_BOX_NORMALIZER": Row(0.5, lambda m: [m.criterion.normalizer.min_box]),
 }
 DETECTOR = {
