@@ -296,6 +296,64 @@ def test_no_number_of_sparse_rcnn_is_left_out() -> None:
     assert set(numeric_keys(get_cfg().MODEL.SPARSE_RCNN)) == set(SPARSE_RCNN) - WHOLE
 
 
+# LSNet ------------------------------------------------------------------------------------------------------------------------------------
+
+
+def start_of(model: Any) -> float:
+    """Half the size in cells of the object that the first stage starts from: the upward component of the top point."""
+    return float(torch.nn.functional.softplus(model.head.init["bbox"].out.bias[0]))
+
+
+SEGM, POSE = {"TASK": "segm"}, {"TASK": "pose"}
+CPV = {"CPV.ENABLED": True, "CPV.POOLED_CHANNELS": 32}
+LSNET = {
+    "NUM_CLASSES": Row(7, lambda m: [m.num_classes, m.criterion.num_classes, m.head.cls.out.out_channels]),
+    "CONTOUR_LANDMARKS": Row(18, lambda m: [m.task.landmarks.num_landmarks], SEGM),
+    "NUM_KEYPOINTS": Row(5, lambda m: [m.task.landmarks.num_landmarks], POSE),
+    "GRID_OFFSET": Row(0.25, lambda m: [m.prior_generator.offset]),
+    "IGNORE_PADDING": Row(False, lambda m: [m.ignore_padding, m.pipeline.ignore_padding]),
+    "HEAD.CHANNELS": Row(64, lambda m: [m.head.cls_tower[0].out_channels, m.head.cls.out.in_channels, m.head.init["bbox"].out.in_channels]),
+    "HEAD.NUM_CONVS": Row(3, lambda m: [len(m.head.cls_tower), len(m.head.towers["bbox"])]),
+    "HEAD.DEFORMABLE_TOWERS": Row(True, lambda m: ["Deform" in type(conv).__name__ for conv in m.head.cls_tower], {"HEAD.NUM_CONVS": 2}),
+    "HEAD.STAGES": Row(1, lambda m: [2 if m.head.refine else 1, 1 if m.refine_assigner is None else 2], {"HEAD.FEATURES": "point"}),
+    "HEAD.GRADIENT_SHARE": Row(0.35, lambda m: [m.head.gradient_share]),
+    "HEAD.PRIOR_PROB": Row(0.2, lambda m: m.head.cls.out.bias.sigmoid().tolist()),
+    "HEAD.START_SIZE": Row(3.5, lambda m: [start_of(m)]),
+    "CPV.ENABLED": Row(True, lambda m: [m.corner_criterion is not None, m.head.verification is not None], {"CPV.POOLED_CHANNELS": 32}),
+    "CPV.POOLED_CHANNELS": Row(96, lambda m: [pool.vertical.out_channels for pool in m.head.verification.pools.values()], CPV),
+    "CPV.NUM_CONVS": Row(2, lambda m: [len(m.head.verification.shared)], CPV),
+    "LOSS.ALPHA": Row(0.3, lambda m: [m.criterion.vector_loss.alpha]),
+    "LOSS.SMOOTH_L1_BETA": Row(0.4, lambda m: [m.criterion.vector_loss.beta], {"LOSS.VECTOR": "smooth_l1"}),
+    "LOSS.INIT_WEIGHT": Row(1.3, lambda m: [m.criterion.init_weight]),
+    "LOSS.REFINE_WEIGHT": Row(1.4, lambda m: [m.criterion.refine_weight]),
+    "LOSS.BOX_FACTOR": Row(0.6, lambda m: [m.criterion.box_factor], POSE),
+    "LOSS.FOCAL_ALPHA": Row(0.4, lambda m: [m.criterion.focal_alpha]),
+    "LOSS.FOCAL_GAMMA": Row(1.7, lambda m: [m.criterion.focal_gamma]),
+    "TEST.SCORE_THRESH": Row(0.21, lambda m: [m.postprocessor.score_thresh]),
+    "TEST.TOPK_PER_LEVEL": Row(33, lambda m: [m.postprocessor.topk_per_level]),
+    "TEST.NMS_THRESH": Row(0.37, lambda m: [m.postprocessor.nms_thresh]),
+    "TEST.MIN_AREA": Row(99.0, lambda m: [m.min_area]),
+    "TEST.DETECTIONS_PER_IMAGE": Row(17, lambda m: [m.postprocessor.max_detections]),
+}
+
+
+@pytest.mark.parametrize("key", LSNET)
+def test_lsnet(key: str) -> None:
+    row, cfg = LSNET[key], tiny_cfg("LSNet")
+    cfg.MODEL.LSNET.HEAD.DEFORMABLE_TOWERS = False
+    assert_read(row, row.read(build_model(with_values(cfg, "MODEL.LSNET", {**row.given, key: row.value}))))
+
+
+@pytest.mark.parametrize("vector", ["cross_iou", "smooth_l1"])
+def test_every_loss_of_vectors_has_its_alpha(vector: str) -> None:
+    cfg = with_values(tiny_cfg("LSNet"), "MODEL.LSNET", {"LOSS.VECTOR": vector, "LOSS.ALPHA": 0.3})
+    assert build_model(cfg).criterion.vector_loss.alpha == 0.3
+
+
+def test_no_number_of_lsnet_is_left_out() -> None:
+    assert set(numeric_keys(get_cfg().MODEL.LSNET)) == set(LSNET) - WHOLE
+
+
 # training ---------------------------------------------------------------------------------------------------------------------------------
 
 

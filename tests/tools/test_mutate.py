@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-from mutate import EDITS, ROOT, Edit, apply_edit, read_edits  # noqa: E402
+from mutate import EDITS, ROOT, Edit, apply_edit, read_edits
 
 ALL = read_edits(EDITS)
 
@@ -55,7 +55,9 @@ def toy(tmp_path: Path) -> Path:
     """Code of two functions, of which one is tested, and a test that would never end."""
     root = tmp_path / "toy"
     (root / "tests").mkdir(parents=True)
-    (root / "arithmetic.py").write_text("def double(x):\n    return x * 2\n\n\ndef half(x):\n    return x / 2\n\n\ndef go_on():\n    return False\n")
+    (root / "arithmetic.py").write_text(
+        "def double(x):\n    return x * 2\n\n\ndef half(x):\n    return x / 2\n\n\ndef go_on():\n    return False\n"
+    )
     (root / "tests" / "test_toy.py").write_text(
         "import os\nfrom arithmetic import double, go_on, half\n\n\n"
         "def test_double():\n    assert double(3) == 6 and half(0) == 0\n    assert not os.path.exists(os.environ['DETKIT_DATA'])\n\n\n"
@@ -66,7 +68,15 @@ def toy(tmp_path: Path) -> Path:
 
 def run(toy: Path, *words: str) -> tuple[subprocess.CompletedProcess, list[dict]]:
     results = toy.parent / "results.json"
-    command = [sys.executable, str(ROOT / "tools" / "mutate.py"), "--no-preload", "--root", str(toy), "--edits", str(toy.parent / "list.yaml")]
+    command = [
+        sys.executable,
+        str(ROOT / "tools" / "mutate.py"),
+        "--no-preload",
+        "--root",
+        str(toy),
+        "--edits",
+        str(toy.parent / "list.yaml"),
+    ]
     done = subprocess.run([*command, "--results", str(results), *words], capture_output=True, text=True, timeout=120)
     return done, json.loads(results.read_text()) if results.exists() else []
 
