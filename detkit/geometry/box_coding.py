@@ -45,35 +45,28 @@ class PointBoxCoder(BoxCoder):
         form: ``"exp"``: ``exp(raw)`` pixels (FCOS as published, section 3.2); ``"relu"``: ``relu(raw)`` strides, the improved FCOS
             (normalized targets), AdelaiDet, Detectron2, mmdetection's "normbbox" and DW; ``"exp_stride"``: ``exp(raw)`` strides;
             ``"linear"``: ``raw`` strides, so that the location may lie outside the box (heads that decode by themselves, as TOOD's).
-        train_unit: ``"pixel"`` or ``"stride"``, the length in which the box loss is computed; None: pixels for ``exp``, else strides.
     """
 
-    def __init__(
-        self, form: Literal["exp", "relu", "exp_stride", "linear"] = "exp", *, train_unit: Literal["pixel", "stride"] | None = None
-    ) -> None:
+    def __init__(self, form: Literal["exp", "relu", "exp_stride", "linear"] = "exp") -> None:
         if form not in ("exp", "relu", "exp_stride", "linear"):
             raise ValueError(f"A point box coder's form is 'exp', 'relu', 'exp_stride' or 'linear', not '{form}'.")
         self.form = form
-        self.train_unit = train_unit or ("pixel" if form == "exp" else "stride")
 
     def decode(self, raw: Tensor, priors: Priors) -> Tensor:
-        return ltrb_to_boxes(self.distances(raw) * self._unit(priors)[:, None], priors.points)
+        return ltrb_to_boxes(self.distances(raw) * self.iou_unit(priors)[:, None], priors.points)
 
     def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
-        distances = boxes_to_ltrb(boxes, priors.points) / self._unit(priors)[:, None]
+        distances = boxes_to_ltrb(boxes, priors.points) / self.iou_unit(priors)[:, None]
         return distances.log() if self.form.startswith("exp") else distances
 
     def iou_unit(self, priors: Priors) -> Tensor:
-        return priors.strides if self.train_unit == "stride" else torch.ones_like(priors.strides)
+        return torch.ones_like(priors.strides) if self.form == "exp" else priors.strides
 
     def distances(self, raw: Tensor) -> Tensor:
         """Distances in the coder's own unit (pixels for ``exp``, strides otherwise), non-negative but for ``linear``."""
         if self.form == "linear":
             return raw
         return raw.relu() if self.form == "relu" else raw.clamp(max=MAX_EXPONENT).exp()
-
-    def _unit(self, priors: Priors) -> Tensor:
-        return torch.ones_like(priors.strides) if self.form == "exp" else priors.strides
 
 
 class DeltaBoxCoder(BoxCoder):

@@ -179,7 +179,7 @@ def test_broken_boxes_of_negatives_do_not_poison_the_gradient(scene):
 
 def test_offset_loss_depends_on_the_unit(scene):
     values = [
-        run(scene, box_loss=DecodedBoxLoss(PointBoxCoder("relu", train_unit=unit), partial(giou_loss, offset=1.0)))["loss_box"]
-        for unit in ("pixel", "stride")
+        run(scene, box_loss=DecodedBoxLoss(PointBoxCoder(form), partial(giou_loss, offset=1.0)))["loss_box"]
+        for form in ("exp", "relu")  # pixels, strides
     ]
     assert (values[0] - values[1]).abs() > 0.01
