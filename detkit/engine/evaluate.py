@@ -19,15 +19,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from detkit.engine.run_record import command_line, write_json
+from detkit.engine.run_record import command_line, write_record
 from detkit.evaluation import build_evaluator, proposals_in_outputs
 from detkit.tta import build_multi_scale_detector
 
-__all__ = ["RESULTS_FILE", "Results", "check_expected_results", "evaluate", "save_results"]
+__all__ = ["SCORES_FILE", "Results", "check_expected_results", "evaluate", "save_results"]
 
 logger = logging.getLogger(__name__)
 
-RESULTS_FILE = "results.json"
+SCORES_FILE = "results.json"
 #: More classes than these are in log.txt and results.json only.
 _SHOWN_CLASSES = 20
 #: Dataset -> task ("bbox", "segm", "keypoints", "box_proposals") -> metric -> value in percent.
@@ -132,9 +132,9 @@ def _row(metrics: dict[str, float]) -> str:
 
 def save_results(cfg: CfgNode, results: Results, *, weights: str, iteration: int | None = None) -> Path:
     """Writes ``OUTPUT_DIR/results.json``: the metrics and all that is needed to measure them again."""
-    path = Path(cfg.OUTPUT_DIR) / RESULTS_FILE
+    path = Path(cfg.OUTPUT_DIR) / SCORES_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"results": results, "weights": weights, "iteration": iteration, "command": command_line(), "config": cfg})
+    write_record(path, {"results": results, "weights": weights, "iteration": iteration, "command": command_line(), "config": cfg})
     return path
 
 

@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 
-from detkit.config import get_cfg
+from detkit.config import flat_items, get_cfg
+from detkit.engine.writers import METRICS_FILE
 from detkit.evaluation.curves import Series, read_metrics
 
 from .errors import ReportError
 
-__all__ = ["METRICS_FILE", "ChangedKey", "Run", "changed_keys"]
-
-METRICS_FILE = "metrics.json"
+__all__ = ["ChangedKey", "Run", "changed_keys"]
 
 
 class ChangedKey(NamedTuple):
@@ -79,16 +78,9 @@ def _read_starts(path: Path) -> list[dict[str, Any]]:
 
 def changed_keys(cfg: CfgNode) -> list[ChangedKey]:
     """The keys of a config that differ from ``detkit.config.get_cfg()``, in alphabetical order."""
-    defaults = _flat(get_cfg())
+    defaults = dict(flat_items(get_cfg()))
     return [
         ChangedKey(key, value, defaults.get(key, "(no such key)"))
-        for key, value in sorted(_flat(cfg).items())
+        for key, value in sorted(flat_items(cfg))
         if key not in defaults or value != defaults[key]
     ]
-
-
-def _flat(node: CfgNode, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else {prefix + key: value}
-    return flat

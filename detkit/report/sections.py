@@ -15,6 +15,7 @@ from markupsafe import Markup
 from pycocotools.coco import COCO
 
 from detkit.data import DataError
+from detkit.engine.writers import METRICS_FILE
 from detkit.evaluation import (
     RESULTS_FILE,
     AveragePrecision,
@@ -30,7 +31,7 @@ from detkit.evaluation.curves import ap_series, loss_series, smoothed
 from detkit.visualization.figures import Line, line_figure
 
 from .gallery import Gallery, PicturePair, evenly_spread, rank_images
-from .run import METRICS_FILE, Run
+from .run import Run
 from .scores import Scores, coco_scores, crowd_scores
 
 __all__ = ["ClassRow", "DatasetSection", "Missing", "Plot", "curve_plots", "dataset_section"]

@@ -61,7 +61,7 @@ class MultiScaleDetector(nn.Module):
         area_ranges: per entry of ``min_sizes`` the least and the greatest square root of a box's area, both inclusive, that is kept;
             empty: all boxes are.
         area_unit: whose pixels these are, one of ``AREA_UNITS``.
-        merge_way: how the detections become one set.
+        merge_rule: how the detections become one set.
         max_detections: of an image, after merging.
         fields: how further fields of the detections are merged, by name.
 
@@ -75,7 +75,7 @@ class MultiScaleDetector(nn.Module):
         model: nn.Module,
         min_sizes: Sequence[int],
         max_size: int,
-        merge_way: MergeRule,
+        merge_rule: MergeRule,
         flip: bool = True,
         area_ranges: Sequence[tuple[float, float]] = (),
         area_unit: str = "original",
@@ -90,7 +90,7 @@ class MultiScaleDetector(nn.Module):
         if area_unit not in AREA_UNITS:
             raise ValueError(f"The unit of areas is '{area_unit}'; it is one of {', '.join(AREA_UNITS)}.")
         self.model = model
-        self.merge_way = merge_way
+        self.merge_rule = merge_rule
         self.area_ranges = tuple(area_ranges) or ((0.0, float("inf")),) * len(min_sizes)
         self.area_unit = area_unit
         self.max_detections = max_detections
@@ -118,7 +118,7 @@ class MultiScaleDetector(nn.Module):
     def merge(self, views: Iterable[View]) -> Instances:
         """One set of detections from the views of an image."""
         found = Instances.cat([self._in_area_range(view) for view in views])
-        merged = merge_per_class(found.pred_boxes, found.scores, found.pred_classes, self.merge_way).best(self.max_detections)
+        merged = merge_per_class(found.pred_boxes, found.scores, found.pred_classes, self.merge_rule).best(self.max_detections)
         result = Instances(
             found.image_size,
             pred_boxes=Boxes(merged.average(found.pred_boxes)),

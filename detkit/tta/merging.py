@@ -15,7 +15,7 @@ from torchvision.ops import box_iou, nms
 
 from detkit.geometry import elementwise_iou
 
-__all__ = ["MERGE_WAYS", "BoxVoting", "MergeRule", "Merged", "NonMaximumSuppression", "SoftVoting", "merge_per_class"]
+__all__ = ["MERGE_RULES", "BoxVoting", "MergeRule", "Merged", "NonMaximumSuppression", "SoftVoting", "merge_per_class"]
 
 #: IoU values computed at once: 16 MiB of float32
 _IOU_BLOCK = 2**22
@@ -120,7 +120,7 @@ class SoftVoting(BoxVoting):
 
 
 #: by their names in ``TEST.AUG.MERGE``
-MERGE_WAYS: dict[str, type[MergeRule]] = {"nms": NonMaximumSuppression, "vote": BoxVoting, "soft_vote": SoftVoting}
+MERGE_RULES: dict[str, type[MergeRule]] = {"nms": NonMaximumSuppression, "vote": BoxVoting, "soft_vote": SoftVoting}
 
 
 def merge_per_class(boxes: Tensor, scores: Tensor, classes: Tensor, way: MergeRule) -> Merged:
