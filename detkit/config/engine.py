@@ -48,7 +48,7 @@ def add_engine_config(cfg: CN) -> None:
     # An exponential moving average of the weights, evaluated and saved as the model; the weights being trained are saved beside it.
     solver.EMA = CN()
     solver.EMA.ENABLED = False
-    solver.EMA.DECAY = 0.9998  # after t iterations at most (1 + t) / (10 + t), so that short trainings profit too
+    solver.EMA.DECAY = 0.9998  # after t iterations at most (1 + t) / (10 + t), so that the average is useful in short trainings too
 
     solver.CHECKPOINT_KEEP = 0  # newest periodic checkpoints to keep; 0: all
 

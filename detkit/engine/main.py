@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 _INPUT_ERRORS = (ValueError, OSError, KeyError)
 #: What stops a training and explains itself.
 _TRAINING_ERRORS = (FloatingPointError, DataError)
-#: Seconds that the other workers give the first one to speak.
+#: Seconds that the other workers wait for rank 0 to report an error.
 _PATIENCE = 5.0
 
 
@@ -65,7 +65,7 @@ def main(args: argparse.Namespace) -> Results:
         else:
             trainer = Trainer(cfg)
             trainer.resume_or_load(resume=args.resume)
-            trainer.data_loader  # noqa: B018  made now, so that what is wrong with the data is said before training starts
+            trainer.data_loader  # noqa: B018  made now, so that faults of the data are reported before training starts
     if not args.eval_only:
         with _one_clear_error(_TRAINING_ERRORS):
             return trainer.train()
@@ -82,7 +82,7 @@ def _set_up(args: argparse.Namespace) -> CfgNode:
     setup_logging(cfg.OUTPUT_DIR, get_rank())
     if cfg.TEST.AUG.ENABLED:
         check_tta_config(cfg)
-    with _first_worker_first():  # it writes what the others find
+    with _first_worker_first():  # it writes the files that the others read
         prepare_datasets(cfg, eval_only=args.eval_only)
     cfg = resolve_config(cfg, given=(args.opts or [])[0::2])
     if cfg.MODEL.DEVICE == "cpu":
@@ -125,5 +125,5 @@ def _one_clear_error(errors: tuple[type[Exception], ...]) -> Iterator[None]:
             message = message.strip().splitlines()[-1]  # a data worker's traceback stands before it
         if get_rank() == 0:
             sys.exit(f"error: {message}")
-        time.sleep(_PATIENCE)  # what is wrong for all is said by the first worker, whose end ends this one
+        time.sleep(_PATIENCE)  # rank 0 reports errors that all workers share, and its exit ends this process
         sys.exit(f"error in worker {get_rank()}: {message}")

@@ -1,4 +1,4 @@
-"""What a run was: its config, seed, command, code and machine."""
+"""The record of a run: its config, seed, command, code and machine."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def command_line() -> str:
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, code and hardware; only what can be looked up at once."""
+    """Versions, code and hardware; only what is found without a measurement."""
     return {
         "versions": {
             "detkit": detkit.__version__,

@@ -1,4 +1,4 @@
-"""From the command line to a config that says what will really be done."""
+"""From the command line to a config in which nothing is left open."""
 
 from __future__ import annotations
 
