@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detkit.dense.heads import DENSE_HEAD_REGISTRY, DenseHead
 from detkit.geometry import Grid, boxes_to_ltrb, ltrb_to_boxes
-from detkit.layers import sample_channels
+from detkit.layers import init_conv, sample_channels
 
 __all__ = ["RefiningHead", "refine_distances"]
 
@@ -61,8 +61,7 @@ class RefiningHead(DenseHead):
         super().__init__(in_channels=in_channels, channels=channels, num_convs=num_convs, num_anchors=num_anchors, **others)
         self.grid_offset = grid_offset
         self.offset_pred = Conv2d(channels if num_convs else in_channels, 8, kernel_size=3, padding=1)
-        nn.init.zeros_(self.offset_pred.weight)
-        nn.init.zeros_(self.offset_pred.bias)
+        init_conv(self.offset_pred)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

@@ -60,7 +60,14 @@ class AssignmentSetting:
             raise ValueError(f"{name}: MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} has no grid that an assigner could pick from.")
         strides = tuple(2 ** int(feature.lstrip("pres")) for feature in node.IN_FEATURES)
         plus_one = 1.0 if node.PLUS_ONE else 0.0
-        anchors = square_anchors(strides, node.ANCHORS.SCALES, node.ANCHORS.RATIOS, plus_one)
+        anchors = square_anchors(
+            strides,
+            node.ANCHORS.SCALES,
+            node.ANCHORS.RATIOS,
+            plus_one,
+            ratios_first=node.ANCHORS.RATIOS_FIRST,
+            whole_pixels=node.ANCHORS.WHOLE_PIXELS,
+        )
         return cls(name, build_assigner(node.ASSIGNER, cfg), strides, anchors, node.ANCHORS.OFFSET, plus_one)
 
     @property

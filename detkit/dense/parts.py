@@ -72,7 +72,14 @@ def head_parts_from_config(cfg: CfgNode, node: CfgNode, levels: Sequence[ShapeSp
 
     Reads ``ANCHORS``, ``HEAD``, ``BOX_CODER``, ``ASSIGNER``, ``LOSS`` and ``NUM_CLASSES`` of the node.
     """
-    cell_anchors = square_anchors([level.stride for level in levels], node.ANCHORS.SCALES, node.ANCHORS.RATIOS, plus_one)
+    cell_anchors = square_anchors(
+        [level.stride for level in levels],
+        node.ANCHORS.SCALES,
+        node.ANCHORS.RATIOS,
+        plus_one,
+        ratios_first=node.ANCHORS.RATIOS_FIRST,
+        whole_pixels=node.ANCHORS.WHOLE_PIXELS,
+    )
     box_coder = _build_box_coder(node.BOX_CODER)
     assigner = build_assigner(node.ASSIGNER, cfg)
     return {

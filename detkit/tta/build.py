@@ -41,7 +41,7 @@ def build_multi_scale_detector(cfg: CfgNode, model: nn.Module, dataset_name: str
         area_ranges=cfg.TEST.AUG.AREA_RANGES,
         area_unit=cfg.TEST.AUG.AREA_UNIT,
         merge_way=_merge_way(cfg.TEST.AUG),
-        max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+        max_detections=cfg.TEST.AUG.MAX_DETECTIONS or cfg.TEST.DETECTIONS_PER_IMAGE,
         fields=field_rules(getattr(model, "tta_fields", {}), permutation),
     )
 
@@ -57,6 +57,8 @@ def check_tta_config(cfg: CfgNode) -> None:
         raise ConfigError(f"TEST.AUG.MIN_SIZES is {aug.MIN_SIZES}; it takes one or more positive sizes of the shorter side.")
     if aug.MAX_SIZE < max(aug.MIN_SIZES):
         raise ConfigError(f"TEST.AUG.MAX_SIZE is {aug.MAX_SIZE}, less than the greatest of TEST.AUG.MIN_SIZES, {max(aug.MIN_SIZES)}.")
+    if aug.MAX_DETECTIONS < 0:
+        raise ConfigError(f"TEST.AUG.MAX_DETECTIONS is {aug.MAX_DETECTIONS}; it is a number of detections, or 0 for DETECTIONS_PER_IMAGE.")
     if aug.AREA_RANGES and len(aug.AREA_RANGES) != len(aug.MIN_SIZES):
         raise ConfigError(
             f"TEST.AUG.AREA_RANGES has {len(aug.AREA_RANGES)} entries, TEST.AUG.MIN_SIZES {len(aug.MIN_SIZES)}: it takes one [min, max] "

@@ -28,6 +28,7 @@ class DenseHead(nn.Module):
         num_levels: of the pyramid.
         num_anchors: A, anchors per location (1 for FCOS and ATSS).
         channels, num_convs, norm, tower_bias: of the towers, see :func:`detkit.layers.conv_tower`.
+        num_shared_convs: convolutions of a tower before both (AdelaiDet's real-time FCOS with shared towers: 4, and ``num_convs`` 0).
         dcn_on_last_conv: the last convolution of each tower is deformable (the "DCN" models of FCOS and ATSS).
         quality: where the centerness branch sits: ``"cls"`` (FCOS as published), ``"box"`` (improved FCOS, ATSS) or ``"none"``.
         scales: one learnable factor per level on the regression.
@@ -45,6 +46,7 @@ class DenseHead(nn.Module):
         num_anchors: int = 1,
         channels: int = 256,
         num_convs: int = 4,
+        num_shared_convs: int = 0,
         norm: str = "GN",
         tower_bias: bool = True,
         dcn_on_last_conv: bool = False,
@@ -58,12 +60,12 @@ class DenseHead(nn.Module):
             raise ValueError(f"The quality branch sits on 'cls', on 'box' or is 'none', not '{quality}'.")
         self.num_classes = num_classes
         self.quality_on = quality
-        tower = partial(
-            conv_tower, in_channels, channels, num_convs=num_convs, norm=norm, bias=tower_bias, num_deformable=int(dcn_on_last_conv)
-        )
-        self.cls_tower = tower()
-        self.box_tower = tower()
-        width = channels if num_convs else in_channels
+        tower = partial(conv_tower, norm=norm, bias=tower_bias, num_levels=num_levels)
+        self.shared_tower = tower(in_channels, channels, num_convs=num_shared_convs)
+        width = channels if num_shared_convs else in_channels
+        self.cls_tower = tower(width, channels, num_convs=num_convs, num_deformable=int(dcn_on_last_conv))
+        self.box_tower = tower(width, channels, num_convs=num_convs, num_deformable=int(dcn_on_last_conv))
+        width = channels if num_convs else width
         self.cls_score = Conv2d(width, num_anchors * num_classes, kernel_size=3, padding=1)
         self.box_pred = Conv2d(width, num_anchors * 4, kernel_size=3, padding=1)
         self.quality = Conv2d(width, num_anchors, kernel_size=3, padding=1) if quality != "none" else None
@@ -86,6 +88,7 @@ class DenseHead(nn.Module):
             "num_classes": cfg.NUM_CLASSES,
             "channels": cfg.HEAD.CHANNELS,
             "num_convs": cfg.HEAD.NUM_CONVS,
+            "num_shared_convs": cfg.HEAD.NUM_SHARED_CONVS,
             "norm": cfg.HEAD.NORM,
             "tower_bias": cfg.HEAD.TOWER_BIAS,
             "dcn_on_last_conv": cfg.HEAD.DCN_ON_LAST_CONV,
@@ -98,9 +101,10 @@ class DenseHead(nn.Module):
     def forward(self, features: list[Tensor]) -> DenseOutputs:
         """Raw outputs of features (B, C, H, W), one per level from fine to coarse."""
         logits, boxes, quality = [], [], []
-        for feature, scale in zip(features, self.scales, strict=True):
-            cls_feature = self.cls_tower(feature)
-            box_feature = self.box_tower(feature)
+        for level, (feature, scale) in enumerate(zip(features, self.scales, strict=True)):
+            feature = self.shared_tower(feature, level)
+            cls_feature = self.cls_tower(feature, level)
+            box_feature = self.box_tower(feature, level)
             logits.append(self.cls_score(cls_feature))
             boxes.append(self.regress(box_feature, scale))
             if self.quality is not None:
