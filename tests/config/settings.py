@@ -16,7 +16,7 @@ from detectron2.config import CfgNode
 
 from .pretrained import kind_of
 
-__all__ = ["Published", "published", "repositories", "settings_of", "source_of"]
+__all__ = ["Published", "commits", "published", "repositories", "settings_of", "source_of"]
 
 FACTS = Path(__file__).parent / "published_settings.json"
 MARK = "# settings: "
@@ -51,6 +51,12 @@ def source_of(path: Path) -> str | None:
 @cache
 def repositories() -> dict[str, Any]:
     return json.loads(FACTS.read_text())["repositories"]
+
+
+@cache
+def commits() -> dict[str, str]:
+    """The commit of each repository at which its configs were read."""
+    return json.loads(FACTS.read_text())["commits"]
 
 
 def published(source: str) -> Published:
