@@ -135,10 +135,10 @@ def _tensors(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _used_classes(name: str, value: Tensor, ours: Tensor, key_map: KeyMap) -> Tensor:
     """The rows of a class layer that stand for our classes, where the source has more."""
-    rows, total = key_map.class_rows, key_map.num_classes
-    if not rows or ".cls_score." not in name or value.shape[0] == ours.shape[0] or value.shape[0] % total:
+    total = key_map.num_classes
+    if total is None or ".cls_score." not in name or value.shape[0] == ours.shape[0] or value.shape[0] % total:
         return value
-    return value.unflatten(0, (-1, total))[:, list(rows)].flatten(0, 1)
+    return value.unflatten(0, (-1, total))[:, list(key_map.class_rows)].flatten(0, 1)
 
 
 def _value(name: str, value: Tensor, key_map: KeyMap) -> Tensor:

@@ -98,8 +98,7 @@ def parameter_groups(
         if id(parameter) in of_norms and norm_weight_decay is not None:
             group_decay = norm_weight_decay
         if name.rpartition(".")[2] == "bias":
-            of_norm = id(parameter) in of_norms and norm_bias_lr_factor is not None
-            group_lr *= norm_bias_lr_factor if of_norm else bias_lr_factor
+            group_lr *= bias_lr_factor if norm_bias_lr_factor is None or id(parameter) not in of_norms else norm_bias_lr_factor
             group_decay = group_decay if bias_weight_decay is None else bias_weight_decay
         if fitting:
             group_lr, group_decay = group_lr * fitting[0].lr, group_decay * fitting[0].weight_decay
