@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.profiler import profile
 
 from detkit.layers import deform_conv2d
-from lsnet import pyramid_dcn
-from lsnet.pyramid_dcn import convolve_at
+from lsnet import sampling
+from lsnet.sampling import convolve_at
 
 Convolution = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -34,7 +34,7 @@ def features_kept(*args: Tensor) -> Tensor:
     def at_once(function: Callable[..., Tensor], *args: Any, **_: Any) -> Tensor:
         return function(*args)
 
-    with patch.object(pyramid_dcn, "checkpoint", at_once):
+    with patch.object(sampling, "checkpoint", at_once):
         return convolve_at(*args)
 
 

@@ -59,8 +59,7 @@ class Problem:
 
     def __init__(self, name: str, num_gts: int, bench_data: Any) -> None:
         cfg = get_cfg()
-        cfg.MODEL.META_ARCHITECTURE = "DW"
-        self.assigner = build_assigner(name, cfg)
+        self.assigner = build_assigner(name, cfg, key="the name of the assigner", num_classes=NUM_CLASSES)
         self.criterion = WeightedCriterion(num_classes=NUM_CLASSES, box_loss=giou_loss)
         self.coder = PointBoxCoder("relu")
         self.grid = Grid(tuple(bench_data.LEVELS), tuple(bench_data.STRIDES), 0.5, torch.device("cpu"))
@@ -78,8 +77,7 @@ class Problem:
         outputs = DenseOutputs(self.maps[:levels], self.maps[levels : 2 * levels], self.maps[2 * levels :])
         logits, raw, quality = outputs.flatten(NUM_CLASSES)
         predictions = Predictions(logits, self.coder.decode(raw, priors), quality)
-        with torch.set_grad_enabled(self.assigner.differentiable):
-            assignment = self.assigner(AssignContext(self.gt, priors, predictions))
+        assignment = self.assigner(AssignContext(self.gt, priors, predictions))
         return torch.stack(list(self.criterion(predictions, assignment, self.gt, priors).values())).sum()
 
     def backward(self) -> None:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from fvcore.common.registry import Registry
 
+from detkit.config import ConfigError
+from detkit.config.limits import allowed_values
+
 __all__ = ["registered"]
 
 
-def registered(registry: Registry, name: str, what: str) -> Any:
+def registered(registry: Registry, name: str, what: str, *, key: str) -> Any:
     """The class registered as ``name``.
 
     Args:
         what: the registry's classes are, for the message ("label assigner").
+        key: the config key that holds the name, for the message.
 
     Raises:
-        KeyError: no such class; names those that exist and the nearest.
+        ConfigError: no such class; names those that exist and the nearest.
     """
-    known = [key for key, _ in registry]
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise KeyError(f"No {what} is registered as '{name}'. Registered: {', '.join(sorted(known))}.{hint}")
+    allowed = allowed_values(name, sorted(known for known, _ in registry))
+    if allowed:
+        raise ConfigError(f"{key} is {name!r}, which is no registered {what}. It has to be {allowed}.")
     return registry.get(name)

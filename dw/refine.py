@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
+from detkit.config import Section
 from detkit.dense.heads import DENSE_HEAD_REGISTRY, DenseHead
 from detkit.geometry import Grid, boxes_to_ltrb, ltrb_to_boxes
-from detkit.layers import init_conv, sample_channels
+from detkit.layers import Tower, init_conv, sample_channels
 
 __all__ = ["RefiningHead", "refine_distances"]
 
@@ -48,31 +48,39 @@ class RefiningHead(DenseHead):
 
     Args:
         grid_offset: where a location lies in its cell, see :class:`detkit.geometry.Grid`.
-        channels, num_convs, num_anchors: as in :class:`DenseHead`; one anchor per location, box coder ``"relu"``.
+        in_channels, tower, num_anchors: as in :class:`DenseHead`; one anchor per location, box coder ``"relu"``.
         others: of :class:`DenseHead`.
     """
 
-    @configurable
     def __init__(
-        self, *, in_channels: int, channels: int = 256, num_convs: int = 4, num_anchors: int = 1, grid_offset: float = 0.5, **others: Any
+        self,
+        *,
+        in_channels: int,
+        tower: Tower,
+        num_anchors: int = 1,
+        grid_offset: float = 0.5,
+        **others: Any,
     ) -> None:
         if num_anchors != 1:
             raise ValueError(f"RefiningHead predicts one box per location, not {num_anchors}: give ANCHORS one scale and one ratio.")
-        super().__init__(in_channels=in_channels, channels=channels, num_convs=num_convs, num_anchors=num_anchors, **others)
+        super().__init__(in_channels=in_channels, tower=tower, num_anchors=num_anchors, **others)
         self.grid_offset = grid_offset
-        self.offset_pred = Conv2d(channels if num_convs else in_channels, 8, kernel_size=3, padding=1)
+        self.offset_pred = Conv2d(self.box_pred.in_channels, 8, kernel_size=3, padding=1)
         init_conv(self.offset_pred)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """From the keys of a detector, ``cfg.MODEL.FCOS`` or another.
+    def from_config(cls, node: Section) -> dict[str, Any]:
+        """From the section of a detector.
 
         Raises:
-            ValueError: a box coder other than ``"relu"``.
+            ConfigError: a box coder other than ``"relu"``, or several anchors per location.
         """
-        if cfg.BOX_CODER.NAME != "relu":
-            raise ValueError(f"RefiningHead refines distances in strides: set BOX_CODER.NAME 'relu', not '{cfg.BOX_CODER.NAME}'.")
-        return super().from_config(cfg) | {"grid_offset": cfg.ANCHORS.OFFSET}
+        if node.BOX_CODER.NAME != "relu":
+            raise node.refusal("BOX_CODER.NAME", "'relu' for RefiningHead, which refines distances in strides")
+        for key in ("ANCHORS.SCALES", "ANCHORS.RATIOS"):
+            if len(node.value(key)) != 1:
+                raise node.refusal(key, "a single number for RefiningHead, which predicts one box per location")
+        return super().from_config(node) | {"grid_offset": node.ANCHORS.OFFSET}
 
     def regress(self, feature: Tensor, scale: nn.Module) -> Tensor:
         """Refined distances (B, 4, H, W) in strides, before the box coder's ReLU."""

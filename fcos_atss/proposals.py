@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,12 +16,15 @@ from detectron2.modeling.proposal_generator.rpn import StandardRPNHead
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
-from detkit.assigners import AssignContext, Assigner
+from detkit.assigners import Assigner
 from detkit.backbones import levels_named
-from detkit.dense.criteria import DenseCriterion, WeightedCriterion
+from detkit.config import Section
+from detkit.dense.criteria import LabelCriterion, WeightedCriterion
 from detkit.dense.heads import aligned_logits
 from detkit.dense.parts import head_parts_from_config
-from detkit.geometry import BoxCoder, Grid, Priors
+from detkit.dense.pipeline import DensePipeline, decode_outputs
+from detkit.dense.priors import PriorGenerator
+from detkit.geometry import BoxCoder, Priors
 from detkit.structures import GroundTruth, Predictions
 
 __all__ = ["FCOSRPN", "GNRPNHead"]
@@ -37,8 +41,7 @@ class FCOSRPN(nn.Module):
     Args:
         head: maps the pyramid to :class:`detkit.structures.DenseOutputs` of one class, with or without a quality branch.
         in_features: names of the levels used, from fine to coarse.
-        strides: of these levels, in pixels.
-        cell_anchors: per level (A, 4) anchors around a location, see :func:`detkit.geometry.square_anchors`.
+        prior_generator: where the head predicts.
         box_coder: what the raw regression means.
         assigner: which location learns which object.
         criterion: the losses, of one class.
@@ -46,7 +49,6 @@ class FCOSRPN(nn.Module):
         post_nms_topk: proposals of an image, in training and at test.
         nms_thresh: IoU above which the lower-scored of two boxes of a level goes.
         min_box_size: proposals with a shorter side, in pixels of the network's input, are left out.
-        grid_offset: where a location lies in its cell, see :class:`detkit.geometry.Grid`.
         loss_weight: factor of all losses.
         box_loss_weight: further factor of ``loss_box``.
     """
@@ -57,25 +59,21 @@ class FCOSRPN(nn.Module):
         *,
         head: nn.Module,
         in_features: Sequence[str],
-        strides: Sequence[int],
-        cell_anchors: Sequence[Tensor],
+        prior_generator: PriorGenerator,
         box_coder: BoxCoder,
         assigner: Assigner,
-        criterion: DenseCriterion | WeightedCriterion,
+        criterion: LabelCriterion | WeightedCriterion,
         pre_nms_topk: tuple[int, int] = (2000, 1000),
         post_nms_topk: tuple[int, int] = (1000, 1000),
         nms_thresh: float = 0.7,
         min_box_size: float = 0.0,
-        grid_offset: float = 0.5,
         loss_weight: float = 1.0,
         box_loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
         self.head = head
         self.in_features = tuple(in_features)
-        self.strides = tuple(strides)
-        self.cell_anchors = tuple(cell_anchors)
-        self.grid_offset = grid_offset
+        self.prior_generator = prior_generator
         self.box_coder = box_coder
         self.assigner = assigner
         self.criterion = criterion
@@ -90,21 +88,16 @@ class FCOSRPN(nn.Module):
     def from_config(cls, cfg: CfgNode, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
         rpn = cfg.MODEL.RPN
         levels = levels_named(rpn.IN_FEATURES, input_shape, "MODEL.RPN.IN_FEATURES")
-        own = cfg.clone()
-        own.defrost()
-        node = own.MODEL.FCOS_RPN
-        node.NUM_CLASSES = 1
-        own.MODEL.META_ARCHITECTURE = "FCOS_RPN"  # where an assigner looks for the number of classes
-        own.MODEL.ASSIGNERS.FCOS.SIZES_OF_INTEREST = [node.SIZE_OF_INTEREST * level.stride for level in levels[:-1]]
+        node = Section(cfg, "MODEL.FCOS_RPN")
+        node.check({"SIZE_OF_INTEREST": "(0, inf)"})
+        sizes_of_interest = [node.SIZE_OF_INTEREST * level.stride for level in levels[:-1]]
         return {
-            **head_parts_from_config(own, node, levels),
+            **head_parts_from_config(cfg, node, levels, num_classes=1, sizes_of_interest=sizes_of_interest),
             "in_features": rpn.IN_FEATURES,
-            "strides": [level.stride for level in levels],
             "pre_nms_topk": (rpn.PRE_NMS_TOPK_TRAIN, rpn.PRE_NMS_TOPK_TEST),
             "post_nms_topk": (rpn.POST_NMS_TOPK_TRAIN, rpn.POST_NMS_TOPK_TEST),
             "nms_thresh": rpn.NMS_THRESH,
             "min_box_size": cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE,
-            "grid_offset": node.ANCHORS.OFFSET,
             "loss_weight": rpn.LOSS_WEIGHT,
             "box_loss_weight": rpn.BBOX_REG_LOSS_WEIGHT,
         }
@@ -124,10 +117,7 @@ class FCOSRPN(nn.Module):
             ``loss_fcos_rpn_box`` and, with a quality branch, ``loss_fcos_rpn_quality``, empty outside training.
         """
         outputs = self.head([features[name] for name in self.in_features])
-        grid = Grid(outputs.level_sizes, self.strides, self.grid_offset, images.tensor.device)
-        priors = Priors(grid, self.cell_anchors)
-        logits, raw_boxes, quality = outputs.flatten(1)
-        predictions = Predictions(logits, self.box_coder.decode(raw_boxes, priors), quality, raw_boxes)
+        predictions, priors = self.pipeline.decode(outputs)
         losses = {}
         if self.training:
             if gt_instances is None:
@@ -135,17 +125,18 @@ class FCOSRPN(nn.Module):
             losses = self.losses(predictions, priors, gt_instances, images.image_sizes)
         return self.proposals(predictions, priors, images.image_sizes), losses
 
+    @property
+    def pipeline(self) -> DensePipeline:
+        """How priors, predictions and labels are made of the generator's parts."""
+        return DensePipeline(self.prior_generator, self.assigner, partial(decode_outputs, box_coder=self.box_coder, num_classes=1))
+
     def losses(
         self, predictions: Predictions, priors: Priors, gt_instances: list[Instances], image_sizes: Sequence[tuple[int, int]]
     ) -> dict[str, Tensor]:
         """The weighted losses, named as in :meth:`forward`; ``image_sizes`` (height, width) without padding."""
         given = GroundTruth.from_instances(gt_instances)
-        gt = GroundTruth(given.boxes, torch.zeros_like(given.classes), given.valid)
-        context = AssignContext(gt=gt, priors=priors)
-        if self.assigner.needs_predictions:
-            context = replace(context, predictions=predictions, image_sizes=gt.boxes.new_tensor(image_sizes))
-        with torch.set_grad_enabled(self.assigner.differentiable and torch.is_grad_enabled()):
-            assignment = self.assigner(context)
+        gt = replace(given, classes=torch.zeros_like(given.classes))
+        assignment = self.pipeline.assign(priors, gt, predictions, image_sizes)
         losses = self.criterion(predictions, assignment, gt, priors)
         if "loss_box" in losses:
             losses["loss_box"] = self.box_loss_weight * losses["loss_box"]
@@ -160,10 +151,9 @@ class FCOSRPN(nn.Module):
         logits = predictions.logits.squeeze(-1)
         if predictions.quality is not None:
             logits = aligned_logits(logits, predictions.quality)
-        per_level = [height * width * priors.anchors_per_point for height, width in priors.grid.sizes]
         return find_top_rpn_proposals(
-            list(predictions.boxes.split(per_level, dim=1)),
-            list(logits.split(per_level, dim=1)),
+            list(predictions.boxes.split(priors.per_level, dim=1)),
+            list(logits.split(priors.per_level, dim=1)),
             list(image_sizes),
             self.nms_thresh,
             self.pre_nms_topk[self.training],

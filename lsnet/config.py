@@ -1,14 +1,17 @@
-"""The keys of LSNet."""
+"""The keys of LSNet, the values that they may have, and when they are read."""
 
 from __future__ import annotations
 
-from detectron2.config import CfgNode
+from collections.abc import Mapping, Sequence
+
 from detectron2.config import CfgNode as CN
 
-__all__ = ["add_config"]
+from detkit.config import Limit, Section
+
+__all__ = ["LIMITS", "READ_WITH", "add_config", "check_config"]
 
 
-def add_config(cfg: CfgNode) -> None:
+def add_config(cfg: CN) -> None:
     """Adds ``MODEL.LSNET``: boxes by extreme points, as in the official code (Duankaiwen/LSNet) and sections 3 and 4.2."""
     node = cfg.MODEL.LSNET = CN()
     node.TASK = "bbox"  # "segm", "pose"
@@ -33,7 +36,7 @@ def add_config(cfg: CfgNode) -> None:
     node.HEAD.NORM = "GN"
     node.HEAD.DEFORMABLE_TOWERS = True  # modulated, all convolutions; slow on a CPU
     node.HEAD.STAGES = 2  # 1: the classes come from the first stage (table 2)
-    # what the second stage looks at beside the anchor point: "point" (nothing), "landmark", "pyramid" (tables 3), "learned" (figure 4)
+    # what the second stage reads beside the anchor point: "point" (nothing), "landmark", "pyramid" (tables 3), "learned" (figure 4)
     node.HEAD.FEATURES = "pyramid"
     # how offsets become offsets on neighboring levels: "official" (accumulated) or "ideal"
     node.HEAD.LEVEL_SCALES = "official"
@@ -64,3 +67,80 @@ def add_config(cfg: CfgNode) -> None:
     node.TEST.TOPK_PER_LEVEL = 1000  # the official code takes 100 for poses, and 20 per image
     node.TEST.NMS_THRESH = 0.6
     node.TEST.MIN_AREA = 0.0  # of a detection's box, in square pixels of the original image; official code: 1024 for poses
+
+
+#: what a value may be, by key below ``MODEL.LSNET``; assigners and pyramid levels are checked where they are built
+LIMITS: Mapping[str, Limit] = {
+    "TASK": ("bbox", "segm", "pose"),
+    "NUM_CLASSES": "[1, inf)",
+    "BOX_STYLE": ("extreme", "rectangle"),
+    "CONTOUR_LANDMARKS": "[9, inf)",
+    "SEGM_BOX": ("contour", "object"),
+    "NUM_KEYPOINTS": "[1, inf)",
+    "POSE_BOX": ("object", "keypoints"),
+    "GRID_OFFSET": "[0, 1]",
+    "HEAD.CHANNELS": "[1, inf)",
+    "HEAD.NUM_CONVS": "[0, inf)",
+    "HEAD.NORM": ("", "BN", "FrozenBN", "GN", "LN", "SyncBN", "naiveSyncBN", "naiveSyncBN_N", "nnSyncBN"),
+    "HEAD.STAGES": "[1, 2]",
+    "HEAD.FEATURES": ("point", "landmark", "pyramid", "learned"),
+    "HEAD.LEVEL_SCALES": ("official", "ideal"),
+    "HEAD.GRADIENT_SHARE": "[0, 1]",
+    "HEAD.PRIOR_PROB": "(0, 1)",
+    "HEAD.START_SIZE": "[0, inf)",
+    "CPV.POOLED_CHANNELS": "[1, inf)",
+    "CPV.NUM_CONVS": "[0, inf)",
+    "LOSS.VECTOR": ("cross_iou", "smooth_l1", "giou"),
+    "LOSS.CROSS_IOU": ("official", "paper"),
+    "LOSS.ALPHA": "[0, 1)",
+    "LOSS.SMOOTH_L1_BETA": "[0, inf)",
+    "LOSS.INIT_WEIGHT": "[0, inf)",
+    "LOSS.REFINE_WEIGHT": "[0, inf)",
+    "LOSS.BOX_FACTOR": "[0, inf)",
+    "LOSS.FOCAL_ALPHA": "[-1, 1]",  # negative: no weighting
+    "LOSS.FOCAL_GAMMA": "[0, inf)",
+    "TEST.SCORE_THRESH": "[0, 1]",
+    "TEST.TOPK_PER_LEVEL": "[1, inf)",
+    "TEST.NMS_THRESH": "[0, 1]",
+    "TEST.MIN_AREA": "[0, inf)",
+}
+
+#: keys that are read only where another key has one of these values; elsewhere they have to keep their defaults
+READ_WITH: Mapping[str, Mapping[str, Sequence[object]]] = {
+    "BOX_STYLE": {"TASK": ("bbox",)},
+    "CONTOUR_LANDMARKS": {"TASK": ("segm",)},
+    "SEGM_BOX": {"TASK": ("segm",)},
+    "NUM_KEYPOINTS": {"TASK": ("pose",)},
+    "POSE_BOX": {"TASK": ("pose",)},
+    "ASSIGNER": {"HEAD.STAGES": (2,)},
+    "HEAD.LEVEL_SCALES": {"HEAD.STAGES": (2,), "HEAD.FEATURES": ("pyramid",)},
+    "HEAD.GRADIENT_SHARE": {"HEAD.STAGES": (2,), "HEAD.FEATURES": ("landmark", "pyramid")},
+    "CPV.ENABLED": {"TASK": ("bbox",), "HEAD.STAGES": (2,)},
+    "CPV.POOLED_CHANNELS": {"CPV.ENABLED": (True,)},
+    "CPV.NUM_CONVS": {"CPV.ENABLED": (True,)},
+    "LOSS.CROSS_IOU": {"LOSS.VECTOR": ("cross_iou",)},
+    "LOSS.ALPHA": {"LOSS.VECTOR": ("cross_iou", "smooth_l1")},
+    "LOSS.SMOOTH_L1_BETA": {"LOSS.VECTOR": ("smooth_l1",)},
+    "LOSS.REFINE_WEIGHT": {"HEAD.STAGES": (2,)},
+    "LOSS.BOX_FACTOR": {"TASK": ("pose",), "POSE_BOX": ("object",)},
+}
+
+
+def check_config(cfg: CN) -> None:
+    """Checks the values of ``MODEL.LSNET``, and that keys which nothing reads keep their defaults.
+
+    Raises:
+        ConfigError: names the whole key, the value and what is allowed.
+    """
+    section = Section(cfg, "MODEL.LSNET")
+    section.check(LIMITS)
+    blank = CN({"MODEL": CN()})
+    add_config(blank)
+    defaults = Section(blank, "MODEL.LSNET")
+    for key, readers in READ_WITH.items():
+        default = defaults.value(key)
+        if section.value(key) != default and any(section.value(other) not in values for other, values in readers.items()):
+            conditions = " and ".join(f"{other} {' or '.join(map(repr, values))}" for other, values in readers.items())
+            raise section.refusal(key, f"{default!r}, its default: it is read only with {conditions}")
+    if section.HEAD.STAGES == 1 and section.HEAD.FEATURES not in (defaults.HEAD.FEATURES, "point"):
+        raise section.refusal("HEAD.FEATURES", "'point' with HEAD.STAGES 1: only the second stage reads features at landmarks")

@@ -13,10 +13,11 @@ from detkit.geometry import Priors
 from detkit.losses import focal_loss_from_labels
 from detkit.structures import GroundTruth, HardAssignment
 
-from .losses import VectorLoss, VectorTargets
-from .tasks import LandmarkSet, Task
+from .cross_iou import VectorLoss, VectorPairs
+from .landmarks import LandmarkSet
+from .tasks import Task
 
-__all__ = ["LSCriterion", "Positives", "Stage", "vector_targets"]
+__all__ = ["LSCriterion", "Positives", "Stage", "vector_pairs"]
 
 #: vectors are compared in units of so many strides (official code: point_base_scale)
 UNIT_STRIDES = 4.0
@@ -64,12 +65,12 @@ class Stage(NamedTuple):
 class LSCriterion(nn.Module):
     """Focal loss on the classes and a loss on the vectors of both stages, each divided by the number of its positives.
 
-    Only the positives' vectors are looked at, in room for as many as there can be, so that shapes depend on the input's alone.
+    Only the vectors of the positives are read, padded to as many as there can be, so that shapes follow from the shape of the input alone.
 
     Args:
         task: what is regressed.
         num_classes: K.
-        vector_loss: see :mod:`lsnet.losses`.
+        vector_loss: see :mod:`lsnet.cross_iou`.
         init_weight, refine_weight: beta and gamma of equation 2.
         box_factor: further factor for the boxes that are learned beside another set of landmarks (official code: 0.1).
         focal_alpha, focal_gamma: of the focal loss.
@@ -115,8 +116,8 @@ class LSCriterion(nn.Module):
             positives = Positives.of(stage.assignment, stage.room)
             for landmarks in self.task.sets:
                 factor = weight if landmarks is self.task.landmarks else weight * self.box_factor
-                rows = self.rows(stage.vectors[landmarks.name], landmarks, positives, gt, priors)
-                losses[f"loss_{landmarks.name}_{name}"] = factor * (rows * positives.valid).sum() / norm
+                pairs = vector_pairs(stage.vectors[landmarks.name], landmarks, positives, gt, priors)
+                losses[f"loss_{landmarks.name}_{name}"] = factor * (self.vector_loss(pairs) * positives.valid).sum() / norm
         return losses
 
     def classes(self, logits: Tensor, assignment: HardAssignment, gt: GroundTruth) -> Tensor:
@@ -125,20 +126,17 @@ class LSCriterion(nn.Module):
         labels = torch.where(index >= 0, gt.classes.gather(1, index.clamp(min=0)), self.num_classes)
         return focal_loss_from_labels(logits, labels, alpha=self.focal_alpha, gamma=self.focal_gamma, ignore=assignment.ignore)
 
-    def rows(self, vectors: Tensor, landmarks: LandmarkSet, positives: Positives, gt: GroundTruth, priors: Priors) -> Tensor:
-        """The vector loss of every positive, (B, M); any finite number where ``positives`` are not valid."""
-        pred = vectors.gather(2, positives.prior_index[:, None].expand(-1, vectors.shape[1], -1))  # (B, 4 * (V + 1), M)
-        pred = pred.transpose(1, 2).unflatten(2, (-1, 4)) / UNIT_STRIDES
-        return self.vector_loss(pred, vector_targets(landmarks, positives, gt, priors), landmarks)
 
-
-def vector_targets(landmarks: LandmarkSet, positives: Positives, gt: GroundTruth, priors: Priors) -> VectorTargets:
-    """What the positives should predict, in units of four strides."""
+def vector_pairs(vectors: Tensor, landmarks: LandmarkSet, positives: Positives, gt: GroundTruth, priors: Priors) -> VectorPairs:
+    """What the positives (B, M) predict, of vectors (B, 4 * (V + 1), P) in cells, beside what they should, in units of four strides. Finite
+    numbers without meaning where the positives are not valid."""
     if gt.landmarks is None:
         raise ValueError("LSNet learns from 'gt_landmarks', which the data lack: let INPUT.MAPPER be 'LandmarkMapper'.")
     images = torch.arange(len(gt.boxes), device=gt.boxes.device)[:, None]
     boxes = gt.boxes[images, positives.gt_index]  # (B, M, 4)
     points = priors.points[positives.prior_index]
     unit = UNIT_STRIDES * priors.strides[positives.prior_index][..., None]  # (B, M, 1)
+    pred = vectors.gather(2, positives.prior_index[:, None].expand(-1, vectors.shape[1], -1))  # (B, 4 * (V + 1), M)
+    pred = pred.transpose(1, 2).unflatten(2, (-1, 4)) / UNIT_STRIDES
     offsets, known = landmarks.targets(points, gt.landmarks[images, positives.gt_index], boxes)
-    return VectorTargets(offsets / unit[..., None], known, (boxes - points.repeat(1, 1, 2)) / unit)
+    return landmarks.pairs(pred, offsets / unit[..., None], known, (boxes - points.repeat(1, 1, 2)) / unit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,29 +14,28 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
-from detkit.assigners import AssignContext, Assigner
+from detkit.assigners import Assigner
 from detkit.checkpoint import read_published_layouts
-from detkit.dense.postprocess import DensePostprocessor
-from detkit.geometry import Grid, Priors
-from detkit.structures import GroundTruth, HardAssignment, Predictions
+from detkit.dense import DensePipeline, DensePostprocessor, PriorGenerator, TensorPath
+from detkit.geometry import Priors
+from detkit.structures import Detections, GroundTruth, HardAssignment, Predictions
 
-from .corner_targets import CornerCriterion
-from .corners import snap_corners
+from .corners import CornerCriterion, snap_corners
 from .criterion import LSCriterion, Stage
 from .head import LSOutputs
-from .outputs import merge_rules, with_task_outputs
+from .landmarks import LandmarkSet
 from .parts import lsnet_parts_from_config
-from .tasks import LandmarkSet, Task
+from .tasks import Task
 
 __all__ = ["LSNet"]
 
 
 @META_ARCH_REGISTRY.register()
-class LSNet(DenseDetector):
+class LSNet(TensorPath, DenseDetector):
     """Location-sensitive network (Duan et al., Location-Sensitive Visual Recognition with Cross-IOU Loss, 2021).
 
     Every location predicts vectors to landmarks of an object, which make its box; the features at the landmarks give better vectors and
-    the classes. What the landmarks are, extreme points, a contour or keypoints, is the task's matter.
+    the classes. What the landmarks are, extreme points, a contour or keypoints, is defined by the task.
 
     Args:
         backbone: a Detectron2 backbone with a feature pyramid.
@@ -48,7 +48,7 @@ class LSNet(DenseDetector):
         criterion: the losses.
         postprocessor: predictions to detections.
         corner_criterion: the losses of corner maps, for a head that makes them.
-        grid_offset: where a location lies in its cell, see :class:`detkit.geometry.Grid` (official code: 0, the cell's corner).
+        prior_generator: where the head predicts: points, in the official code at the corners of the cells.
         ignore_padding: leave out locations beyond an image's own padded area when images of different size share a batch.
         min_area: detections whose box has no larger area, in square pixels of the original image, are left out.
         pixel_mean, pixel_std: per channel, for images in the order of ``INPUT.FORMAT``.
@@ -61,6 +61,7 @@ class LSNet(DenseDetector):
         backbone: Backbone,
         head: nn.Module,
         head_in_features: Sequence[str],
+        prior_generator: PriorGenerator,
         task: Task,
         init_assigner: Assigner,
         refine_assigner: Assigner | None,
@@ -69,13 +70,11 @@ class LSNet(DenseDetector):
         corner_criterion: CornerCriterion | None = None,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
-        grid_offset: float = 0.0,
         ignore_padding: bool = True,
         min_area: float = 0.0,
     ) -> None:
         super().__init__(backbone, head, list(head_in_features), pixel_mean=tuple(pixel_mean), pixel_std=tuple(pixel_std))
-        shapes = backbone.output_shape()
-        self.strides = tuple(shapes[name].stride for name in head_in_features)
+        self.prior_generator = prior_generator
         self.task = task
         self.num_classes = criterion.num_classes
         self.init_assigner = init_assigner
@@ -83,10 +82,9 @@ class LSNet(DenseDetector):
         self.criterion = criterion
         self.corner_criterion = corner_criterion
         self.postprocessor = postprocessor
-        self.grid_offset = grid_offset
         self.ignore_padding = ignore_padding
         self.min_area = min_area
-        self.tta_fields = merge_rules(task)
+        self.tta_fields = task.merge_rules()
         read_published_layouts(self)
 
     @classmethod
@@ -100,7 +98,7 @@ class LSNet(DenseDetector):
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Losses while training; else per image ``{"instances": ...}`` in pixels of the original image, with the fields of the task, see
-        :func:`lsnet.outputs.with_task_outputs`."""
+        :mod:`lsnet.tasks`."""
         outputs = super().forward(batched_inputs)
         if self.training:
             return outputs
@@ -108,7 +106,17 @@ class LSNet(DenseDetector):
 
     def _finish(self, detections: Instances, image: Tensor) -> dict[str, Instances]:
         large = detections[detections.pred_boxes.area() > self.min_area]
-        return {"instances": with_task_outputs(large, self.task, (image.shape[-2], image.shape[-1]))}
+        return {"instances": self.task.finish(large, (image.shape[-2], image.shape[-1]))}
+
+    def predict(self, images: ImageList) -> LSOutputs:
+        """The raw outputs of backbone and head for preprocessed images."""
+        return self.raw_outputs(images.tensor)
+
+    def named_maps(self, outputs: LSOutputs) -> dict[str, Tensor]:
+        maps = {"logits": outputs.logits}
+        for stage, vectors in (("init", outputs.init), ("refine", outputs.refine)):
+            maps |= {f"{stage}_{name}": values for name, values in vectors.items()}
+        return {f"{kind}_{self.head_in_features[i]}": x for kind, values in maps.items() for i, x in enumerate(values)}
 
     def forward_training(
         self, images: ImageList, features: list[Tensor], predictions: LSOutputs, gt_instances: list[Instances]
@@ -128,55 +136,36 @@ class LSNet(DenseDetector):
         landmarks = None if gt.landmarks is None else F.pad(gt.landmarks, (0, 0, 0, 0, 0, 1))
         return GroundTruth(F.pad(gt.boxes, (0, 0, 0, 1)), F.pad(gt.classes, (0, 1)), F.pad(gt.valid, (0, 1)), landmarks)
 
+    @property
+    def pipeline(self) -> DensePipeline:
+        """How priors, predictions and the labels of the last stage are made of this detector's parts."""
+        return DensePipeline(self.prior_generator, self.assigner, self._decode, self.ignore_padding, self.backbone.size_divisibility)
+
     def losses(self, outputs: LSOutputs, gt: GroundTruth, image_sizes: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         """The losses of raw outputs, ``image_sizes`` (height, width) without padding."""
-        priors = self.priors_of(outputs.level_sizes, outputs.logits[0].device)
-        predictions = self.decode(outputs, priors)
-        num_gts = gt.valid.shape[1]
-        stages = []
-        for assigner, vectors in ((self.init_assigner, outputs.init), (self.refine_assigner, outputs.refine)):
-            if assigner is not None:
-                assignment = self.assign_by(assigner, priors, gt, predictions, image_sizes)
-                flat = {name: flatten_levels(maps) for name, maps in vectors.items()}
-                stages.append(Stage(flat, assignment, assigner.max_positives(num_gts, priors)))
+        predictions, priors = self.pipeline.decode(outputs)
+        stages = self.stages(outputs, predictions, priors, gt, image_sizes)
         losses = self.criterion(predictions.logits, stages, gt, priors)
         if self.corner_criterion is not None and outputs.corners is not None:
-            valid_sizes = self._valid_sizes(priors, image_sizes)
+            valid_sizes = self.pipeline.valid_sizes(priors, image_sizes)
             losses |= self.corner_criterion(outputs.corners, gt, priors.grid, stages[-1].assignment.ignore, valid_sizes)
         return losses
 
-    def assign(
-        self, priors: Priors, gt: GroundTruth, predictions: Predictions | None, image_sizes: Sequence[tuple[int, int]]
-    ) -> HardAssignment:
-        """What the assigner of the last stage makes of a batch, given what :meth:`decode` gives."""
-        return self.assign_by(self.assigner, priors, gt, predictions, image_sizes)
+    def stages(
+        self, outputs: LSOutputs, predictions: Predictions, priors: Priors, gt: GroundTruth, image_sizes: Sequence[tuple[int, int]]
+    ) -> list[Stage]:
+        """What each stage predicts, and what its assigner makes of a batch."""
+        stages = []
+        for assigner, vectors in ((self.init_assigner, outputs.init), (self.refine_assigner, outputs.refine)):
+            if assigner is not None:
+                assignment = replace(self.pipeline, assigner=assigner).assign(priors, gt, predictions, image_sizes)
+                if not isinstance(assignment, HardAssignment):
+                    raise TypeError(f"LSNet learns from hard labels, but {type(assigner).__name__} gives weights.")
+                flat = {name: flatten_levels(maps) for name, maps in vectors.items()}
+                stages.append(Stage(flat, assignment, assigner.max_positives(gt.valid.shape[1], priors)))
+        return stages
 
-    @torch.no_grad()
-    def assign_by(
-        self,
-        assigner: Assigner,
-        priors: Priors,
-        gt: GroundTruth,
-        predictions: Predictions | None,
-        image_sizes: Sequence[tuple[int, int]],
-    ) -> HardAssignment:
-        """What the assigner of a stage makes of a batch, given what :meth:`decode` gives."""
-        context = AssignContext(
-            gt=gt,
-            priors=priors,
-            predictions=predictions if assigner.needs_predictions else None,
-            valid_sizes=self._valid_sizes(priors, image_sizes),
-            image_sizes=gt.boxes.new_tensor(image_sizes) if assigner.needs_predictions else None,
-        )
-        assignment = assigner(context)
-        if not isinstance(assignment, HardAssignment):
-            raise TypeError(f"LSNet learns from hard labels, but {type(assigner).__name__} gives weights.")
-        return assignment
-
-    def _valid_sizes(self, priors: Priors, image_sizes: Sequence[tuple[int, int]]) -> Tensor | None:
-        return priors.grid.cells_within(image_sizes, self.backbone.size_divisibility) if self.ignore_padding else None
-
-    def decode(self, outputs: LSOutputs, priors: Priors) -> Predictions:
+    def _decode(self, outputs: LSOutputs, priors: Priors) -> Predictions:
         """What an assigner may look at: logits (B, P, K) and the boxes of the first stage, which stand for anchors in the second."""
         logits = flatten_levels(outputs.logits).transpose(1, 2)
         landmarks = self.task.box_landmarks
@@ -184,29 +173,27 @@ class LSNet(DenseDetector):
 
     def detect(self, outputs: LSOutputs, image_sizes: Sequence[tuple[int, int]]) -> list[Instances]:
         """Detections of raw outputs in pixels of the network's input, with ``pred_landmarks`` and those of the first stage."""
-        priors = self.priors_of(outputs.level_sizes, outputs.logits[0].device)
+        sizes = torch.tensor(image_sizes, dtype=torch.float32, device=self.device)
+        return self.detections(outputs, sizes).to_instances(image_sizes)
+
+    def detections(self, outputs: LSOutputs, image_sizes: Tensor) -> Detections:
+        """:meth:`detect` in one shape; ``image_sizes`` (B, 2) height and width without padding."""
+        priors = self.prior_generator(outputs.level_sizes)
         positions = {s.name: _landmarks(outputs.final[s.name], s, priors) for s in self.task.sets}
         boxes = self.task.box_landmarks.boxes(positions[self.task.box_landmarks.name])
+        limits = image_sizes.flip(-1)[:, None]  # width, height
         if outputs.corners is not None:
-            limits = boxes.new_tensor([[width, height, width, height] for height, width in image_sizes])[:, None]
-            boxes = snap_corners(boxes.clamp(min=0).minimum(limits), outputs.corners, priors.grid)
+            boxes = snap_corners(boxes.clamp(min=0).minimum(limits.repeat(1, 1, 2)), outputs.corners, priors.grid)
         landmarks = self.task.landmarks
         first = _landmarks(outputs.init[landmarks.name], landmarks, priors)
-        detections = self.postprocessor(
+        found = self.postprocessor(
             Predictions(flatten_levels(outputs.logits).transpose(1, 2), boxes),
-            priors_per_level=[h * w for h, w in outputs.level_sizes],
+            priors_per_level=priors.per_level,
             image_sizes=image_sizes,
             fields={"pred_landmarks": positions[landmarks.name], "first_landmarks": first},
         )
-        for found in detections:
-            height, width = found.image_size
-            found.pred_landmarks = found.pred_landmarks.clamp(min=0).minimum(found.pred_landmarks.new_tensor([width, height]))
-        return detections
-
-    def priors_of(self, level_sizes: Sequence[tuple[int, int]], device: torch.device) -> Priors:
-        """The anchor points of a pyramid of these (height, width), as anchors without extent."""
-        grid = Grid(tuple(level_sizes), self.strides, self.grid_offset, device)
-        return Priors(grid, tuple(torch.zeros(1, 4) for _ in self.strides))
+        inside = found.fields["pred_landmarks"].clamp(min=0).minimum(limits[:, None])
+        return replace(found, fields=found.fields | {"pred_landmarks": inside})
 
 
 def flatten_levels(maps: Sequence[Tensor]) -> Tensor:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
 from torch import Tensor, nn
 
-from detkit.layers import conv_tower, init_conv
+from detkit.layers import Tower, init_conv
 
-from .coding import cross_coordinates
 from .corners import CornerMaps, CornerVerification
+from .cross_iou import cross_coordinates
+from .landmarks import LandmarkSet
 from .sampling import LandmarkSampler, kernel_offsets
-from .tasks import LandmarkSet, Task
+from .tasks import Task
 
 __all__ = ["LSHead", "LSOutputs", "SamplerFactory"]
 
@@ -90,15 +90,13 @@ class _RefineBranch(nn.Module):
 
     def forward(self, features: Sequence[Tensor], offsets: Sequence[Tensor]) -> list[Tensor]:
         """Outputs of all levels from features (B, C, H, W) and the kernel offsets (B, 18, H, W) of each."""
-        return [self._on_level(features, level, offset) for level, offset in enumerate(offsets)]
-
-    def _on_level(self, features: Sequence[Tensor], level: int, offset: Tensor) -> Tensor:
-        x = self.anchor(features[level])
-        if self.sampler is not None:
-            x = x + self.sampler(features, level, offset)
-        if self.norm is not None:
-            x = self.norm(x)
-        return self.out(x.relu())
+        outputs = []
+        for level, offset in enumerate(offsets):
+            x = self.anchor(features[level])
+            if self.sampler is not None:
+                x = x + self.sampler(features, level, offset)
+            outputs.append(self.out((x if self.norm is None else self.norm(x)).relu()))
+        return outputs
 
 
 class LSHead(nn.Module):
@@ -108,15 +106,14 @@ class LSHead(nn.Module):
         task: what is regressed.
         num_classes: K, without a background class.
         in_channels: width of the pyramid.
-        channels, num_convs, norm: of the towers, one for classes and one for each set of landmarks.
-        deformable_towers: all convolutions of the towers are deformable (official code).
+        tower: of which there is one for classes and one for each set of landmarks; its width and norm are also those of the branches.
         two_stages: False: classes and vectors come from the first stage (table 2).
         sampler: makes the features at landmarks; None: the second stage sees the anchor point alone ("PA" of table 3).
         gradient_share: see :func:`lsnet.sampling.kernel_offsets`.
         prior_prob: initial class probability (focal loss, section 3.3).
-        start_size: half the size in cells of the typical object (:meth:`lsnet.tasks.LandmarkSet.typical`) whose vectors the first stage
+        start_size: half the size in cells of the typical object (:meth:`lsnet.landmarks.LandmarkSet.typical`) whose vectors the first stage
             starts from; 0: every component starts at ln 2 (official code), so that landmarks make no box and box penalties are steep.
-        verification: corner maps that the second stage also looks at (LSNet-CPV).
+        verification: corner maps that the second stage also reads (LSNet-CPV).
     """
 
     def __init__(
@@ -125,10 +122,7 @@ class LSHead(nn.Module):
         task: Task,
         num_classes: int,
         in_channels: int,
-        channels: int = 256,
-        num_convs: int = 3,
-        norm: str = "GN",
-        deformable_towers: bool = True,
+        tower: Tower,
         two_stages: bool = True,
         sampler: SamplerFactory | None = None,
         gradient_share: float = 0.1,
@@ -141,11 +135,9 @@ class LSHead(nn.Module):
         self.two_stages = two_stages
         self.gradient_share = gradient_share
         self.verification = verification
-        deformable = num_convs if deformable_towers else 0
-        tower = partial(conv_tower, in_channels, channels, num_convs=num_convs, norm=norm, num_deformable=deformable)
-        width = channels if num_convs else in_channels
-        self.cls_tower = tower()
-        self.towers = nn.ModuleDict({s.name: tower() for s in task.sets})
+        channels, norm, width = tower.channels, tower.norm, tower.out_channels(in_channels)
+        self.cls_tower = tower.build(in_channels)
+        self.towers = nn.ModuleDict({s.name: tower.build(in_channels) for s in task.sets})
         self.init = nn.ModuleDict()
         for s in task.sets:
             self.init[s.name] = branch = _OutputBranch(width, channels, self._init_channels(s))

@@ -10,34 +10,21 @@ from detectron2.modeling import build_backbone
 
 from detkit.assigners import Assigner, build_assigner
 from detkit.backbones import levels_named
-from detkit.config import ConfigError, check_ranges
-from detkit.dense.postprocess import DensePostprocessor
+from detkit.config import Section
+from detkit.dense import DensePostprocessor, PriorGenerator
+from detkit.layers import Tower
 
-from .corner_targets import CornerCriterion
-from .corners import CornerVerification
+from .corners import CornerCriterion, CornerVerification
 from .criterion import LSCriterion
+from .cross_iou import CrossIoULoss, GIoULoss, SmoothL1Loss, VectorLoss
 from .head import LSHead, SamplerFactory
-from .losses import CrossIoULoss, GIoULoss, SmoothL1Loss, VectorLoss
 from .sampling import LandmarkSampler, LearnedSampler, PyramidSampler
 from .tasks import Task, build_task
 
 __all__ = ["lsnet_parts_from_config"]
 
-_RANGES = {
-    "NUM_CLASSES": "[1, inf)",
-    "GRID_OFFSET": "[0, 1]",
-    "HEAD.NUM_CONVS": "[0, inf)",
-    "HEAD.GRADIENT_SHARE": "[0, 1]",
-    "HEAD.PRIOR_PROB": "(0, 1)",
-    "HEAD.START_SIZE": "[0, inf)",
-    "CPV.NUM_CONVS": "[0, inf)",
-    "LOSS.ALPHA": "[0, inf)",
-    "LOSS.SMOOTH_L1_BETA": "[0, inf)",
-    "TEST.SCORE_THRESH": "[0, 1]",
-    "TEST.TOPK_PER_LEVEL": "[1, inf)",
-    "TEST.NMS_THRESH": "[0, 1]",
-    "TEST.MIN_AREA": "[0, inf)",
-}
+#: GroupNorm in heads has so many groups
+GROUPS = 32
 
 
 def lsnet_parts_from_config(cfg: CfgNode) -> dict[str, Any]:
@@ -46,25 +33,21 @@ def lsnet_parts_from_config(cfg: CfgNode) -> dict[str, Any]:
     Raises:
         ConfigError: a key has a value that does not exist, or the backbone lacks a level; names key and values.
     """
-    node = cfg.MODEL.LSNET
-    check_ranges(node, "MODEL.LSNET", _RANGES)
+    node = Section(cfg, "MODEL.LSNET")
     task = build_task(cfg)
     backbone = build_backbone(cfg)
     levels = levels_named(node.IN_FEATURES, backbone.output_shape(), "MODEL.LSNET.IN_FEATURES")
-    if node.HEAD.STAGES not in (1, 2):
-        raise ConfigError(f"MODEL.LSNET.HEAD.STAGES is 1 or 2, not {node.HEAD.STAGES}.")
-    two_stages = node.HEAD.STAGES == 2
     return {
         "backbone": backbone,
         "head": _build_head(node, task, levels[0].channels, [level.stride for level in levels]),
         "head_in_features": node.IN_FEATURES,
         "task": task,
         "init_assigner": _build_assigner(cfg, "INIT_ASSIGNER"),
-        "refine_assigner": _build_assigner(cfg, "ASSIGNER") if two_stages else None,
+        "refine_assigner": _build_assigner(cfg, "ASSIGNER") if node.HEAD.STAGES == 2 else None,
         "criterion": LSCriterion(
             task=task,
             num_classes=node.NUM_CLASSES,
-            vector_loss=_build_vector_loss(node.LOSS, task),
+            vector_loss=_build_vector_loss(node, task),
             init_weight=node.LOSS.INIT_WEIGHT,
             refine_weight=node.LOSS.REFINE_WEIGHT,
             box_factor=node.LOSS.BOX_FACTOR,
@@ -80,7 +63,7 @@ def lsnet_parts_from_config(cfg: CfgNode) -> dict[str, Any]:
             max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
         ),
         "corner_criterion": CornerCriterion(num_classes=node.NUM_CLASSES) if node.CPV.ENABLED else None,
-        "grid_offset": node.GRID_OFFSET,
+        "prior_generator": PriorGenerator(strides=[level.stride for level in levels], offset=node.GRID_OFFSET),
         "ignore_padding": node.IGNORE_PADDING,
         "min_area": node.TEST.MIN_AREA,
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,
@@ -89,63 +72,57 @@ def lsnet_parts_from_config(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _build_assigner(cfg: CfgNode, key: str) -> Assigner:
-    return build_assigner(cfg.MODEL.LSNET[key], cfg, key=f"MODEL.LSNET.{key}", without=("weights", "anchors"))
+    return build_assigner(cfg.MODEL.LSNET[key], cfg, key=f"MODEL.LSNET.{key}", takes_weights=False, has_anchors=False)
 
 
-def _build_head(node: CfgNode, task: Task, in_channels: int, strides: list[int]) -> LSHead:
+def _build_head(node: Section, task: Task, in_channels: int, strides: list[int]) -> LSHead:
+    for key in ("HEAD.CHANNELS", "CPV.POOLED_CHANNELS"):
+        if node.HEAD.NORM == "GN" and node.value(key) % GROUPS:
+            raise node.refusal(key, f"divisible by {GROUPS}, the groups of MODEL.LSNET.HEAD.NORM 'GN'")
+    tower = _tower(node, node.HEAD.CHANNELS, node.HEAD.NUM_CONVS)
     return LSHead(
         task=task,
         num_classes=node.NUM_CLASSES,
         in_channels=in_channels,
-        channels=node.HEAD.CHANNELS,
-        num_convs=node.HEAD.NUM_CONVS,
-        norm=node.HEAD.NORM,
-        deformable_towers=node.HEAD.DEFORMABLE_TOWERS,
+        tower=tower,
         two_stages=node.HEAD.STAGES == 2,
-        sampler=_sampler(node.HEAD, strides),
+        sampler=_sampler(node, strides),
         gradient_share=node.HEAD.GRADIENT_SHARE,
         prior_prob=node.HEAD.PRIOR_PROB,
         start_size=node.HEAD.START_SIZE,
-        verification=_build_verification(node, task) if node.CPV.ENABLED else None,
+        verification=_build_verification(node, tower.out_channels(in_channels)) if node.CPV.ENABLED else None,
     )
 
 
-def _sampler(head: CfgNode, strides: list[int]) -> SamplerFactory | None:
+def _tower(node: Section, channels: int, num_convs: int) -> Tower:
+    deformable = num_convs if node.HEAD.DEFORMABLE_TOWERS else 0
+    return Tower(num_convs=num_convs, channels=channels, norm=node.HEAD.NORM, deformable=range(deformable))
+
+
+def _sampler(node: Section, strides: list[int]) -> SamplerFactory | None:
+    if node.HEAD.FEATURES == "pyramid" and node.HEAD.STAGES == 2 and len(strides) < PyramidSampler.num_sources:
+        raise node.refusal("IN_FEATURES", f"a list of at least {PyramidSampler.num_sources} levels with HEAD.FEATURES 'pyramid'")
     samplers: dict[str, SamplerFactory | None] = {
         "point": None,
         "landmark": LandmarkSampler,
-        "pyramid": partial(PyramidSampler, strides=strides, scales=head.LEVEL_SCALES),
+        "pyramid": partial(PyramidSampler, strides=strides, scales=node.HEAD.LEVEL_SCALES),
         "learned": LearnedSampler,
     }
-    if head.LEVEL_SCALES not in ("official", "ideal"):
-        raise ConfigError(f"MODEL.LSNET.HEAD.LEVEL_SCALES is 'official' or 'ideal', not '{head.LEVEL_SCALES}'.")
-    if head.FEATURES not in samplers:
-        raise ConfigError(f"MODEL.LSNET.HEAD.FEATURES is one of {', '.join(samplers)}, not '{head.FEATURES}'.")
-    return samplers[head.FEATURES]
+    return node.choice("HEAD.FEATURES", samplers)
 
 
-def _build_verification(node: CfgNode, task: Task) -> CornerVerification:
-    if task.name != "bbox" or node.HEAD.STAGES != 2:
-        raise ConfigError("Corner point verification (MODEL.LSNET.CPV) works on boxes in the second stage: TASK 'bbox', HEAD.STAGES 2.")
-    return CornerVerification(
-        channels=node.HEAD.CHANNELS,
-        num_classes=node.NUM_CLASSES,
-        norm=node.HEAD.NORM,
-        pooled_channels=node.CPV.POOLED_CHANNELS,
-        num_convs=node.CPV.NUM_CONVS,
-        deformable=node.HEAD.DEFORMABLE_TOWERS,
-    )
+def _build_verification(node: Section, channels: int) -> CornerVerification:
+    tower = _tower(node, channels, node.CPV.NUM_CONVS)
+    return CornerVerification(tower=tower, num_classes=node.NUM_CLASSES, pooled_channels=node.CPV.POOLED_CHANNELS)
 
 
-def _build_vector_loss(loss: CfgNode, task: Task) -> VectorLoss:
-    if loss.VECTOR == "giou" and task.name == "pose":
-        raise ConfigError(
-            "MODEL.LSNET.LOSS.VECTOR 'giou' compares boxes and teaches no keypoint its place: take 'cross_iou' or 'smooth_l1'."
-        )
-    if loss.VECTOR == "cross_iou":
-        return CrossIoULoss(form=loss.CROSS_IOU, alpha=loss.ALPHA)
-    if loss.VECTOR == "smooth_l1":
-        return SmoothL1Loss(beta=loss.SMOOTH_L1_BETA, alpha=loss.ALPHA)
-    if loss.VECTOR == "giou":
-        return GIoULoss()
-    raise ConfigError(f"MODEL.LSNET.LOSS.VECTOR is 'cross_iou', 'smooth_l1' or 'giou', not '{loss.VECTOR}'.")
+def _build_vector_loss(node: Section, task: Task) -> VectorLoss:
+    if node.LOSS.VECTOR not in task.vector_losses:
+        fitting = " or ".join(map(repr, task.vector_losses))
+        raise node.refusal("LOSS.VECTOR", f"{fitting} with TASK '{task.name}': from others its landmarks do not learn their places")
+    losses: dict[str, VectorLoss] = {
+        "cross_iou": CrossIoULoss(form=node.LOSS.CROSS_IOU, alpha=node.LOSS.ALPHA),
+        "smooth_l1": SmoothL1Loss(beta=node.LOSS.SMOOTH_L1_BETA, alpha=node.LOSS.ALPHA),
+        "giou": GIoULoss(),
+    }
+    return node.choice("LOSS.VECTOR", losses)

@@ -10,7 +10,6 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
-from detectron2.utils.visualizer import Visualizer
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -41,8 +40,7 @@ def detect_with_stages(model: LSNet, image: torch.Tensor, *, score_thresh: float
         score_thresh: the least score.
     """
     images = model.preprocess_image([{"image": image}])
-    features = model.backbone(images.tensor)
-    (found,) = model.detect(model.head([features[name] for name in model.head_in_features]), images.image_sizes)
+    (found,) = model.detect(model.predict(images), images.image_sizes)
     return found[found.scores >= score_thresh].to("cpu")
 
 
@@ -54,19 +52,8 @@ def draw_landmarks(image: NDArray[np.uint8], landmarks: NDArray[np.float64], tas
     """
     visualizer = canvas(image, metadata)
     for number, points in enumerate(landmarks):
-        color = CATEGORICAL[number % len(CATEGORICAL)]
-        if task.name == "pose":
-            flags = points[:, 2:] if points.shape[1] > 2 else np.ones((len(points), 1))
-            visualizer.draw_and_connect_keypoints(np.concatenate([points[:, :2], flags], axis=1))
-        else:
-            visualizer.draw_polygon(points[:, :2], color, alpha=0.3)
-            _draw_points(visualizer, points[:, :2], color, large=(0,) if task.name == "segm" else (0, 1, 2, 3))
+        task.draw(visualizer, points, CATEGORICAL[number % len(CATEGORICAL)])
     return visualizer.output.get_image()
-
-
-def _draw_points(visualizer: Visualizer, points: NDArray[np.float64], color: str, large: tuple[int, ...]) -> None:
-    for index, point in enumerate(points):
-        visualizer.draw_circle(point, color, radius=(3 if index in large else 1.2) / visualizer.output.scale)
 
 
 def stages_figure(inputs: dict[str, Any], found: Instances | None, task: Task, *, image_format: str, dataset_name: str) -> Figure:

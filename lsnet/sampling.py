@@ -1,20 +1,22 @@
-"""What the second stage adds to the feature at the anchor point: features at landmarks (LSNet, section 3.4, table 3 and figure 4)."""
+"""Features at landmarks, which the second stage adds to the feature at the anchor point (LSNet, section 3.4, table 3 and figures 3, 4):
+convolutions whose points lie at landmarks, on the features of several pyramid levels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from detkit.layers import init_conv
 
-from .pyramid_dcn import SourceScale, convolve_at, level_scales
-from .tasks import KERNEL_POINTS, LandmarkSet
+from .landmarks import KERNEL_POINTS, LandmarkSet
 
-__all__ = ["LandmarkSampler", "LearnedSampler", "PyramidSampler", "kernel_offsets"]
+__all__ = ["LandmarkSampler", "LearnedSampler", "PyramidSampler", "SourceScale", "convolve_at", "kernel_offsets", "level_scales"]
 
 KERNEL_SIZE = 3
 
@@ -40,6 +42,130 @@ def kernel_offsets(vectors: Tensor, free: Tensor, landmarks: LandmarkSet, gradie
     return positions - grid
 
 
+class SourceScale(NamedTuple):
+    """How positions on one level become positions on another one, as (y, x).
+
+    Attributes:
+        kernel: factor of the regular kernel grid around an output cell.
+        offset: factor of the offsets from that grid.
+    """
+
+    kernel: tuple[float, float]
+    offset: tuple[float, float]
+
+
+def source_levels(level: int, num_levels: int) -> tuple[int, ...]:
+    """The levels whose features a level uses: itself and its two neighbors, at the ends the nearest two."""
+    neighbors = (level - 1, level + 1)
+    if level == 0:
+        neighbors = (1, 2)
+    elif level == num_levels - 1:
+        neighbors = (level - 1, level - 2)
+    return tuple(source for source in (level, *neighbors) if 0 <= source < num_levels)
+
+
+def level_scales(
+    level: int, sizes: Sequence[tuple[int, int]], strides: Sequence[int], form: Literal["official", "ideal"]
+) -> list[tuple[int, SourceScale]]:
+    """The source levels of a level, with their scales.
+
+    Args:
+        level: where the landmarks were predicted.
+        sizes: (height, width) of all levels.
+        strides: of all levels in pixels.
+        form: ``"ideal"``: both factors are the ratio of the strides, so that all sources are read at the landmark. ``"official"``: ratios
+            of the sizes in cells, and the offsets are also multiplied by the ratios of the sources visited before (the official code
+            edits a view in place): P3 reads P5 at an eighth of the offset instead of a quarter. For weights trained with it.
+    """
+    scales, accumulated = [], (1.0, 1.0)
+    for source in source_levels(level, len(sizes)):
+        if form == "ideal":
+            ratio = (strides[level] / strides[source],) * 2
+            scales.append((source, SourceScale(ratio, ratio)))
+        else:
+            ratio = (sizes[source][0] / sizes[level][0], sizes[source][1] / sizes[level][1])
+            accumulated = (accumulated[0] * ratio[0], accumulated[1] * ratio[1])
+            scales.append((source, SourceScale(ratio, accumulated)))
+    return scales
+
+
+def convolve_at(x: Tensor, offset: Tensor, weight: Tensor, scale: SourceScale | None = None) -> Tensor:
+    """Deformable convolution whose input may have another resolution than its output.
+
+    Kernel point (i, j) of output cell (row, col) reads x at ``(row + i - center) * scale.kernel + offset * scale.offset``, bilinearly and
+    with zeros outside. At equal resolution this is :func:`detkit.layers.deform_conv2d` with padding; on a CPU it takes a fraction of its
+    time. Memory: kernel points x channels x output cells while it runs, forward and backward, for the features that it reads. Between the
+    two it keeps the positions alone, 68 bytes per kernel point and output cell, and reads the features again, which takes about a sixth
+    more time than to keep them (``benchmarks/landmark_convolution.py``).
+
+    Args:
+        x: (B, C, H, W).
+        offset: (B, 2 * k * k, H', W') in cells of the output's level, pairs of (y, x) for the kernel's points row by row.
+        weight: (C', C, k, k).
+        scale: None: sizes decide, ``offset`` is given in cells of x (the official operator ``PyramidDeformConv``).
+
+    Returns:
+        (B, C', H', W').
+    """
+    height, width = offset.shape[-2:]
+    if scale is None:
+        scale = SourceScale((x.shape[-2] / height, x.shape[-1] / width), (1.0, 1.0))
+    offset = offset.to(torch.promote_types(offset.dtype, torch.float32))
+    down, right = offset.unflatten(1, (-1, 2)).permute(2, 0, 3, 4, 1)  # (B, H', W', k*k) each
+    grid_rows, grid_columns = _kernel_grid(height, width, weight.shape[-1], offset.device)
+    rows = grid_rows * scale.kernel[0] + down * scale.offset[0]
+    columns = grid_columns * scale.kernel[1] + right * scale.offset[1]
+    cells, shares = _cells_around(rows.flatten(1), columns.flatten(1), (x.shape[-2], x.shape[-1]))
+    y = checkpoint(_sample_and_merge, x, cells, shares, weight, use_reentrant=False, preserve_rng_state=False)
+    return y.transpose(1, 2).unflatten(2, (height, width)).to(x.dtype)
+
+
+def _kernel_grid(height: int, width: int, kernel_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows (H, 1, k*k) and columns (1, W, k*k) that a plain convolution with padding reads for each output cell."""
+    centered = torch.arange(kernel_size, dtype=torch.float32, device=device) - kernel_size // 2
+    rows = torch.arange(height, dtype=torch.float32, device=device)[:, None, None] + centered.repeat_interleave(kernel_size)
+    columns = torch.arange(width, dtype=torch.float32, device=device)[None, :, None] + centered.repeat(kernel_size)
+    return rows, columns
+
+
+def _cells_around(rows: Tensor, columns: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The four cells around positions (B, N), counted through all maps of a batch of (height, width), and their shares: both (B * N, 4)."""
+    height, width = size
+    cell_rows, row_shares = _neighbors(rows, height)
+    cell_columns, column_shares = _neighbors(columns, width)
+    starts = torch.arange(0, len(rows) * height * width, height * width, device=rows.device)[:, None, None, None]
+    cells = starts + cell_rows[..., :, None] * width + cell_columns[..., None, :]  # (B, N, 2, 2)
+    shares = row_shares[..., :, None] * column_shares[..., None, :]
+    return cells.view(-1, 4), shares.view(-1, 4)
+
+
+def _neighbors(positions: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The two cells of an axis next to each position, and their shares in it, 0 for cells that do not exist: both (..., 2)."""
+    below = positions.detach().floor()
+    beyond = positions - below
+    cells = torch.stack([below, below + 1], dim=-1)
+    shares = torch.stack([1 - beyond, beyond], dim=-1) * ((cells >= 0) & (cells < size))
+    return cells.nan_to_num(0.0).clamp(0, size - 1).long(), shares
+
+
+def _sample_and_merge(x: Tensor, cells: Tensor, shares: Tensor, weight: Tensor) -> Tensor:
+    """What the kernel's points see of x, merged by the kernel: (B, H' * W', C')."""
+    sampled = _weighted_cells(x, cells, shares)
+    kernel = weight.permute(2, 3, 1, 0).flatten(0, 2).to(sampled.dtype)
+    return sampled.view(len(x), -1, len(kernel)) @ kernel
+
+
+def _weighted_cells(x: Tensor, cells: Tensor, shares: Tensor) -> Tensor:
+    """Sums (N, C) of the features in cells (N, 4), weighted by their shares: in float32 or, if x is, in float64.
+
+    Sums of rows of a table are an operation that exists fast and with all gradients on CPU and GPU.
+    """
+    dtype = x.dtype if x.dtype == torch.float64 else torch.float32
+    table = x.to(dtype).permute(0, 2, 3, 1).flatten(0, 2)
+    with torch.autocast(x.device.type, enabled=False):
+        return F.embedding_bag(cells, table, per_sample_weights=shares.to(dtype), mode="sum")
+
+
 class LandmarkSampler(nn.Module):
     """Features at landmarks on the level of the anchor point ("PE" of table 3).
 
@@ -63,7 +189,7 @@ class LandmarkSampler(nn.Module):
         return self.merge(torch.cat(convolved, dim=1)).relu()
 
     def sources(self, features: Sequence[Tensor], level: int) -> list[tuple[int, SourceScale]]:
-        """The levels to look at, and how positions become positions there."""
+        """The levels to read, and how positions become positions there."""
         return [(level, SourceScale((1.0, 1.0), (1.0, 1.0)))]
 
 
@@ -72,20 +198,17 @@ class PyramidSampler(LandmarkSampler):
 
     Args:
         in_channels, channels: as of :class:`LandmarkSampler`.
-        strides: of all levels in pixels.
-        scales: ``"official"`` or ``"ideal"``, see :func:`lsnet.pyramid_dcn.level_scales`.
+        strides: of all levels in pixels, at least three.
+        scales: ``"official"`` or ``"ideal"``, see :func:`level_scales`.
     """
 
     num_sources = 3
 
     def __init__(self, in_channels: int, channels: int, *, strides: Sequence[int], scales: Literal["official", "ideal"]) -> None:
         if len(strides) < self.num_sources:
-            raise ValueError(
-                f"Pyramid features need at least {self.num_sources} levels, not {len(strides)} (MODEL.LSNET.IN_FEATURES): "
-                "name more levels or take MODEL.LSNET.HEAD.FEATURES 'landmark'."
-            )
+            raise ValueError(f"strides has {len(strides)} levels. Pyramid features need at least {self.num_sources}.")
         if scales not in ("official", "ideal"):
-            raise ValueError(f"MODEL.LSNET.HEAD.LEVEL_SCALES is 'official' or 'ideal', not '{scales}'.")
+            raise ValueError(f"scales is {scales!r}. It has to be 'official' or 'ideal'.")
         super().__init__(in_channels, channels)
         self.strides = tuple(strides)
         self.scales = scales

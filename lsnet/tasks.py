@@ -1,4 +1,4 @@
-"""What the three tasks regress: sets of landmarks around an anchor point (LSNet, sections 3.2 and 4.2).
+"""The tasks: which landmarks are learned, how they are found in annotations, and what detections and pictures are made of them.
 
 The interface between data and network:
 
@@ -7,245 +7,201 @@ The interface between data and network:
   and visibility (0: not labeled, its position means nothing). Every set of landmarks has one vector more, the center of ``gt_boxes``,
   which is not stored.
 - detections leave the network with ``pred_boxes``, ``scores``, ``pred_classes`` and ``pred_landmarks`` (N, V, 2), x, y in pixels of the
-  network's input, of the second stage. What users expect (masks, keypoints) is made from these afterward.
+  network's input, of the second stage. :meth:`Task.finish` makes from these what users expect (masks, keypoints).
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Literal
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
-from torch import Tensor, nn
+from detectron2.data import MetadataCatalog
+from detectron2.data.detection_utils import create_keypoint_hflip_indices
+from detectron2.structures import Instances
+from numpy.typing import NDArray
+from torch import Tensor
 
-from .coding import from_cross_coordinates, point_offsets
-from .cross_iou import cross_iou
+from detkit.config import ConfigError, Section
+from detkit.geometry import fill_polygons
+from detkit.tta import Averaged, Derived, FieldRule, ScoredPoints, mirror_points
 
-__all__ = ["BoxSides", "BoxSource", "Contour", "ExtremePoints", "Keypoints", "LandmarkSet", "SideMiddles", "Task", "build_task"]
+from .config import check_config
+from .finders import BoxSource, ContourFinder, ExtremePointFinder, KeypointFinder, LandmarkFinder
+from .landmarks import BoxSides, Contour, ExtremePoints, Keypoints, LandmarkSet, SideMiddles
 
-#: which box ``gt_boxes`` is: the annotated one, the bounds of the contour that is learned, or those of the labeled keypoints
-BoxSource = Literal["object", "contour", "keypoints"]
+__all__ = ["BoxTask", "ContourTask", "PoseTask", "Task", "build_task"]
 
-Pair = tuple[Tensor, Tensor]
-
-#: COCO's 17 keypoints of a person who stands and faces the viewer: x, y from the center in halves of the height, nose, then left and right
-STANDING = (
-    *((0.0, -0.85), (0.07, -0.92), (-0.07, -0.92), (0.15, -0.88), (-0.15, -0.88)),  # nose, eyes, ears
-    *((0.3, -0.6), (-0.3, -0.6), (0.5, -0.3), (-0.5, -0.3), (0.6, 0.0), (-0.6, 0.0)),  # shoulders, elbows, wrists
-    *((0.2, 0.1), (-0.2, 0.1), (0.25, 0.5), (-0.25, 0.5), (0.3, 0.95), (-0.3, 0.95)),  # hips, knees, ankles
-)
-
-#: points of the deformable kernel, 3 x 3
-KERNEL_POINTS = 9
-#: groups of contour points in the cross-IoU, each of points nine places apart (official code)
-CONTOUR_GROUPS = 9
+#: top, left, bottom, right of a mirrored object
+_MIRRORED_EXTREMES = (0, 3, 2, 1)
 
 
-@dataclass(frozen=True)
-class LandmarkSet:
-    """Landmarks that one branch of the head regresses. The vectors of a branch lead to the landmarks and, last, to the box center.
+class Task(ABC):
+    """One of the three tasks: everything in which LSNet differs between them.
 
-    Attributes:
-        name: of the branch, in names of losses and weights.
-        num_landmarks: V.
-        kernel_vectors: indices of the vectors to which points of the deformable kernel are put, at most 9.
-        bounds_object: the landmarks' box is the object's, and is learned as such.
-    """
-
-    name: str
-    num_landmarks: int
-    kernel_vectors: tuple[int, ...]
-    bounds_object: bool = True
-
-    @property
-    def num_vectors(self) -> int:
-        return self.num_landmarks + 1
-
-    @property
-    def num_free_points(self) -> int:
-        """Points of the kernel that no vector steers. Their positions are learned without supervision."""
-        return KERNEL_POINTS - len(self.kernel_vectors)
-
-    def typical(self) -> Tensor:
-        """(V + 1, 2) x, y: where the landmarks and the center of an object might lie, seen from its center, in halves of its size. All at
-        the center where nothing is known of them."""
-        return torch.zeros(self.num_vectors, 2)
-
-    def offsets(self, vectors: Tensor) -> Tensor:
-        """x, y (..., V + 1, 2) from the anchor point, of what the branch predicts (..., V + 1, 4)."""
-        return from_cross_coordinates(vectors)
-
-    def targets(self, points: Tensor, landmarks: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """What to learn at anchor points.
-
-        Args:
-            points: (..., 2) x, y in pixels.
-            landmarks: (..., V, 3) of the task, as in ``gt_landmarks``.
-            boxes: (..., 4) xyxy in pixels.
-
-        Returns:
-            offsets (..., V + 1, 2) in pixels, and whether they are known (..., V + 1).
-        """
-        known = nn.functional.pad(landmarks[..., 2] > 0, (0, 1), value=True)
-        return point_offsets(points, landmarks[..., :2], boxes), known
-
-    def boxes(self, landmarks: Tensor) -> Tensor:
-        """Boxes (..., 4) xyxy that landmarks (..., V, 2), given as x, y, span."""
-        return torch.cat([landmarks.amin(-2), landmarks.amax(-2)], dim=-1)
-
-    def overlap(self, pred: Tensor, target: Tensor, visible: Tensor) -> Tensor:
-        """Cross-IoU (...) of vectors (..., V + 1, 4), grouped as the official code groups them: here all in one.
-
-        Args:
-            pred, target: in cross coordinates.
-            visible: (..., V + 1) bool.
-        """
-        return cross_iou(pred, target, num_groups=1)
-
-
-class ExtremePoints(LandmarkSet):
-    """The top, left, bottom and right extreme point of an object (section 3.2)."""
-
-    def __init__(self) -> None:
-        super().__init__("bbox", 4, kernel_vectors=(0, 1, 2, 3, 4))
-
-    def typical(self) -> Tensor:
-        return torch.tensor([[0.0, -1.0], [-1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
-
-    def boxes(self, landmarks: Tensor) -> Tensor:
-        """Each point gives its own side, also where the points contradict each other: such boxes have no area."""
-        top, left, bottom, right = landmarks.unbind(-2)
-        return torch.stack([left[..., 0], top[..., 1], right[..., 0], bottom[..., 1]], dim=-1)
-
-
-class SideMiddles(ExtremePoints):
-    """The middles of a box's sides, for want of extreme points: the boxes beside the keypoints of a pose (official code)."""
-
-    def targets(self, points: Tensor, landmarks: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        x0, y0, x1, y1 = boxes.unbind(-1)
-        x, y = (x0 + x1) / 2, (y0 + y1) / 2
-        return _known_offsets(points, (x, y0), (x0, y), (x, y1), (x1, y), boxes)
-
-
-class BoxSides(ExtremePoints):
-    """The sides of a box, by vectors straight up, left, down and right: the "rectangle" style of table 2.
-
-    A vector cannot point the other way: a side that the anchor point lies outside of is taken to go through it.
-    """
-
-    def offsets(self, vectors: Tensor) -> Tensor:
-        up, down, left, right = vectors.unbind(-1)
-        zero = torch.zeros_like(up[..., 0])
-        x = torch.stack([zero, -left[..., 1], zero, right[..., 3]], dim=-1)
-        y = torch.stack([-up[..., 0], zero, down[..., 2], zero], dim=-1)
-        return torch.cat([torch.stack([x, y], dim=-1), from_cross_coordinates(vectors[..., 4:, :])], dim=-2)
-
-    def targets(self, points: Tensor, landmarks: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        x, y = points.unbind(-1)
-        (x0, y0), (x1, y1) = torch.minimum(boxes[..., :2], points).unbind(-1), torch.maximum(boxes[..., 2:], points).unbind(-1)
-        return _known_offsets(points, (x, y0), (x0, y), (x, y1), (x1, y), boxes)
-
-
-def _known_offsets(points: Tensor, top: Pair, left: Pair, bottom: Pair, right: Pair, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Targets of four points, given as (x, y), all known."""
-    landmarks = torch.stack([torch.stack(pair, dim=-1) for pair in (top, left, bottom, right)], dim=-2)
-    offsets = point_offsets(points, landmarks, boxes)
-    return offsets, torch.ones_like(offsets[..., 0], dtype=torch.bool)
-
-
-class Contour(LandmarkSet):
-    """Points spread evenly along the outline of an object, the first near the middle of its upper side (section 4.2).
-
-    The kernel's points are put to eight of them and to the center: of 36 to every fifth, as in the official code.
-    """
-
-    def __init__(self, num_landmarks: int = 36) -> None:
-        if num_landmarks < KERNEL_POINTS:
-            raise ValueError(f"A contour has at least {KERNEL_POINTS} landmarks, not {num_landmarks} (MODEL.LSNET.CONTOUR_LANDMARKS).")
-        eight = (round(i * (num_landmarks - 1) / (KERNEL_POINTS - 2)) for i in range(KERNEL_POINTS - 1))
-        super().__init__("segm", num_landmarks, kernel_vectors=(*eight, num_landmarks))
-
-    def typical(self) -> Tensor:
-        """A circle, from the top over the left side."""
-        angles = torch.arange(self.num_landmarks) * (2 * math.pi / self.num_landmarks)
-        return torch.cat([-torch.stack([angles.sin(), angles.cos()], dim=-1), torch.zeros(1, 2)])
-
-    def overlap(self, pred: Tensor, target: Tensor, visible: Tensor) -> Tensor:
-        return cross_iou(pred, target, num_groups=CONTOUR_GROUPS)
-
-
-class Keypoints(LandmarkSet):
-    """Named keypoints (section 4.2).
-
-    Of COCO's 17 the kernel's points are put to every second, starting from the second, and to the center, as in the official code: these
-    are the joints of the left side. Other numbers of keypoints are thinned out in the same way.
-    """
-
-    def __init__(self, num_landmarks: int = 17) -> None:
-        if num_landmarks < 1:
-            raise ValueError(f"A pose has at least one keypoint, not {num_landmarks} (MODEL.LSNET.NUM_KEYPOINTS).")
-        odd = range(1, num_landmarks, 2)
-        step = -(-len(odd) // (KERNEL_POINTS - 1)) or 1
-        super().__init__("pose", num_landmarks, kernel_vectors=(*odd[::step], num_landmarks), bounds_object=False)
-
-    def typical(self) -> Tensor:
-        """A standing person for 17 keypoints, taken to be COCO's."""
-        return torch.tensor((*STANDING, (0.0, 0.0))) if self.num_landmarks == len(STANDING) else super().typical()
-
-    def overlap(self, pred: Tensor, target: Tensor, visible: Tensor) -> Tensor:
-        axes = 2 * self.num_vectors
-        by_axis = (vectors.reshape(*vectors.shape[:-2], axes, 2) for vectors in (pred, target))
-        return cross_iou(*by_axis, num_groups=axes, visible=visible.repeat_interleave(2, dim=-1))
-
-
-@dataclass(frozen=True)
-class Task:
-    """One of the three tasks.
-
-    Attributes:
-        name: ``"bbox"``, ``"segm"`` or ``"pose"``.
+    Args:
         landmarks: what is asked for; its deformable kernel also serves the classification.
-        box_landmarks: the set whose boxes are assigned and suppress each other. A second set beside ``landmarks`` learns boxes (pose by
-            object boxes); else it is ``landmarks`` itself.
-        box_source: which box ``gt_boxes`` has to be.
+        box_landmarks: the set whose boxes are assigned and suppress each other; None: ``landmarks`` itself. A second set beside
+            ``landmarks`` learns boxes (poses by object boxes).
+        box_source: which box ``gt_boxes`` is, see :data:`lsnet.finders.BoxSource`.
     """
 
-    name: Literal["bbox", "segm", "pose"]
-    landmarks: LandmarkSet
-    box_landmarks: LandmarkSet
-    box_source: BoxSource
+    #: in ``MODEL.LSNET.TASK``
+    name: ClassVar[str]
+    #: values of ``MODEL.LSNET.LOSS.VECTOR`` from which its landmarks learn their places
+    vector_losses: ClassVar[tuple[str, ...]] = ("cross_iou", "smooth_l1", "giou")
+
+    def __init__(self, landmarks: LandmarkSet, box_landmarks: LandmarkSet | None = None, *, box_source: BoxSource = "object") -> None:
+        self.landmarks = landmarks
+        self.box_landmarks = box_landmarks or landmarks
+        self.box_source = box_source
 
     @property
     def sets(self) -> tuple[LandmarkSet, ...]:
         """All sets that the head regresses."""
         return (self.landmarks,) if self.box_landmarks is self.landmarks else (self.box_landmarks, self.landmarks)
 
+    @abstractmethod
+    def finder(self, dataset_names: Sequence[str]) -> LandmarkFinder:
+        """What finds the landmarks in the annotations of datasets, given by their registered names."""
+
+    def finish(self, detections: Instances, input_size: tuple[int, int]) -> Instances:
+        """Detections with the task's fields in the place of the landmarks, in pixels of the original image.
+
+        Args:
+            detections: with ``pred_landmarks`` (N, V, 2), after Detectron2's ``detector_postprocess``, which scales boxes, but not
+                landmarks. ``first_landmarks``, those of the first stage, are left out.
+            input_size: (height, width) of the network's input without padding, in whose pixels the landmarks are given.
+        """
+        kept = detections.get_fields()
+        landmarks = kept.pop("pred_landmarks")
+        kept.pop("first_landmarks", None)
+        result = Instances(detections.image_size, **kept)
+        (height, width), (input_height, input_width) = detections.image_size, input_size
+        self.set_fields(result, landmarks * landmarks.new_tensor([width / input_width, height / input_height]))
+        return result
+
+    @abstractmethod
+    def set_fields(self, detections: Instances, landmarks: Tensor) -> None:
+        """Adds the task's fields, of landmarks (N, V, 2) in pixels of the original image, to detections."""
+
+    @abstractmethod
+    def merge_rules(self) -> dict[str, FieldRule | type[Averaged]]:
+        """How multi-scale testing merges these fields."""
+
+    @abstractmethod
+    def draw(self, visualizer: Any, points: NDArray[np.float64], color: str) -> None:
+        """Draws the landmarks (V, 2), or (V, 3) with visibility, of one object with Detectron2's ``Visualizer``."""
+
+
+class BoxTask(Task):
+    """Boxes by extreme points. Detections have ``pred_extreme_points`` (N, 4, 2): top, left, bottom, right."""
+
+    name = "bbox"
+
+    def finder(self, dataset_names: Sequence[str]) -> LandmarkFinder:
+        return ExtremePointFinder()
+
+    def set_fields(self, detections: Instances, landmarks: Tensor) -> None:
+        detections.pred_extreme_points = landmarks
+
+    def merge_rules(self) -> dict[str, FieldRule | type[Averaged]]:
+        return {"pred_extreme_points": Averaged(mirror_points(_MIRRORED_EXTREMES))}
+
+    def draw(self, visualizer: Any, points: NDArray[np.float64], color: str) -> None:
+        _draw_outline(visualizer, points, color, large=(0, 1, 2, 3))
+
+
+class ContourTask(Task):
+    """Masks by contours. Detections have ``pred_polygons`` (N, V, 2), and ``pred_masks`` (N, H, W) bool, what these polygons enclose."""
+
+    name = "segm"
+
+    def finder(self, dataset_names: Sequence[str]) -> LandmarkFinder:
+        return ContourFinder(self.landmarks.num_landmarks, box_source=self.box_source)
+
+    def set_fields(self, detections: Instances, landmarks: Tensor) -> None:
+        detections.pred_polygons = landmarks
+        detections.pred_masks = _masks_of(detections)
+
+    def merge_rules(self) -> dict[str, FieldRule | type[Averaged]]:
+        count = self.landmarks.num_landmarks
+        return {"pred_polygons": Averaged(mirror_points([-i % count for i in range(count)])), "pred_masks": Derived(_masks_of)}
+
+    def draw(self, visualizer: Any, points: NDArray[np.float64], color: str) -> None:
+        _draw_outline(visualizer, points, color, large=(0,))
+
+
+class PoseTask(Task):
+    """Poses by keypoints. Detections have ``pred_keypoints`` (N, V, 3): x, y and the score of the detection, since keypoints have no score
+    of their own.
+
+    Args:
+        landmarks: the keypoints.
+        box_source: ``"object"``: boxes are learned beside the keypoints, as the middles of their sides; ``"keypoints"``: the box is what
+            the keypoints span.
+    """
+
+    name = "pose"
+    vector_losses = ("cross_iou", "smooth_l1")
+
+    def __init__(self, landmarks: LandmarkSet, *, box_source: BoxSource = "object") -> None:
+        super().__init__(landmarks, SideMiddles() if box_source == "object" else None, box_source=box_source)
+
+    def finder(self, dataset_names: Sequence[str]) -> LandmarkFinder:
+        """Needs datasets that name their keypoints.
+
+        Raises:
+            ConfigError: a dataset without keypoints, or with another number of them than the task has.
+        """
+        for name in dataset_names:
+            found, count = len(MetadataCatalog.get(name).get("keypoint_names", ())), self.landmarks.num_landmarks
+            if found != count:
+                raise ConfigError(
+                    f"MODEL.LSNET.TASK 'pose' learns {count} keypoints (MODEL.LSNET.NUM_KEYPOINTS), but the dataset {name} names "
+                    f"{found} ('keypoints' of a category in its annotations). Set the key to that number, or take another dataset or task."
+                )
+        return KeypointFinder(create_keypoint_hflip_indices(list(dataset_names)), box_source=self.box_source)
+
+    def set_fields(self, detections: Instances, landmarks: Tensor) -> None:
+        scores = detections.scores[:, None, None].expand(-1, landmarks.shape[1], 1)
+        detections.pred_keypoints = torch.cat([landmarks, scores.to(landmarks.dtype)], dim=-1)
+
+    def merge_rules(self) -> dict[str, FieldRule | type[Averaged]]:
+        """Which keypoints change places in a mirrored image is known from the dataset's metadata."""
+        return {"pred_keypoints": ScoredPoints}
+
+    def draw(self, visualizer: Any, points: NDArray[np.float64], color: str) -> None:
+        visible = points[:, 2:] if points.shape[1] > 2 else np.ones((len(points), 1))
+        visualizer.draw_and_connect_keypoints(np.concatenate([points[:, :2], visible], axis=1))
+
+
+def _masks_of(detections: Instances) -> Tensor:
+    """(N, H, W) of the whole image: what the polygons enclose."""
+    return fill_polygons(detections.pred_polygons, *detections.image_size)
+
+
+def _draw_outline(visualizer: Any, points: NDArray[np.float64], color: str, *, large: tuple[int, ...]) -> None:
+    """A polygon with its points, some of them larger."""
+    visualizer.draw_polygon(points[:, :2], color, alpha=0.3)
+    for index, point in enumerate(points[:, :2]):
+        visualizer.draw_circle(point, color, radius=(3 if index in large else 1.2) / visualizer.output.scale)
+
 
 def build_task(cfg: CfgNode) -> Task:
     """The task of ``cfg.MODEL.LSNET``.
 
     Raises:
-        ValueError: a task or a kind of box that does not exist.
+        ConfigError: a key of ``MODEL.LSNET`` has a value that cannot be; names the key, the value and what is allowed.
     """
-    node = cfg.MODEL.LSNET
-    if node.TASK == "bbox":
-        styles = {"extreme": ExtremePoints, "rectangle": BoxSides}
-        if node.BOX_STYLE not in styles:
-            raise ValueError(f"MODEL.LSNET.BOX_STYLE is 'extreme' or 'rectangle', not '{node.BOX_STYLE}'.")
-        box = styles[node.BOX_STYLE]()
-        return Task("bbox", box, box, "object")
-    if node.TASK == "segm":
-        if node.SEGM_BOX not in ("contour", "object"):
-            raise ValueError(f"MODEL.LSNET.SEGM_BOX is 'contour' or 'object', not '{node.SEGM_BOX}'.")
-        contour = Contour(node.CONTOUR_LANDMARKS)
-        return Task("segm", contour, contour, node.SEGM_BOX)
-    if node.TASK == "pose":
-        pose = Keypoints(node.NUM_KEYPOINTS)
-        if node.POSE_BOX == "object":
-            return Task("pose", pose, SideMiddles(), "object")
-        if node.POSE_BOX == "keypoints":
-            return Task("pose", pose, pose, "keypoints")
-        raise ValueError(f"MODEL.LSNET.POSE_BOX is 'object' or 'keypoints', not '{node.POSE_BOX}'.")
-    raise ValueError(f"MODEL.LSNET.TASK is 'bbox', 'segm' or 'pose', not '{node.TASK}'.")
+    check_config(cfg)
+    section = Section(cfg, "MODEL.LSNET")
+    builders: dict[str, Callable[[], Task]] = {
+        "bbox": lambda: BoxTask(section.choice("BOX_STYLE", {"extreme": ExtremePoints, "rectangle": BoxSides})()),
+        "segm": lambda: ContourTask(Contour(section.CONTOUR_LANDMARKS), box_source=section.SEGM_BOX),
+        "pose": lambda: PoseTask(Keypoints(section.NUM_KEYPOINTS), box_source=section.POSE_BOX),
+    }
+    return section.choice("TASK", builders)()

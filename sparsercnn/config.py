@@ -6,7 +6,27 @@ import math
 
 from detectron2.config import CfgNode as CN
 
-__all__ = ["add_config"]
+from detkit.config import Limit
+
+__all__ = ["LIMITS", "add_config"]
+
+#: what the keys may be; choices of parts and what depends on the pyramid are checked where the parts are built
+LIMITS: dict[str, Limit] = {
+    **dict.fromkeys(("NUM_CLASSES", "NUM_PROPOSALS", "NUM_STAGES", "POOLER.RESOLUTION"), "[1, inf)"),
+    "POOLER.SAMPLING_RATIO": "[0, inf)",
+    "POOLER.TYPE": ("ROIAlign", "ROIAlignV2", "ROIPool"),
+    **dict.fromkeys(("HEAD.NUM_ATTENTION_HEADS", "HEAD.DYNAMIC_CHANNELS", "HEAD.STATIC_CHANNELS", "HEAD.FFN_CHANNELS"), "[1, inf)"),
+    **dict.fromkeys(("HEAD.NUM_BOX_LAYERS", "HEAD.NUM_CLS_LAYERS", "HEAD.BOX_PRED_GAIN"), "[0, inf)"),
+    "HEAD.DROPOUT": "[0, 1)",
+    "HEAD.PRIOR_PROB": "(0, 1)",
+    "BOX_CODER.DELTA_WEIGHTS": "(0, inf)",
+    "BOX_CODER.SCALE_CLAMP": "(0, inf)",
+    "LOSS.FOCAL_ALPHA": "[0, 1]",
+    "LOSS.FOCAL_GAMMA": "[0, inf)",
+    "LOSS.NO_OBJECT_WEIGHT": "(0, inf)",
+    **dict.fromkeys(("LOSS.CLASS_WEIGHT", "LOSS.L1_WEIGHT", "LOSS.GIOU_WEIGHT"), "[0, inf)"),
+    "LOSS.NORMALIZER": ("objects", "matches"),
+}
 
 
 def add_config(cfg: CN) -> None:
@@ -21,7 +41,7 @@ def add_config(cfg: CN) -> None:
     node.NUM_STAGES = 6
     # levels of the pyramid that RoIs are pooled from, from fine to coarse
     node.IN_FEATURES = ["p2", "p3", "p4", "p5"]
-    # a class registered in detkit.assigners.ASSIGNER_REGISTRY that needs no priors; its own keys stand below MODEL.ASSIGNERS
+    # a class registered in detkit.assigners.ASSIGNER_REGISTRY that needs no priors; its own keys are below MODEL.ASSIGNERS
     node.ASSIGNER = "HungarianAssigner"
     # where the proposal boxes start (table 6): "image", "center", "grid", "random"
     node.PROPOSAL_INIT = "image"

@@ -72,7 +72,7 @@ class SetCriterion(nn.Module):
     ) -> None:
         super().__init__()
         if normalizer not in ("objects", "matches"):
-            raise ValueError(f"MODEL.SPARSE_RCNN.LOSS.NORMALIZER must be 'objects' or 'matches', not '{normalizer}'.")
+            raise ValueError(f"normalizer must be 'objects' or 'matches', not '{normalizer}'.")
         self.num_classes = num_classes
         self.class_loss = class_loss
         self.class_weight = class_weight

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from detkit.assigners import AssignContext, Assigner, NonFiniteCostError
 from detkit.checkpoint import read_published_layouts
-from detkit.structures import GroundTruth, Predictions
+from detkit.structures import GroundTruth, HardAssignment, Predictions
 
 from .criterion import SetCriterion
 from .head import IterativeHead, StageOutputs
@@ -66,7 +66,7 @@ class SparseRCNN(nn.Module):
     ) -> None:
         super().__init__()
         if not -len(head.stages) <= test_stage < len(head.stages):
-            raise ValueError(f"MODEL.SPARSE_RCNN.TEST.STAGE is {test_stage}, but there are {len(head.stages)} stages.")
+            raise ValueError(f"test_stage is {test_stage}, but there are {len(head.stages)} stages.")
         self.backbone = backbone
         self.in_features = tuple(in_features)
         self.proposals = proposals
@@ -141,11 +141,13 @@ class SparseRCNN(nn.Module):
         """The object of each proposal at each stage (S, B, N), -1 for none: all stages are matched together, as more images."""
         stages, batch = outputs.logits.shape[:2]
         context = AssignContext(
-            gt=GroundTruth(*(part.repeat(stages, *[1] * (part.dim() - 1)) for part in (gt.boxes, gt.classes, gt.valid))),
+            gt=GroundTruth(gt.boxes.repeat(stages, 1, 1), gt.classes.repeat(stages, 1), gt.valid.repeat(stages, 1)),
             predictions=Predictions(outputs.logits.flatten(0, 1), outputs.boxes.flatten(0, 1)),
             image_sizes=outputs.image_sizes.repeat(stages, 1),
         )
-        return self.assigner(context).gt_index.unflatten(0, (stages, batch))
+        assignment = self.assigner(context)
+        assert isinstance(assignment, HardAssignment)
+        return assignment.gt_index.unflatten(0, (stages, batch))
 
     def _sizes(self, image_sizes: Sequence[tuple[int, int]]) -> Tensor:
         """(B, 2) height and width."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any, TypeVar
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -13,9 +13,10 @@ from torch import nn
 
 from detkit.assigners import build_assigner
 from detkit.backbones import levels_named
-from detkit.config import ConfigError, check_ranges
+from detkit.config import Section
 from detkit.geometry import DeltaBoxCoder
 
+from .config import LIMITS
 from .criterion import FocalClassLoss, SetCriterion, SoftmaxClassLoss
 from .head import IterativeHead
 from .interaction import AttentionInteraction, ConcatInteraction, DynamicInteraction, Interaction, StaticInteraction
@@ -25,19 +26,6 @@ from .stage import BoxEncoding, FeedForward, SelfAttention, Stage
 
 __all__ = ["parts_from_config"]
 
-Value = TypeVar("Value")
-
-_RANGES = {
-    **dict.fromkeys(("NUM_CLASSES", "NUM_PROPOSALS", "NUM_STAGES"), "[1, inf)"),
-    **dict.fromkeys(("POOLER.RESOLUTION", "HEAD.NUM_ATTENTION_HEADS", "HEAD.DYNAMIC_CHANNELS", "HEAD.STATIC_CHANNELS"), "[1, inf)"),
-    **dict.fromkeys(("HEAD.NUM_BOX_LAYERS", "HEAD.NUM_CLS_LAYERS", "POOLER.SAMPLING_RATIO"), "[0, inf)"),
-    "HEAD.FFN_CHANNELS": "[1, inf)",
-    "HEAD.DROPOUT": "[0, 1)",
-    "HEAD.PRIOR_PROB": "(0, 1)",
-    "BOX_CODER.DELTA_WEIGHTS": "(0, inf)",
-    "BOX_CODER.SCALE_CLAMP": "(0, inf)",
-}
-
 
 def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
     """The arguments of :class:`sparsercnn.SparseRCNN` from ``cfg.MODEL.SPARSE_RCNN``.
@@ -45,26 +33,24 @@ def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
     Raises:
         ConfigError: a value that does not exist, or two that contradict each other.
     """
-    node = cfg.MODEL.SPARSE_RCNN
-    given = cfg.MODEL.ASSIGNERS.HUNGARIAN.CLASS_COST
-    cost = _choice({"sigmoid": "focal", "softmax": "softmax"}, node.HEAD.CLASSIFIER, "HEAD.CLASSIFIER")
-    if node.ASSIGNER == "HungarianAssigner" and given != cost:
-        raise ConfigError(
-            f"MODEL.ASSIGNERS.HUNGARIAN.CLASS_COST is '{given}', but predictions are matched by what they are trained with: "
-            f"with MODEL.SPARSE_RCNN.HEAD.CLASSIFIER '{node.HEAD.CLASSIFIER}' set it to '{cost}'."
-        )
+    node = Section(cfg, "MODEL.SPARSE_RCNN")
+    node.check(LIMITS)
+    node.check({"TEST.STAGE": f"[{-node.NUM_STAGES}, {node.NUM_STAGES - 1}]"})
+    if node.ASSIGNER == "HungarianAssigner":
+        cost = node.choice("HEAD.CLASSIFIER", {"sigmoid": "focal", "softmax": "softmax"})
+        Section(cfg, "MODEL.ASSIGNERS.HUNGARIAN").check({"CLASS_COST": (cost,)})  # matched by what they are trained with
     backbone = build_backbone(cfg)
-    levels = levels_named(node.IN_FEATURES, backbone.output_shape(), "MODEL.SPARSE_RCNN.IN_FEATURES")
-    _check(node, levels)
+    levels = levels_named(node.IN_FEATURES, backbone.output_shape(), f"{node.path}.IN_FEATURES")
+    _check_pyramid(node, levels)
     head = _build_head(node, levels)
-    initial_boxes = _choice(INITIAL_BOXES, node.PROPOSAL_INIT, "PROPOSAL_INIT")(node.NUM_PROPOSALS)
+    initial_boxes = node.choice("PROPOSAL_INIT", INITIAL_BOXES)(node.NUM_PROPOSALS)
     channels = levels[0].channels if head.uses_features else 0
     return {
         "backbone": backbone,
         "in_features": node.IN_FEATURES,
         "proposals": LearnedProposals(initial_boxes=initial_boxes, channels=channels),
         "head": head,
-        "assigner": build_assigner(node.ASSIGNER, cfg, key="MODEL.SPARSE_RCNN.ASSIGNER", without=("weights", "priors")),
+        "assigner": build_assigner(node.ASSIGNER, cfg, key=f"{node.path}.ASSIGNER", takes_weights=False, has_priors=False),
         "criterion": _build_criterion(node),
         "postprocessor": SetPostprocessor(max_detections=cfg.TEST.DETECTIONS_PER_IMAGE, activation=node.HEAD.CLASSIFIER),
         "test_stage": node.TEST.STAGE,
@@ -73,33 +59,21 @@ def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-def _check(node: CfgNode, levels: list[ShapeSpec]) -> None:
-    check_ranges(node, "MODEL.SPARSE_RCNN", _RANGES)
+def _check_pyramid(node: Section, levels: list[ShapeSpec]) -> None:
     strides, channels = [level.stride for level in levels], levels[0].channels
     if any(coarse != 2 * fine for fine, coarse in itertools.pairwise(strides)):
-        raise ConfigError(
-            f"MODEL.SPARSE_RCNN.IN_FEATURES is {list(node.IN_FEATURES)}, with the strides {strides}: each level has to be half as fine as "
-            "the one before."
-        )
+        raise node.refusal("IN_FEATURES", f"levels each half as fine as the one before; these have the strides {strides}")
     if len(node.BOX_CODER.DELTA_WEIGHTS) != 4:
-        raise ConfigError(f"MODEL.SPARSE_RCNN.BOX_CODER.DELTA_WEIGHTS takes four numbers, not {list(node.BOX_CODER.DELTA_WEIGHTS)}.")
+        raise node.refusal("BOX_CODER.DELTA_WEIGHTS", "four numbers")
     if node.HEAD.POSITIONAL_ENCODING and channels % 8:
-        raise ConfigError(
-            f"MODEL.SPARSE_RCNN.HEAD.POSITIONAL_ENCODING needs a pyramid whose channels (MODEL.FPN.OUT_CHANNELS) 8 divides, not {channels}."
-        )
-    if node.HEAD.INTERACTION == "static" and (node.HEAD.SELF_ATTENTION or node.HEAD.POSITIONAL_ENCODING):
-        raise ConfigError(
-            "MODEL.SPARSE_RCNN.HEAD.INTERACTION 'static' has no proposal features to attend to or to encode boxes in: set "
-            "HEAD.SELF_ATTENTION False and HEAD.POSITIONAL_ENCODING False."
+        raise node.refusal(
+            "HEAD.POSITIONAL_ENCODING", f"False for a pyramid of {channels} channels (MODEL.FPN.OUT_CHANNELS), unless 8 divides them"
         )
     if channels % node.HEAD.NUM_ATTENTION_HEADS:
-        raise ConfigError(
-            f"MODEL.SPARSE_RCNN.HEAD.NUM_ATTENTION_HEADS is {node.HEAD.NUM_ATTENTION_HEADS}, which does not divide the {channels} channels "
-            "of the pyramid (MODEL.FPN.OUT_CHANNELS)."
-        )
+        raise node.refusal("HEAD.NUM_ATTENTION_HEADS", f"a divisor of the {channels} channels of the pyramid (MODEL.FPN.OUT_CHANNELS)")
 
 
-def _build_head(node: CfgNode, levels: list[ShapeSpec]) -> IterativeHead:
+def _build_head(node: Section, levels: list[ShapeSpec]) -> IterativeHead:
     pooler = ROIPooler(
         output_size=node.POOLER.RESOLUTION,
         scales=[1 / level.stride for level in levels],
@@ -113,7 +87,7 @@ def _build_head(node: CfgNode, levels: list[ShapeSpec]) -> IterativeHead:
     return IterativeHead(stages=stages, pooler=pooler, box_coder=box_coder)
 
 
-def _build_stage(node: CfgNode, channels: int) -> Stage:
+def _build_stage(node: Section, channels: int) -> Stage:
     head, softmax = node.HEAD, node.HEAD.CLASSIFIER == "softmax"
     attention = SelfAttention(channels=channels, num_heads=head.NUM_ATTENTION_HEADS, dropout=head.DROPOUT) if head.SELF_ATTENTION else None
     return Stage(
@@ -130,7 +104,7 @@ def _build_stage(node: CfgNode, channels: int) -> Stage:
     )
 
 
-def _build_interaction(node: CfgNode, channels: int) -> Interaction:
+def _build_interaction(node: Section, channels: int) -> Interaction:
     head, bins = node.HEAD, node.POOLER.RESOLUTION**2
     static = {"channels": channels, "hidden_channels": head.STATIC_CHANNELS, "bins": bins}
     dynamic = {"channels": channels, "dynamic_channels": head.DYNAMIC_CHANNELS, "bins": bins, "dropout": head.DROPOUT}
@@ -141,15 +115,23 @@ def _build_interaction(node: CfgNode, channels: int) -> Interaction:
         "dynamic": (DynamicInteraction, dynamic),
         "static": (StaticInteraction, static),
     }
-    kind, arguments = _choice(known, head.INTERACTION, "HEAD.INTERACTION")
+    kind, arguments = node.choice("HEAD.INTERACTION", known)
+    if not kind.uses_features:
+        for key in ("HEAD.SELF_ATTENTION", "HEAD.POSITIONAL_ENCODING"):
+            if node.value(key):
+                raise node.refusal(key, f"False with HEAD.INTERACTION '{head.INTERACTION}', which has no proposal features")
     return kind(**arguments)
 
 
-def _build_criterion(node: CfgNode) -> SetCriterion:
+def _build_criterion(node: Section) -> SetCriterion:
     loss = node.LOSS
-    class_loss: nn.Module = FocalClassLoss(alpha=loss.FOCAL_ALPHA, gamma=loss.FOCAL_GAMMA)
+    class_loss: nn.Module
     if node.HEAD.CLASSIFIER == "softmax":
+        node.refuse_unread(["LOSS.FOCAL_ALPHA", "LOSS.FOCAL_GAMMA"], "HEAD.CLASSIFIER 'softmax'")
         class_loss = SoftmaxClassLoss(num_classes=node.NUM_CLASSES, no_object_weight=loss.NO_OBJECT_WEIGHT)
+    else:
+        node.refuse_unread(["LOSS.NO_OBJECT_WEIGHT"], "HEAD.CLASSIFIER 'sigmoid'")
+        class_loss = FocalClassLoss(alpha=loss.FOCAL_ALPHA, gamma=loss.FOCAL_GAMMA)
     return SetCriterion(
         num_classes=node.NUM_CLASSES,
         class_loss=class_loss,
@@ -158,9 +140,3 @@ def _build_criterion(node: CfgNode) -> SetCriterion:
         giou_weight=loss.GIOU_WEIGHT,
         normalizer=loss.NORMALIZER,
     )
-
-
-def _choice(known: dict[str, Value], name: str, key: str) -> Value:
-    if name not in known:
-        raise ConfigError(f"MODEL.SPARSE_RCNN.{key} must be one of {', '.join(known)}, not '{name}'.")
-    return known[name]

@@ -17,13 +17,14 @@ METHODS = set(METHOD_PACKAGES)
 ABOVE = {"tests", "tools", "benchmarks", "train_net"}
 #: rooms of detkit from the ground floor up; a room imports from floors below its own alone, and no two rooms import each other
 FLOORS = (
-    {"structures", "registry", "distributed"},
+    {"structures", "distributed", "config_files"},
     {"geometry", "config"},
-    {"losses", "layers", "checkpoint", "data", "evaluation", "tta"},
-    {"assigners", "backbones"},
+    {"registry"},
+    {"losses", "layers", "checkpoint", "data", "tta"},
+    {"assigners", "backbones", "evaluation"},
     {"dense"},
     {"visualization", "engine"},
-    {"analysis", "report"},
+    {"analysis", "report", "export"},
 )
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 #: packages of the project that each package may import, itself included

@@ -56,9 +56,8 @@ def count_positives(setting: AssignmentSetting, images: Iterable[LabeledImage]) 
     for image in images:
         priors = setting.priors(image.size)
         labels = setting.assign(image.gt, priors).gt_index[0]
-        starts = torch.tensor(priors.grid.level_starts[1:]) * priors.anchors_per_point
         chosen = (labels >= 0).nonzero().squeeze(1)
-        levels, num_objects, num_levels = torch.bucketize(chosen, starts, right=True), len(image.areas), len(setting.strides)
+        levels, num_objects, num_levels = priors.levels_of(chosen), len(image.areas), len(setting.strides)
         flat = torch.bincount(labels[chosen] * num_levels + levels, minlength=num_objects * num_levels)
         counts.append(flat.view(num_objects, num_levels))
         areas.append(image.areas)

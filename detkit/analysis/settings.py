@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from detectron2.config import CfgNode
-from torch import Tensor
 
-from detkit.assigners import AssignContext, Assigner, FCOSAssigner, IoUAssigner, build_assigner
-from detkit.geometry import Grid, Priors, square_anchors
+from detkit.assigners import Assigner, FCOSAssigner, IoUAssigner, build_assigner
+from detkit.config import ConfigError, method_node
+from detkit.dense.parts import prior_generator_from_config
+from detkit.dense.pipeline import DensePipeline
+from detkit.dense.priors import PriorGenerator
+from detkit.geometry import Priors, square_anchors
 from detkit.structures import GroundTruth, HardAssignment
 
 __all__ = ["AssignmentSetting", "fcos", "retinanet"]
@@ -26,25 +27,19 @@ class AssignmentSetting:
     Attributes:
         name: in tables and plots.
         assigner: one that needs no predictions.
-        strides: of the levels, from fine to coarse, in pixels.
-        cell_anchors: per level (A, 4), see :func:`detkit.geometry.square_anchors`.
-        offset: where a location lies in its cell, see :class:`detkit.geometry.Grid`.
-        plus_one: see :class:`detkit.geometry.Priors`.
+        prior_generator: makes the priors.
         size_divisibility: images are padded to multiples of this many pixels, as a Detectron2 pyramid asks for.
     """
 
     name: str
     assigner: Assigner
-    strides: tuple[int, ...]
-    cell_anchors: tuple[Tensor, ...]
-    offset: float = 0.5
-    plus_one: float = 0.0
+    prior_generator: PriorGenerator
     size_divisibility: int = 32
 
     def __post_init__(self) -> None:
         if self.assigner.needs_predictions:
             raise ValueError(
-                f"{self.name}: {type(self.assigner).__name__} looks at predictions, so its labels change during training. "
+                f"{self.name}: {type(self.assigner).__name__} reads predictions, so its labels change during training. "
                 "Recall bounds and counts are defined for assigners that see the grid and the objects alone."
             )
 
@@ -53,22 +48,19 @@ class AssignmentSetting:
         """The setting of a dense detector's config; strides follow from the names of ``IN_FEATURES`` (p3 is 8 pixels).
 
         Raises:
-            ValueError: the meta-architecture is no dense detector of this project, or its assigner looks at predictions.
+            ConfigError: the meta-architecture is no dense detector of this project, or its assigner reads predictions.
         """
-        node = cfg.MODEL.get(cfg.MODEL.META_ARCHITECTURE)
-        if node is None or "ASSIGNER" not in node or "ANCHORS" not in node:
-            raise ValueError(f"{name}: MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} has no grid that an assigner could pick from.")
-        strides = tuple(2 ** int(feature.lstrip("pres")) for feature in node.IN_FEATURES)
-        plus_one = 1.0 if node.PLUS_ONE else 0.0
-        anchors = square_anchors(
-            strides,
-            node.ANCHORS.SCALES,
-            node.ANCHORS.RATIOS,
-            plus_one,
-            ratios_first=node.ANCHORS.RATIOS_FIRST,
-            whole_pixels=node.ANCHORS.WHOLE_PIXELS,
-        )
-        return cls(name, build_assigner(node.ASSIGNER, cfg), strides, anchors, node.ANCHORS.OFFSET, plus_one)
+        node = method_node(cfg)
+        if "ASSIGNER" not in node or "ANCHORS" not in node:
+            raise ConfigError(f"{name}: MODEL.META_ARCHITECTURE is '{cfg.MODEL.META_ARCHITECTURE}', which has no grid to assign from.")
+        strides = [2 ** int(feature.lstrip("pres")) for feature in node.IN_FEATURES]
+        assigner = build_assigner(node.ASSIGNER, cfg, key=f"{node.path}.ASSIGNER", num_classes=node.NUM_CLASSES)
+        return cls(name, assigner, prior_generator_from_config(node, strides, 1.0 if node.PLUS_ONE else 0.0))
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of the levels, from fine to coarse, in pixels."""
+        return self.prior_generator.strides
 
     @property
     def level_names(self) -> tuple[str, ...]:
@@ -77,25 +69,23 @@ class AssignmentSetting:
 
     def priors(self, image_size: tuple[int, int]) -> Priors:
         """The priors of an image of (height, width) pixels, after padding."""
-        height, width = (math.ceil(side / self.size_divisibility) * self.size_divisibility for side in image_size)
-        sizes = tuple((math.ceil(height / stride), math.ceil(width / stride)) for stride in self.strides)
-        return Priors(Grid(sizes, self.strides, self.offset, torch.device("cpu")), self.cell_anchors, self.plus_one)
+        return self.prior_generator.for_image(image_size, self.size_divisibility)
 
     def assign(self, gt: GroundTruth, priors: Priors) -> HardAssignment:
         """Labels of a batch of images that share the priors."""
-        assignment = self.assigner(AssignContext(gt=gt, priors=priors))
+        assignment = DensePipeline(self.prior_generator, self.assigner).assign(priors, gt)
         if not isinstance(assignment, HardAssignment):
             raise ValueError(f"{self.name}: {type(self.assigner).__name__} weights pairs; only hard labels can be counted.")
         return assignment
 
 
 def fcos(*, single_level: int | None = None, center_radius: float = 0.0) -> AssignmentSetting:
-    """FCOS as in its Tables 1 and 2: all levels with their ranges, or one level (4 for P4) that answers for every size."""
+    """FCOS as in its Tables 1 and 2: all levels with their ranges, or one level (4 for P4) that is responsible for every size."""
     strides = FPN_STRIDES if single_level is None else (2**single_level,)
     sizes_of_interest = (64, 128, 256, 512) if single_level is None else ()
     name = "FCOS" + (", center sampling" if center_radius else "") + (f", P{single_level} only" if single_level else "")
     assigner = FCOSAssigner(sizes_of_interest=sizes_of_interest, center_radius=center_radius)
-    return AssignmentSetting(name, assigner, strides, square_anchors(strides))
+    return AssignmentSetting(name, assigner, PriorGenerator(strides=strides, cell_anchors=square_anchors(strides)))
 
 
 def retinanet(*, low_quality_from: float | None) -> AssignmentSetting:
@@ -109,4 +99,5 @@ def retinanet(*, low_quality_from: float | None) -> AssignmentSetting:
     name = f"RetinaNet, {names.get(low_quality_from, f'low-quality matches from {low_quality_from}')}"
     assigner = IoUAssigner(allow_low_quality=low_quality_from is not None, low_quality_from=low_quality_from or 0.0)
     octaves: Sequence[float] = [4 * 2 ** (i / 3) for i in range(3)]
-    return AssignmentSetting(name, assigner, FPN_STRIDES, square_anchors(FPN_STRIDES, octaves, (0.5, 1.0, 2.0)), offset=0.0)
+    anchors = square_anchors(FPN_STRIDES, octaves, (0.5, 1.0, 2.0))
+    return AssignmentSetting(name, assigner, PriorGenerator(strides=FPN_STRIDES, cell_anchors=anchors, offset=0.0))

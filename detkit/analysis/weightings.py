@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detkit.assigners import SoftAssignment
+from detkit.assigners import BagAssignment, SoftAssignment
 from detkit.dense import DenseDetector
 from detkit.geometry import Priors, elementwise_iou
 from detkit.structures import GroundTruth, HardAssignment, Predictions
@@ -65,32 +65,28 @@ def weight_maps(model: DenseDetector, batched_input: dict[str, Any], *, gt_index
         raise ValueError(f"The image has {len(batched_input['instances'])} objects: there is no number {gt_index}.")
     with inference_context(model):
         images = model.preprocess_image([batched_input])
-        features = model.backbone(images.tensor)
-        outputs = model.head([features[name] for name in model.head_in_features])
-        priors = model.priors_of(outputs.level_sizes, images.tensor.device)
-        predictions = model.decode(outputs, priors)
+        predictions, priors = model.pipeline.decode(model.predict(images))
         gt = model.ground_truth([batched_input["instances"].to(images.tensor.device)])
-        assignment = model.assign(priors, gt, predictions, images.image_sizes)
+        assignment = model.pipeline.assign(priors, gt, predictions, images.image_sizes)
     if isinstance(assignment, HardAssignment):
-        assignment = SoftAssignment.from_hard(assignment, gt)
+        assignment = SoftAssignment.from_hard(assignment, gt, predictions)
     return _maps(predictions, assignment, gt, priors, gt_index)
 
 
-def _maps(predictions: Predictions, assignment: SoftAssignment, gt: GroundTruth, priors: Priors, gt_index: int) -> WeightMaps:
-    box, label, form = gt.boxes[0, gt_index], gt.classes[0, gt_index], assignment.form
+def _maps(
+    predictions: Predictions, assignment: SoftAssignment | BagAssignment, gt: GroundTruth, priors: Priors, gt_index: int
+) -> WeightMaps:
+    box, label, pairs = gt.boxes[0, gt_index], gt.classes[0, gt_index], assignment.pairs
     score = predictions.logits[0, :, label].sigmoid()
     if predictions.quality is not None:
         score = score * predictions.quality[0].sigmoid()
-    weights = assignment.positive_weight, assignment.negative_weight
-    if form.weights_on == "loss":
-        weights = assignment.loss_weights(assignment.pairs.look_up(predictions, gt))
-    of_class = assignment.pairs.classes(gt) == label
-    if assignment.owns_score is not None:
-        of_class &= assignment.owns_score
-    positive, negative = torch.zeros_like(score), form.background * score**form.background_gamma
-    of_object = assignment.pairs.gt_index == gt_index
-    positive[assignment.pairs.prior_index[of_object]] = form.positive * weights[0][of_object]
-    negative[assignment.pairs.prior_index[of_class]] = form.negative * weights[1][of_class]
+    of_class = pairs.classes(gt) == label
+    if assignment.counts_negative is not None:
+        of_class &= assignment.counts_negative
+    positive, negative = torch.zeros_like(score), assignment.background_factor * score**assignment.background_gamma
+    of_object = pairs.gt_index == gt_index
+    positive[pairs.prior_index[of_object]] = assignment.positive_weight[of_object]
+    negative[pairs.prior_index[of_class]] = assignment.negative_weight[of_class]
     iou = elementwise_iou(predictions.boxes[0], box)
     return WeightMaps(*(_per_level(values, priors) for values in (score, iou, positive, negative)))
 

@@ -1,4 +1,4 @@
-"""Label assigners: which prior answers for which object."""
+"""Label assigners: which prior is responsible for which object."""
 
 from .atss import ATSSAssigner
 from .autoassign import AutoAssignAssigner
@@ -17,7 +17,7 @@ from .paa import PAAAssigner
 from .predicted_atss import PredictedATSSAssigner
 from .registry import ASSIGNER_REGISTRY, build_assigner
 from .simota import SimOTAAssigner
-from .soft import LossForm, Pairs, PairValues, SoftAssignment
+from .soft import Assignment, BagAssignment, Pairs, PairValues, SoftAssignment
 from .task_aligned import TaskAlignedAssigner
 from .vfl import VFLAssigner
 
@@ -40,7 +40,8 @@ __all__ = [
     "FCOSAssigner",
     "HungarianAssigner",
     "IoUAssigner",
-    "LossForm",
+    "Assignment",
+    "BagAssignment",
     "PairValues",
     "Pairs",
     "NonFiniteCostError",

@@ -8,18 +8,27 @@ candidates, wherever they come from.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
-from detkit.geometry import Priors, elementwise_iou
+from detkit.geometry import Priors, box_centers, elementwise_iou
 from detkit.structures import HardAssignment
 
 from .base import AssignContext, Assigner
 from .registry import ASSIGNER_REGISTRY
-from .windows import cell_limits, cells_to_index, level_table, nearest_cells, padding_mask, rank_pairs, scatter_to_priors
+from .windows import (
+    cell_limits,
+    cells_to_index,
+    index_of_packed,
+    level_table,
+    nearest_cells,
+    packed_with_index,
+    padding_mask,
+    rank_pairs,
+    scatter_to_priors,
+)
 
 __all__ = [
     "ATSSAssigner",
@@ -63,30 +72,29 @@ class ATSSAssigner(Assigner):
         topk: locations per level. With A anchors per location ``topk * A`` anchors per level are candidates, as in the authors' code.
     """
 
+    config_section = "ATSS"
     needs_anchors = True
 
-    @configurable
     def __init__(self, *, topk: int = 9) -> None:
         super().__init__()
         if topk < 1:
-            raise ValueError(f"MODEL.ASSIGNERS.ATSS.TOPK must be at least 1, not {topk}.")
+            raise ValueError(f"topk must be at least 1, not {topk}.")
         self.topk = topk
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        return {"topk": cfg.MODEL.ASSIGNERS.ATSS.TOPK}
 
     def max_positives(self, num_gts: int, priors: Priors) -> int:
         return min(num_gts * self.topk * priors.grid.num_levels * priors.anchors_per_point, priors.num_priors)
 
-    @torch.no_grad()
     def forward(self, context: AssignContext) -> HardAssignment:
         gt, priors = context.gt, context.grid_priors
-        index, boxes, valid = nearest_on_grid(gt.boxes, priors, self.topk, context.valid_sizes)
+        padding = padding_mask(priors, context.valid_sizes)
+        index, boxes, valid = self.candidates(context, padding)
         ious = elementwise_iou(boxes, gt.boxes, priors.plus_one)
         positive = select_by_iou_statistics(ious, valid) & center_inside(boxes, gt.boxes) & gt.valid
-        gt_index = highest_iou_wins(index, ious, positive, priors.num_priors)
-        return HardAssignment(gt_index, padding_mask(priors, context.valid_sizes))
+        return HardAssignment(highest_iou_wins(index, ious, positive, priors.num_priors), padding)
+
+    def candidates(self, context: AssignContext, padding: Tensor | None) -> Candidates:
+        """What each object may get; ``padding`` (B, P) bool are priors that take no part, or None."""
+        return nearest_on_grid(context.gt.boxes, context.grid_priors, self.topk, context.valid_sizes)
 
 
 def nearest_on_grid(gt_boxes: Tensor, priors: Priors, k: int, valid_sizes: Tensor | None = None) -> Candidates:
@@ -95,7 +103,7 @@ def nearest_on_grid(gt_boxes: Tensor, priors: Priors, k: int, valid_sizes: Tenso
     Exactly those, also at borders, on levels of fewer than ``k`` cells (all of them then) and for centers outside the image. Squared
     distances are compared in float64 to about 40 binary digits; equally near locations go by their index, the lower first.
 
-    Only the cells of :func:`detkit.assigners.windows.rank_pairs` are looked at, 23 for k = 9, whatever the size of the level.
+    Only the cells of :func:`detkit.assigners.windows.rank_pairs` are visited, 23 for k = 9, whatever the size of the level.
 
     Args:
         gt_boxes: (B, G, 4) xyxy in pixels.
@@ -108,7 +116,7 @@ def nearest_on_grid(gt_boxes: Tensor, priors: Priors, k: int, valid_sizes: Tenso
     """
     grid = priors.grid
     strides = level_table(grid).strides.double()
-    centers = ((gt_boxes[..., :2] + gt_boxes[..., 2:]) / 2).double().movedim(-1, 0)[:, None]  # (2, 1, B, G): x, y
+    centers = box_centers(gt_boxes).double().movedim(-1, 0)[:, None]  # (2, 1, B, G): x, y
     cells, exists = nearest_cells(centers / strides - grid.offset, cell_limits(grid, valid_sizes), k)  # (k, 2, L, B, G)
     squared = ((cells + grid.offset) * strides - centers).square_().masked_fill_(~exists, torch.inf)
 
@@ -132,7 +140,7 @@ def nearest_on_grid(gt_boxes: Tensor, priors: Priors, k: int, valid_sizes: Tenso
 
 def center_inside(boxes: Tensor, gt_boxes: Tensor) -> Tensor:
     """Whether the centers of boxes (..., 4) lie inside gt boxes (..., 4), by more than :data:`MIN_INSIDE` pixels."""
-    centers = (boxes[..., :2] + boxes[..., 2:]) / 2
+    centers = box_centers(boxes)
     left_top, right_bottom = centers - gt_boxes[..., :2], gt_boxes[..., 2:] - centers
     return torch.minimum(left_top, right_bottom).amin(-1) > MIN_INSIDE
 
@@ -154,22 +162,21 @@ def select_by_iou_statistics(ious: Tensor, valid: Tensor) -> Tensor:
 
 
 def highest_iou_wins(index: Tensor, ious: Tensor, positive: Tensor, num_priors: int) -> Tensor:
-    """Gives every prior to the object with the highest IoU among those that want it, at equal IoU to the lowest index.
+    """Gives every prior to the object with the highest IoU among those whose candidate it is, at equal IoU to the lowest index.
 
     Args:
-        index, ious, positive: (M, B, G) the wanted priors, their IoU with the object (float32, >= 0), and whether the wish counts.
+        index, ious, positive: (M, B, G) the candidates, their IoU with the object (float32, >= 0), and whether the candidate is positive.
         num_priors: P.
 
     Returns:
-        (B, P) int64 gt index, -1 where nobody wants the prior.
+        (B, P) int64 gt index, -1 for unassigned priors.
     """
     num_gts = index.shape[-1]
-    # IoU above (the bits of non-negative floats sort like the floats), below what makes the lowest gt index win
-    nobody = (-1 << 32) + num_gts
-    backwards = torch.arange(num_gts - 1, -1, -1, device=index.device)
-    bids = torch.where(positive, (ious.view(torch.int32).long() << 32) + backwards, nobody)
-    best = scatter_to_priors(index, bids, nobody, num_priors, "amax")
-    return num_gts - 1 - (best & 0xFFFFFFFF)
+    unassigned = (-1 << 32) + num_gts
+    backward = torch.arange(num_gts - 1, -1, -1, device=index.device)
+    bids = torch.where(positive, packed_with_index(ious, backward), unassigned)
+    best = scatter_to_priors(index, bids, unassigned, num_priors, "amax")
+    return num_gts - 1 - index_of_packed(best)
 
 
 def _anchors_on(index: Tensor, points: Tensor, valid: Tensor, priors: Priors) -> Candidates:

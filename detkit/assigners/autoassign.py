@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from detkit.geometry import elementwise_iou
@@ -16,7 +15,7 @@ from .base import AssignContext, Assigner
 from .candidates import CenterPrior, points_inside
 from .registry import ASSIGNER_REGISTRY
 from .segments import group_max, group_min, group_sum
-from .soft import LossForm, Pairs, PairValues, SoftAssignment
+from .soft import BagAssignment, Pairs, PairValues, SoftAssignment
 from .windows import padding_mask
 
 __all__ = ["AutoAssignAssigner", "center_loss", "negative_weight", "positive_weight"]
@@ -69,10 +68,10 @@ class AutoAssignAssigner(Assigner):
         positive, negative, center: factors of the losses (the authors' code: 0.25, 0.75, 0.75).
     """
 
+    config_section = "AUTOASSIGN"
     needs_predictions = True
     gives_weights = True
 
-    @configurable
     def __init__(
         self,
         *,
@@ -85,56 +84,47 @@ class AutoAssignAssigner(Assigner):
     ) -> None:
         super().__init__()
         if weights not in ("learned", "detached", "on_loss"):
-            raise ValueError(f"MODEL.ASSIGNERS.AUTOASSIGN.WEIGHTS must be learned, detached or on_loss, not '{weights}'.")
-        self.differentiable = weights == "learned"
-        self.box_sharpness, self.center = box_sharpness, center
-        self.center_prior = CenterPrior(num_classes, sigma=1.0, learned=self.differentiable)
-        on_loss = weights == "on_loss"
-        self.form = LossForm(
-            positive=positive,
-            negative=negative,
-            background=negative,
-            box=positive * box_sharpness if on_loss else box_sharpness,
-            weights_on="loss" if on_loss else "score",
-        )
+            raise ValueError(f"weights must be learned, detached or on_loss, not '{weights}'.")
+        self.learned, self.on_loss = weights == "learned", weights == "on_loss"
+        self.box_sharpness, self.positive, self.negative, self.center = box_sharpness, positive, negative, center
+        self.center_prior = CenterPrior(num_classes, sigma=1.0, learned=self.learned)
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.ASSIGNERS.AUTOASSIGN
-        return {
-            "num_classes": cfg.MODEL[cfg.MODEL.META_ARCHITECTURE].NUM_CLASSES,
-            "weights": node.WEIGHTS,
-            "box_sharpness": node.BOX_SHARPNESS,
-            "positive": node.POSITIVE,
-            "negative": node.NEGATIVE,
-            "center": node.CENTER,
-        }
-
-    def forward(self, context: AssignContext) -> SoftAssignment:
-        with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
-            return self._assign(context)
-
-    def _assign(self, context: AssignContext) -> SoftAssignment:
+    def forward(self, context: AssignContext) -> SoftAssignment | BagAssignment:
         gt, predictions = context.gt, context.given_predictions
         pairs, num_gts = points_inside(context), gt.valid.numel()
         values = pairs.look_up(predictions, gt)
+        fixed = values.detach()
         prior = self.center_prior(pairs, gt, context.grid_priors)
-        positive = positive_weight(self._confidence(values), prior, pairs.gt_index, num_gts)
+        positive = positive_weight(self._confidence(values if self.learned else fixed), prior, pairs.gt_index, num_gts)
+        negative = negative_weight(elementwise_iou(fixed.boxes, fixed.gt_boxes), pairs.gt_index, num_gts)
         num_objects = gt.valid.sum().float()
-        return SoftAssignment(
-            pairs,
+        common: dict[str, Any] = {
+            "pairs": pairs,
+            "values": values,
+            "normalizers": torch.stack([num_objects, prior.detach().sum(), num_objects]),
+            "background_factor": self.negative,
+            "counts_negative": pairs.last_of_score(gt, predictions.logits.shape[-1]),
+            "ignore": padding_mask(context.grid_priors, context.valid_sizes),
+            "extra_losses": self._own_losses(prior, pairs, gt.valid),
+        }
+        if self.on_loss:
+            return SoftAssignment(
+                positive_weight=self.positive * positive,
+                negative_weight=self.negative * negative * values.score.square(),
+                box_weight=self.positive * self.box_sharpness * positive,
+                **common,
+            )
+        return BagAssignment(
             positive_weight=positive,
-            negative_weight=negative_weight(elementwise_iou(values.boxes, values.gt_boxes).detach(), pairs.gt_index, num_gts),
-            box_weight=positive,
-            normalizers=torch.stack([num_objects, prior.detach().sum(), num_objects]),
-            form=self.form,
-            owns_score=pairs.owns_score(gt, predictions.logits.shape[-1]),
-            ignore=padding_mask(context.grid_priors, context.valid_sizes),
-            own_losses=self._own_losses(prior, pairs, gt.valid),
+            negative_weight=negative,
+            positive_factor=self.positive,
+            negative_factor=self.negative,
+            box_sharpness=self.box_sharpness,
+            **common,
         )
 
     def _confidence(self, values: PairValues) -> Tensor:
         return values.score * (-self.box_sharpness * giou_loss(values.boxes, values.gt_boxes)).exp()
 
     def _own_losses(self, prior: Tensor, pairs: Pairs, valid: Tensor) -> dict[str, Tensor]:
-        return {"loss_center": self.center * center_loss(prior, pairs.gt_index, valid)} if self.differentiable else {}
+        return {"loss_center": self.center * center_loss(prior, pairs.gt_index, valid)} if self.learned else {}

@@ -1,28 +1,31 @@
-"""What goes into a label assigner and what comes out of it.
+"""What goes into a label assigner, and the protocol of all assigners.
 
-Shapes used in this package:
-    B: images of the batch;  G: ground-truth boxes per image, padded to the largest number in the batch;
-    P: priors (anchors or points) of the grid, in the order of :mod:`detkit.geometry.grid`, or the predictions of a set predictor;
-    K: classes;  M: listed pairs per image.
+Shapes as in :mod:`detkit.structures`; M counts listed pairs.
 """
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import torch
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from detkit.config import Section
+from detkit.config.assigners import ASSIGNER_LIMITS
 from detkit.geometry import Priors
-from detkit.structures import GroundTruth, HardAssignment, Predictions
+from detkit.structures import GroundTruth, Predictions
 
-from .soft import SoftAssignment
+from .soft import Assignment
 
 __all__ = ["AssignContext", "Assigner"]
 
 
 @dataclass(frozen=True)
 class AssignContext:
-    """All that an assigner may look at.
+    """The input of an assigner.
 
     Attributes:
         gt: the objects.
@@ -32,7 +35,6 @@ class AssignContext:
             it take no part and come out as ignored. None: all cells of the batch take part.
         image_sizes: (B, 2) height and width of the images in pixels without padding, for costs relative to the image; None unless the
             assigner's ``needs_predictions`` is true.
-        step: training iteration, for schedules; None outside a training.
     """
 
     gt: GroundTruth
@@ -40,11 +42,10 @@ class AssignContext:
     predictions: Predictions | None = None
     valid_sizes: Tensor | None = None
     image_sizes: Tensor | None = None
-    step: int | None = None
 
     @property
     def grid_priors(self) -> Priors:
-        """The priors, for an assigner that cannot do without.
+        """The priors, for an assigner that requires them.
 
         Raises:
             ValueError: the detector predicts on no grid.
@@ -55,37 +56,62 @@ class AssignContext:
 
     @property
     def given_predictions(self) -> Predictions:
-        """The predictions, for an assigner that cannot do without.
+        """The predictions, for an assigner that requires them.
 
         Raises:
             ValueError: none were given.
         """
         if self.predictions is None:
-            raise ValueError("This assigner looks at predictions, but the context has none.")
+            raise ValueError("This assigner reads predictions, but the context has none.")
         return self.predictions
 
 
 class Assigner(nn.Module):
-    """Decides which priors answer for which objects. Subclasses implement :meth:`forward` and register in ``ASSIGNER_REGISTRY``.
+    """Decides which priors are responsible for which objects. Subclasses implement :meth:`forward` and register in
+    ``ASSIGNER_REGISTRY``.
 
-    A module, so that constants live in buffers and travel with the checkpoint where they matter. An assigner never sees the network
-    and works without one. Unless ``differentiable``, it runs without gradient.
+    A module, so that constants live in buffers and travel with the checkpoint where they matter. An assigner does not depend
+    on the network. Hard labels are made without gradient; an assigner that gives weights looks predictions up once, with gradient,
+    and detaches what its weights take as constant.
     """
 
+    #: section below ``MODEL.ASSIGNERS`` whose keys are the constructor's arguments in capitals; None: there are none
+    config_section: ClassVar[str | None] = None
     #: whether ``AssignContext.predictions`` must be filled
-    needs_predictions: bool = False
+    needs_predictions: ClassVar[bool] = False
     #: whether ``AssignContext.priors`` must be given: false for assigners that set predictors can use
-    needs_priors: bool = True
+    needs_priors: ClassVar[bool] = True
     #: whether the priors must be anchors with an extent, not points
-    needs_anchors: bool = False
-    #: whether the result is a :class:`detkit.assigners.SoftAssignment`
-    gives_weights: bool = False
-    #: whether the result carries gradient to the predictions and to parameters of the assigner
-    differentiable: bool = False
+    needs_anchors: ClassVar[bool] = False
+    #: whether the result is a :class:`detkit.assigners.SoftAssignment` or a :class:`detkit.assigners.BagAssignment`
+    gives_weights: ClassVar[bool] = False
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, **given: Any) -> dict[str, Any]:
+        """The constructor's arguments: the keys of the assigner's section and, in place of them, what follows from the detector.
+
+        Args:
+            cfg: the whole config.
+            given: of the detector, see :func:`detkit.assigners.build_assigner`; what the constructor does not know is left out.
+
+        Raises:
+            ConfigError: a value that cannot be.
+        """
+        arguments = {name: value for name, value in given.items() if name in inspect.signature(cls).parameters}
+        if cls.config_section is None:
+            return arguments
+        section = Section(cfg, f"MODEL.ASSIGNERS.{cls.config_section}")
+        section.check(ASSIGNER_LIMITS.get(cls.config_section, {}))
+        return {key.lower(): value for key, value in section.items()} | arguments
+
+    def __call__(self, context: AssignContext) -> Assignment:
+        """The assignment of a batch."""
+        with torch.set_grad_enabled(self.gives_weights and torch.is_grad_enabled()):
+            return super().__call__(context)
 
     def max_positives(self, num_gts: int, priors: Priors) -> int:
         """The most priors of an image that can get an object, for losses that make room for these alone."""
         return priors.num_priors
 
-    def forward(self, context: AssignContext) -> HardAssignment | SoftAssignment:
+    def forward(self, context: AssignContext) -> Assignment:
         raise NotImplementedError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from detkit.geometry import Priors, boxes_to_ltrb
+from detkit.geometry import Priors, box_centers, boxes_to_ltrb
 from detkit.structures import GroundTruth, HardAssignment
 
 from .atss import nearest_on_grid
@@ -18,7 +18,6 @@ __all__ = [
     "center_distance",
     "hard_labels",
     "nearest_points",
-    "pair_levels",
     "pair_points",
     "points_inside",
     "points_near_center",
@@ -84,12 +83,6 @@ def pair_points(pairs: Pairs, priors: Priors) -> tuple[Tensor, Tensor]:
     return priors.points.index_select(0, index), priors.strides.index_select(0, index)
 
 
-def pair_levels(pairs: Pairs, priors: Priors) -> Tensor:
-    """(M,) int64, level of each pair's prior."""
-    starts = torch.tensor(priors.grid.level_starts[1:], device=pairs.prior_index.device) * priors.anchors_per_point
-    return torch.bucketize(pairs.prior_index % priors.num_priors, starts, right=True)
-
-
 def hard_labels(pairs: Pairs, context: AssignContext) -> HardAssignment:
     """Labels from the pairs that were chosen, no prior in two of them; everything else is background."""
     batch, num_gts = context.gt.valid.shape
@@ -103,7 +96,7 @@ def center_distance(pairs: Pairs, gt: GroundTruth, priors: Priors) -> Tensor:
     """(M, 2) signed distance in x and y from the center of each pair's object to its location, in strides of the location's level."""
     points, strides = pair_points(pairs, priors)
     boxes = pairs.gt_boxes(gt)
-    return (points - (boxes[:, :2] + boxes[:, 2:]) / 2) / strides[:, None]
+    return (points - box_centers(boxes)) / strides[:, None]
 
 
 class CenterPrior(nn.Module):

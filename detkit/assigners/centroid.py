@@ -3,18 +3,26 @@ first stage of LSNet, section 4.2)."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
-from detkit.geometry import Grid, Priors
+from detkit.geometry import Grid, Priors, box_centers, box_sizes
 from detkit.structures import GroundTruth, HardAssignment
 
 from .base import AssignContext, Assigner
 from .registry import ASSIGNER_REGISTRY
-from .windows import cell_limits, level_table, nearest_cells, padding_mask, rank_pairs, scatter_to_priors
+from .windows import (
+    cell_limits,
+    index_of_packed,
+    level_table,
+    nearest_cells,
+    packed_with_index,
+    padding_mask,
+    rank_pairs,
+    scatter_to_priors,
+)
 
 __all__ = ["CentroidAssigner"]
 
@@ -36,40 +44,34 @@ class CentroidAssigner(Assigner):
         middle: ``"center"`` of the box, or ``"centroid"`` of the quadrilateral of its four extreme points (``GroundTruth.landmarks``).
     """
 
-    @configurable
+    config_section = "CENTROID"
+
     def __init__(self, *, scale: float = 4.0, num_points: int = 1, middle: Literal["center", "centroid"] = "center") -> None:
         super().__init__()
         if middle not in ("center", "centroid"):
-            raise ValueError(f"MODEL.ASSIGNERS.CENTROID.MIDDLE is 'center' or 'centroid', not '{middle}'.")
+            raise ValueError(f"middle must be 'center' or 'centroid', not '{middle}'.")
         if num_points < 1:
-            raise ValueError(f"MODEL.ASSIGNERS.CENTROID.NUM_POINTS must be at least 1, not {num_points}.")
+            raise ValueError(f"num_points must be at least 1, not {num_points}.")
         self.scale = scale
         self.num_points = num_points
         self.middle = middle
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.ASSIGNERS.CENTROID
-        return {"scale": node.SCALE, "num_points": node.NUM_POINTS, "middle": node.MIDDLE}
-
     def max_positives(self, num_gts: int, priors: Priors) -> int:
         return min(num_gts * self.num_points * priors.anchors_per_point, priors.num_priors)
 
-    @torch.no_grad()
     def forward(self, context: AssignContext) -> HardAssignment:
         gt, priors = context.gt, context.grid_priors
         index, squared = self._nearest(gt, priors.grid, context.valid_sizes)  # (k, B, G) each
-        # the bits of non-negative floats sort like the floats; below them what makes the lowest gt index win
-        bids = (squared.view(torch.int32).long() << 32) + torch.arange(gt.valid.shape[1], device=index.device)
-        nobody = torch.iinfo(torch.int64).max
-        bids = torch.where(squared.isfinite() & gt.valid, bids, nobody)
-        best = scatter_to_priors(index, bids, nobody, priors.grid.num_points, "amin")
-        gt_index = torch.where(best == nobody, -1, best & 0xFFFFFFFF).repeat_interleave(priors.anchors_per_point, dim=1)
+        unassigned = torch.iinfo(torch.int64).max
+        bids = packed_with_index(squared, torch.arange(gt.valid.shape[1], device=index.device))
+        bids = torch.where(squared.isfinite() & gt.valid, bids, unassigned)
+        best = scatter_to_priors(index, bids, unassigned, priors.grid.num_points, "amin")
+        gt_index = torch.where(best == unassigned, -1, index_of_packed(best)).repeat_interleave(priors.anchors_per_point, dim=1)
         return HardAssignment(gt_index, padding_mask(priors, context.valid_sizes))
 
     def _nearest(self, gt: GroundTruth, grid: Grid, valid_sizes: Tensor | None) -> tuple[Tensor, Tensor]:
         """The locations of each object, and their squared distances in its sizes, infinite for places that hold none: (k, B, G) each."""
-        sizes = (gt.boxes[..., 2:] - gt.boxes[..., :2]).clamp(min=MIN_SIDE)
+        sizes = box_sizes(gt.boxes).clamp(min=MIN_SIDE)
         level = self._levels(sizes, grid)  # (B, G)
         table, limits = level_table(grid), cell_limits(grid, valid_sizes)
         limits = limits.expand(-1, -1, *level.shape).gather(1, level.expand(2, 1, -1, -1)).squeeze(1)  # (2, B, G)
@@ -94,10 +96,10 @@ class CentroidAssigner(Assigner):
     def _middles(self, gt: GroundTruth) -> Tensor:
         """(B, G, 2) x, y in pixels."""
         if self.middle == "center":
-            return (gt.boxes[..., :2] + gt.boxes[..., 2:]) / 2
+            return box_centers(gt.boxes)
         if gt.landmarks is None or gt.landmarks.shape[2] != 4:
             raise ValueError("MODEL.ASSIGNERS.CENTROID.MIDDLE 'centroid' needs four extreme points per object: take 'center'.")
-        return _centroids(gt.landmarks[..., :2], otherwise=(gt.boxes[..., :2] + gt.boxes[..., 2:]) / 2)
+        return _centroids(gt.landmarks[..., :2], otherwise=box_centers(gt.boxes))
 
 
 def _centroids(corners: Tensor, otherwise: Tensor) -> Tensor:

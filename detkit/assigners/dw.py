@@ -7,12 +7,12 @@ functions of the pairs alone, flat (M,), whose objects ``gt_index`` are numbered
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
+from detkit.config.assigners import ASSIGNER_LIMITS
 from detkit.geometry import elementwise_iou
 from detkit.losses import giou_loss
 
@@ -20,7 +20,7 @@ from .base import AssignContext, Assigner
 from .candidates import CenterPrior, nearest_points, points_inside, points_near_center
 from .registry import ASSIGNER_REGISTRY
 from .segments import group_max, group_min, group_sum
-from .soft import LossForm, Pairs, PairValues, SoftAssignment
+from .soft import Pairs, PairValues, SoftAssignment
 from .windows import padding_mask
 
 __all__ = [
@@ -116,10 +116,10 @@ class DWAssigner(Assigner):
         factor: of the positive and box losses: 0.25 in the code, not in the paper.
     """
 
+    config_section = "DW"
     needs_predictions = True
     gives_weights = True
 
-    @configurable
     def __init__(
         self,
         *,
@@ -140,57 +140,34 @@ class DWAssigner(Assigner):
         factor: float = 0.25,
     ) -> None:
         super().__init__()
-        _check("FORMULA", formula, ("official", "paper"))
-        _check("BAG", bag, ("inside", "threshold", "topk"))
-        _check("PRIOR", prior, ("soft", "hard", "none"))
-        _check("NEGATIVE", negative, ("full", "probability", "importance", "none", "one_minus_positive"))
+        given = {"formula": formula, "bag": bag, "prior": prior, "negative": negative}
+        for name, value in given.items():
+            if value not in ASSIGNER_LIMITS["DW"][name.upper()]:
+                raise ValueError(f"{name} must be one of {', '.join(ASSIGNER_LIMITS['DW'][name.upper()])}, not '{value}'.")
         self.formula = formula
         self.beta, self.mu, self.mu_normalizer, self.gamma1 = beta, mu, mu_normalizer, gamma1
         self.bag, self.radius, self.topk = bag, radius, topk
         self.prior, self.prior_threshold = prior, prior_threshold
         self.negative = negative
         self.center_prior = CenterPrior(num_classes, sigma=prior_sigma)
-        with_importance = negative in ("full", "importance")
-        self.form = LossForm(positive=factor, box=factor * beta, negative_focus="score" if with_importance else "none", gamma=gamma2)
+        self.gamma2, self.factor = gamma2, factor
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.ASSIGNERS.DW
-        return {
-            "num_classes": cfg.MODEL[cfg.MODEL.META_ARCHITECTURE].NUM_CLASSES,
-            "formula": node.FORMULA,
-            "beta": node.BETA,
-            "mu": node.MU,
-            "mu_normalizer": node.MU_NORMALIZER,
-            "gamma1": node.GAMMA1,
-            "gamma2": node.GAMMA2,
-            "bag": node.BAG,
-            "radius": node.RADIUS,
-            "topk": node.TOPK,
-            "prior": node.PRIOR,
-            "prior_sigma": node.PRIOR_SIGMA,
-            "prior_threshold": node.PRIOR_THRESHOLD,
-            "negative": node.NEGATIVE,
-            "factor": node.FACTOR,
-        }
-
-    @torch.no_grad()
     def forward(self, context: AssignContext) -> SoftAssignment:
-        gt, priors, predictions = context.gt, context.grid_priors, context.given_predictions
+        gt, predictions = context.gt, context.given_predictions
         pairs = self._candidates(context)
         values = pairs.look_up(predictions, gt)
-        positive, probability = self._weights(values, self._prior(pairs, context), pairs.gt_index, gt.valid.numel())
-        owns_score = pairs.owns_score(gt, predictions.logits.shape[-1])
-        num_objects, certain = gt.valid.sum().float(), ((1 - probability) * owns_score).sum()
+        positive, probability = self._weights(values.detach(), self._prior(pairs, context), pairs.gt_index, gt.valid.numel())
+        counts_negative = pairs.last_of_score(gt, predictions.logits.shape[-1])
+        num_objects, certain = gt.valid.sum().float(), ((1 - probability) * counts_negative).sum()
         return SoftAssignment(
-            pairs,
-            positive_weight=positive,
-            negative_weight=self._negative_weight(positive, probability),
-            box_weight=positive,
+            pairs=pairs,
+            values=values,
+            positive_weight=self.factor * positive,
+            negative_weight=self._negative_weight(values.score, positive, probability),
+            box_weight=self.factor * self.beta * positive,
             normalizers=torch.stack([num_objects, certain, num_objects]),
-            form=self.form,
-            owns_score=owns_score,
-            ignore=padding_mask(priors, context.valid_sizes),
+            counts_negative=counts_negative,
+            ignore=padding_mask(context.grid_priors, context.valid_sizes),
         )
 
     def _candidates(self, context: AssignContext) -> Pairs:
@@ -216,15 +193,11 @@ class DWAssigner(Assigner):
         )
         return positive, official_negative_probability(iou, gt_index, num_gts, gamma1=self.gamma1)
 
-    def _negative_weight(self, positive: Tensor, probability: Tensor) -> Tensor:
-        """The part of the negative weight that carries no gradient; the loss multiplies I_neg."""
-        if self.negative in ("full", "probability"):
-            return probability
+    def _negative_weight(self, score: Tensor, positive: Tensor, probability: Tensor) -> Tensor:
+        """P_neg and I_neg of every pair, or the parts of them that are asked for. I_neg carries gradient (strongwolf/DW)."""
         if self.negative == "one_minus_positive":
             return (1 - positive).clamp(min=0)
-        return torch.ones_like(probability) if self.negative == "importance" else torch.zeros_like(probability)
-
-
-def _check(key: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"MODEL.ASSIGNERS.DW.{key} must be one of {', '.join(known)}, not '{value}'.")
+        weight = probability if self.negative in ("full", "probability") else torch.ones_like(probability)
+        if self.negative in ("full", "importance"):
+            weight = weight * score**self.gamma2
+        return torch.zeros_like(weight) if self.negative == "none" else weight

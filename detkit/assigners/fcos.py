@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from detkit.geometry import Grid, box_areas
@@ -22,9 +20,9 @@ __all__ = ["FCOSAssigner"]
 
 @ASSIGNER_REGISTRY.register()
 class FCOSAssigner(Assigner):
-    """A location answers for the smallest object that contains it, on the level whose range holds its largest distance to a side.
+    """A location is responsible for the smallest object that contains it, on the level whose range holds its largest distance to a side.
 
-    Only the cells that can qualify are looked at. A location x with ``x1 - x <= hi`` and ``x - x0 <= hi`` lies in an interval of length
+    Only the cells that can qualify are visited. A location x with ``x1 - x <= hi`` and ``x - x0 <= hi`` lies in an interval of length
     at most ``hi``, so a level with upper bound ``hi`` needs a window of ``hi / stride + 1`` cells per axis, and center sampling one of
     ``2 * radius + 1``. What depends on x alone or y alone is computed per axis. Memory and time: objects x levels x window cells.
 
@@ -36,10 +34,10 @@ class FCOSAssigner(Assigner):
         inclusive_ranges: both ends belong to a range (tianzhi0549/FCOS, AdelaiDet, mmdetection); False: neither does (Detectron2).
     """
 
+    config_section = "FCOS"
     range_starts: Tensor
     range_ends: Tensor
 
-    @configurable
     def __init__(
         self,
         *,
@@ -50,34 +48,24 @@ class FCOSAssigner(Assigner):
         super().__init__()
         bounds = [-1.0, *(float(size) for size in sizes_of_interest), math.inf]
         if bounds != sorted(bounds):
-            raise ValueError(f"SIZES_OF_INTEREST must be positive and ascending, not {list(sizes_of_interest)}.")
+            raise ValueError(f"sizes_of_interest must be positive and ascending, not {list(sizes_of_interest)}.")
         if center_radius < 0:
-            raise ValueError(f"CENTER_RADIUS is a number of strides, 0 for no center sampling, not {center_radius}.")
+            raise ValueError(f"center_radius is a number of strides, 0 for no center sampling, not {center_radius}.")
         self.center_radius = float(center_radius)
         self.inclusive_ranges = inclusive_ranges
         self.upper_bounds = bounds[1:]
         self.register_buffer("range_starts", torch.tensor(bounds[:-1]), persistent=False)  # (L,)
         self.register_buffer("range_ends", torch.tensor(bounds[1:]), persistent=False)  # (L,)
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.ASSIGNERS.FCOS
-        return {
-            "sizes_of_interest": node.SIZES_OF_INTEREST,
-            "center_radius": node.CENTER_RADIUS,
-            "inclusive_ranges": node.INCLUSIVE_RANGES,
-        }
-
-    @torch.no_grad()
     def forward(self, context: AssignContext) -> HardAssignment:
         gt, priors = context.gt, context.grid_priors
         grid = priors.grid
         self._check_levels(grid)
         ranks, order = _ranks_by_area(box_areas(gt.boxes, priors.plus_one), gt.valid)
         index, positive = self._windows(gt.boxes, grid, context.valid_sizes)
-        nobody = ranks.shape[1]
-        claims = torch.where(positive & gt.valid, ranks, nobody)
-        winners = scatter_to_priors(index, claims, nobody, grid.num_points, "amin")
+        unassigned = ranks.shape[1]
+        claims = torch.where(positive & gt.valid, ranks, unassigned)
+        winners = scatter_to_priors(index, claims, unassigned, grid.num_points, "amin")
         order = torch.cat([order, order.new_full((len(order), 1), -1)], dim=1)
         gt_index = order.gather(1, winners.long()).repeat_interleave(priors.anchors_per_point, dim=1)
         return HardAssignment(gt_index, padding_mask(priors, context.valid_sizes))

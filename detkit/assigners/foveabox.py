@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
 
-from detkit.geometry import box_areas
+from detkit.geometry import box_areas, box_centers, box_sizes
 from detkit.structures import GroundTruth, HardAssignment
 
 from .base import AssignContext, Assigner
-from .candidates import hard_labels, pair_levels, points_inside
+from .candidates import hard_labels, points_inside
 from .registry import ASSIGNER_REGISTRY
 from .segments import best_of_each
 
@@ -32,19 +30,14 @@ class FoveaBoxAssigner(Assigner):
         sigma: the middle is the box shrunk by this factor around its center (mmdetection: 0.4).
     """
 
-    @configurable
+    config_section = "FOVEABOX"
+
     def __init__(self, *, sizes: Sequence[float] = (32, 64, 128, 256, 512), eta: float = 2.0, sigma: float = 0.4) -> None:
         super().__init__()
         if eta <= 1 or not 0 < sigma <= 1:
-            raise ValueError(f"MODEL.ASSIGNERS.FOVEABOX: ETA must exceed 1 and SIGMA lie in (0, 1], not {eta} and {sigma}.")
+            raise ValueError(f"eta must exceed 1 and sigma lie in (0, 1], not {eta} and {sigma}.")
         self.sizes, self.eta, self.sigma = tuple(sizes), eta, sigma
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.ASSIGNERS.FOVEABOX
-        return {"sizes": node.SIZES, "eta": node.ETA, "sigma": node.SIGMA}
-
-    @torch.no_grad()
     def forward(self, context: AssignContext) -> HardAssignment:
         gt, priors = context.gt, context.grid_priors
         if priors.grid.num_levels != len(self.sizes):
@@ -54,11 +47,11 @@ class FoveaBoxAssigner(Assigner):
             )
         pairs = points_inside(context, self._middles(gt))
         areas = box_areas(pairs.gt_boxes(gt))
-        ratio = areas.sqrt() / areas.new_tensor(self.sizes)[pair_levels(pairs, priors)]
+        ratio = areas.sqrt() / areas.new_tensor(self.sizes)[priors.levels_of(pairs.prior_index % priors.num_priors)]
         fitting = (ratio >= 1 / self.eta) & (ratio <= self.eta)
         pairs = pairs.select(fitting)
         return hard_labels(pairs.select(best_of_each(-areas[fitting], pairs.prior_index)), context)
 
     def _middles(self, gt: GroundTruth) -> torch.Tensor:
-        centers, half_sides = (gt.boxes[..., :2] + gt.boxes[..., 2:]) / 2, (gt.boxes[..., 2:] - gt.boxes[..., :2]) / 2
-        return torch.cat([centers - self.sigma * half_sides, centers + self.sigma * half_sides], dim=-1)
+        centers, reach = box_centers(gt.boxes), self.sigma * box_sizes(gt.boxes) / 2
+        return torch.cat([centers - reach, centers + reach], dim=-1)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from torch import Tensor
 
 from detkit.structures import HardAssignment
@@ -27,7 +27,7 @@ ClassCost = Callable[[Tensor, Tensor], Tensor]
 class HungarianAssigner(Assigner):
     """Each object gets the one prediction that makes the total cost of classes and boxes least; all others are background.
 
-    It looks at predictions only, so it serves set predictors, which have no priors, and dense heads alike. Several stages are matched in
+    It reads predictions only, so it serves set predictors, which have no priors, and dense heads alike. Several stages are matched in
     one call as more images. Costs are computed in float32, also under autocast. With more objects than predictions, some objects stay
     without one.
 
@@ -36,10 +36,10 @@ class HungarianAssigner(Assigner):
         class_weight, l1_weight, giou_weight: factors of the three costs.
     """
 
+    config_section = "HUNGARIAN"
     needs_predictions = True
     needs_priors = False
 
-    @configurable
     def __init__(
         self,
         *,
@@ -55,20 +55,11 @@ class HungarianAssigner(Assigner):
         self.giou_weight = giou_weight
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.ASSIGNERS.HUNGARIAN
-        class_costs: dict[str, ClassCost] = {
-            "focal": partial(focal_class_cost, alpha=node.FOCAL_ALPHA, gamma=node.FOCAL_GAMMA, eps=node.EPS),
-            "softmax": softmax_class_cost,
-        }
-        if node.CLASS_COST not in class_costs:
-            raise ValueError(f"MODEL.ASSIGNERS.HUNGARIAN.CLASS_COST must be one of {', '.join(class_costs)}, not '{node.CLASS_COST}'.")
-        return {
-            "class_cost": class_costs[node.CLASS_COST],
-            "class_weight": node.CLASS_WEIGHT,
-            "l1_weight": node.L1_WEIGHT,
-            "giou_weight": node.GIOU_WEIGHT,
-        }
+    def from_config(cls, cfg: CfgNode, **given: Any) -> dict[str, Any]:
+        arguments = super().from_config(cfg, **given)
+        focal = {name: arguments.pop(key) for name, key in (("alpha", "focal_alpha"), ("gamma", "focal_gamma"), ("eps", "eps"))}
+        class_costs: dict[str, ClassCost] = {"focal": partial(focal_class_cost, **focal), "softmax": softmax_class_cost}
+        return arguments | {"class_cost": class_costs[arguments["class_cost"]]}
 
     def forward(self, context: AssignContext) -> HardAssignment:
         """Waits for the device once, for the costs of all images.
@@ -79,7 +70,6 @@ class HungarianAssigner(Assigner):
         """
         return HardAssignment(match(self.costs(context), context.gt.valid))
 
-    @torch.no_grad()
     def costs(self, context: AssignContext) -> Tensor:
         """Costs (B, P, G) of each prediction for each padded object."""
         predictions, gt = context.predictions, context.gt

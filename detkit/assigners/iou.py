@@ -4,10 +4,8 @@ R-CNN, NIPS 2015, section 3.1.2)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from detkit.geometry import elementwise_iou
@@ -41,9 +39,9 @@ class IoUAssigner(Assigner):
         chunk: objects of each image that are compared at a time.
     """
 
+    config_section = "IOU"
     needs_anchors = True
 
-    @configurable
     def __init__(
         self,
         *,
@@ -55,28 +53,17 @@ class IoUAssigner(Assigner):
     ) -> None:
         super().__init__()
         if len(thresholds) != 2 or not 0 < thresholds[0] <= thresholds[1]:
-            raise ValueError(f"MODEL.ASSIGNERS.IOU.THRESHOLDS takes two IoUs above 0, the lower first, not {list(thresholds)}.")
+            raise ValueError(f"thresholds takes two IoUs above 0, the lower first, not {list(thresholds)}.")
         self.negative_below, self.positive_from = thresholds
         self.allow_low_quality = allow_low_quality
         self.low_quality_from = low_quality_from
         self.only_center_inside = only_center_inside
         self.chunk = chunk
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.ASSIGNERS.IOU
-        return {
-            "thresholds": node.THRESHOLDS,
-            "allow_low_quality": node.ALLOW_LOW_QUALITY,
-            "low_quality_from": node.LOW_QUALITY_FROM,
-            "only_center_inside": node.ONLY_CENTER_INSIDE,
-        }
-
-    @torch.no_grad()
     def forward(self, context: AssignContext) -> HardAssignment:
         priors = context.grid_priors
-        beyond = padding_mask(priors, context.valid_sizes)
-        best_iou, best_gt, is_best = self._compare(context.gt, priors.boxes, priors.plus_one, beyond)
+        padding = padding_mask(priors, context.valid_sizes)
+        best_iou, best_gt, is_best = self._compare(context.gt, priors.boxes, priors.plus_one, padding)
         positive = best_iou >= self.positive_from
         if self.allow_low_quality:
             positive |= is_best
@@ -85,11 +72,11 @@ class IoUAssigner(Assigner):
             wanted_by = context.gt.boxes.gather(1, best_gt[..., None].expand(-1, -1, 4))
             outside = positive & ~center_inside(priors.boxes, wanted_by)
             positive, ignore = positive & ~outside, ignore | outside
-        if beyond is not None:
-            ignore |= beyond
+        if padding is not None:
+            ignore |= padding
         return HardAssignment(torch.where(positive, best_gt, -1), ignore)
 
-    def _compare(self, gt: GroundTruth, anchors: Tensor, plus_one: float, beyond: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _compare(self, gt: GroundTruth, anchors: Tensor, plus_one: float, padding: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Per anchor, all (B, P): its highest IoU (-1 if there is no object), the object, and whether it is some object's best anchor."""
         batch, num_gts = gt.valid.shape
         best_iou = anchors.new_full((batch, len(anchors)), -1.0)
@@ -98,8 +85,8 @@ class IoUAssigner(Assigner):
         for first in range(0, num_gts, self.chunk):
             boxes, valid = gt.boxes[:, first : first + self.chunk, None], gt.valid[:, first : first + self.chunk, None]
             ious = elementwise_iou(boxes, anchors, plus_one).masked_fill(~valid, -1.0)  # (B, chunk, P)
-            if beyond is not None:
-                ious.masked_fill_(beyond[:, None], -1.0)
+            if padding is not None:
+                ious.masked_fill_(padding[:, None], -1.0)
             iou, index = ious.max(dim=1)
             better = iou > best_iou
             best_iou = torch.where(better, iou, best_iou)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from detectron2.config import CfgNode, configurable
 
 from detkit.geometry import elementwise_iou
 
 from .base import AssignContext, Assigner
 from .candidates import points_inside
 from .registry import ASSIGNER_REGISTRY
-from .soft import LossForm, SoftAssignment
+from .soft import SoftAssignment
 from .task_aligned import normalized_alignment
 from .windows import padding_mask
 
@@ -37,39 +34,32 @@ class MuSuAssigner(Assigner):
         box_factor: of the box loss.
     """
 
+    config_section = "MUSU"
     needs_predictions = True
     gives_weights = True
 
-    @configurable
     def __init__(self, *, lean: float = 0.2, sharpness: float = 5.0, box_factor: float = 2.0) -> None:
         super().__init__()
         if not 0 <= lean <= 0.5:
-            raise ValueError(f"MODEL.ASSIGNERS.MUSU.LEAN must lie in [0, 0.5], not {lean}.")
-        self.lean, self.sharpness = lean, sharpness
-        self.form = LossForm(positive_focus="target", box=box_factor)
+            raise ValueError(f"lean must lie in [0, 0.5], not {lean}.")
+        self.lean, self.sharpness, self.box_factor = lean, sharpness, box_factor
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.ASSIGNERS.MUSU
-        return {"lean": node.LEAN, "sharpness": node.SHARPNESS, "box_factor": node.BOX_FACTOR}
-
-    @torch.no_grad()
     def forward(self, context: AssignContext) -> SoftAssignment:
         gt, predictions = context.gt, context.given_predictions
         pairs = points_inside(context)
         values = pairs.look_up(predictions, gt)
-        score, iou = values.score, elementwise_iou(values.boxes, values.gt_boxes)
+        fixed = values.detach()
+        score, iou = fixed.score, elementwise_iou(fixed.boxes, fixed.gt_boxes)
         leading, following = self.sharpness * (1 - self.lean), self.sharpness * self.lean
         target = normalized_alignment(iou**leading * score**following, iou, pairs.gt_index, gt.valid.numel())
         box_weight = normalized_alignment(score**leading * iou**following, iou, pairs.gt_index, gt.valid.numel())
         return SoftAssignment(
-            pairs,
-            positive_weight=target,
-            negative_weight=(1 - target) ** 4,
-            box_weight=box_weight,
+            pairs=pairs,
+            values=values,
+            positive_weight=target * values.distance_to(target),
+            negative_weight=(1 - target) ** 4 * values.score.square(),
+            box_weight=self.box_factor * box_weight,
             normalizers=torch.stack([target.sum(), target.sum(), box_weight.sum()]),
-            form=self.form,
-            target=target,
-            owns_score=pairs.owns_score(gt, predictions.logits.shape[-1]),
+            counts_negative=pairs.last_of_score(gt, predictions.logits.shape[-1]),
             ignore=padding_mask(context.grid_priors, context.valid_sizes),
         )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from detkit.geometry import elementwise_iou
@@ -42,7 +41,7 @@ class OTAAssigner(Assigner):
     """Objects supply labels, locations demand one each, the background supplies the rest: the cheapest plan, by Sinkhorn's iteration.
 
     The published code solves for all locations; those inside no object get their label from the background in any case, so that only
-    candidates are looked at here. Time: ``iterations`` times the candidates.
+    candidates are computed here. Time: ``iterations`` times the candidates.
 
     Args:
         topk: IoUs whose sum is an object's supply (section 3.3: 20).
@@ -52,9 +51,9 @@ class OTAAssigner(Assigner):
         iterations: of Sinkhorn (50).
     """
 
+    config_section = "OTA"
     needs_predictions = True
 
-    @configurable
     def __init__(
         self, *, topk: int = 20, iou_weight: float = 1.5, center_radius: float = 2.5, epsilon: float = 0.1, iterations: int = 50
     ) -> None:
@@ -62,18 +61,6 @@ class OTAAssigner(Assigner):
         self.topk, self.iou_weight, self.center_radius = topk, iou_weight, center_radius
         self.epsilon, self.iterations = epsilon, iterations
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.ASSIGNERS.OTA
-        return {
-            "topk": node.TOPK,
-            "iou_weight": node.IOU_WEIGHT,
-            "center_radius": node.CENTER_RADIUS,
-            "epsilon": node.EPSILON,
-            "iterations": node.ITERATIONS,
-        }
-
-    @torch.no_grad()
     def forward(self, context: AssignContext) -> HardAssignment:
         pairs, num_gts = points_inside(context), context.gt.valid.numel()
         values = pairs.look_up(context.given_predictions, context.gt)
@@ -132,7 +119,7 @@ def transport_plan(
     demand = cost.new_zeros(num_candidates)
     for _ in range(iterations):
         incoming = group_logsumexp(of_pairs + objects[gt_index], candidate, num_candidates)
-        demand = -torch.logaddexp(incoming, background[image])  # each candidate wants one label
+        demand = -torch.logaddexp(incoming, background[image])  # each candidate demands one label
         objects = log_supply - group_logsumexp(of_pairs + demand[candidate], gt_index, num_gts)
         background = log_rest - group_logsumexp(demand, image, num_images)
     return TransportPlan(of_pairs + objects[gt_index] + demand[candidate], background[image] + demand)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from detkit.losses import giou_loss
 from detkit.structures import HardAssignment
 
 from .base import AssignContext, Assigner
-from .candidates import hard_labels, pair_levels, points_inside
+from .candidates import hard_labels, points_inside
 from .pair_costs import focal_costs
 from .registry import ASSIGNER_REGISTRY
 from .segments import best_of_each, ranks_in_groups
@@ -23,7 +20,7 @@ __all__ = ["PAAAssigner", "low_cost_component"]
 
 @ASSIGNER_REGISTRY.register()
 class PAAAssigner(Assigner):
-    """A mixture of two Gaussians, fitted to the losses of an object's best candidates, says which of them are positive.
+    """A mixture of two Gaussians, fitted to the losses of an object's best candidates, decides which of them are positive.
 
     Candidates are the locations inside the object, the ``topk`` with the least loss on each level (the published code takes the anchors
     that overlap the object by an IoU of 0.1 or more, each for one object only). A location wanted by several objects goes to the least
@@ -35,20 +32,14 @@ class PAAAssigner(Assigner):
         iterations: of the fit.
     """
 
+    config_section = "PAA"
     needs_predictions = True
     needs_anchors = True
 
-    @configurable
     def __init__(self, *, topk: int = 9, box_factor: float = 1.3, iterations: int = 20) -> None:
         super().__init__()
         self.topk, self.box_factor, self.iterations = topk, box_factor, iterations
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.ASSIGNERS.PAA
-        return {"topk": node.TOPK, "box_factor": node.BOX_FACTOR, "iterations": node.ITERATIONS}
-
-    @torch.no_grad()
     def forward(self, context: AssignContext) -> HardAssignment:
         pairs, loss = self._candidates(context)
         num_gts, width = context.gt.valid.numel(), self.topk * context.grid_priors.grid.num_levels
@@ -66,7 +57,7 @@ class PAAAssigner(Assigner):
         positive, negative = focal_costs(values)
         loss = positive - negative + self.box_factor * giou_loss(values.boxes, values.gt_boxes)
         num_levels = priors.grid.num_levels
-        group = pairs.gt_index * num_levels + pair_levels(pairs, priors)
+        group = pairs.gt_index * num_levels + priors.levels_of(pairs.prior_index % priors.num_priors)
         best = ranks_in_groups(loss, group, gt.valid.numel() * num_levels) < self.topk
         return pairs.select(best), loss[best]
 
@@ -102,8 +93,7 @@ def low_cost_component(cost: Tensor, *, iterations: int = 20) -> Tensor:
     low = (log_density[..., 0] >= log_density[..., 1]) & exists
     density = log_density.logsumexp(-1).masked_fill(~low, -torch.inf)
     up_to_peak = torch.arange(cost.shape[1], device=cost.device) <= density.argmax(1, keepdim=True)
-    alone = exists.sum(1, keepdim=True) == 1
-    return torch.where(alone, exists, low & up_to_peak)
+    return low & up_to_peak
 
 
 def _log_density(x: Tensor, means: Tensor, variances: Tensor, shares: Tensor) -> Tensor:

@@ -1,20 +1,16 @@
 """ATSS label assignment on the boxes that a detector predicts (Zhang et al., CVPR 2020, section 3.1), where these stand for anchors: the
-second stage of LSNet looks at what the first one makes of every location."""
+second stage of LSNet is assigned on the boxes that the first one predicts at every location."""
 
 from __future__ import annotations
-
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from detkit.geometry import Priors, elementwise_iou
-from detkit.structures import HardAssignment
+from detkit.geometry import Priors, box_centers
 
-from .atss import ATSSAssigner, Candidates, center_inside, highest_iou_wins, select_by_iou_statistics
+from .atss import ATSSAssigner, Candidates
 from .base import AssignContext
 from .registry import ASSIGNER_REGISTRY
-from .windows import padding_mask
 
 __all__ = ["PredictedATSSAssigner", "nearest_predictions"]
 
@@ -29,17 +25,12 @@ class PredictedATSSAssigner(ATSSAssigner):
     needs_predictions = True
     needs_anchors = False
 
-    @torch.no_grad()
-    def forward(self, context: AssignContext) -> HardAssignment:
-        gt, priors = context.gt, context.grid_priors
-        beyond = padding_mask(priors, context.valid_sizes)
-        index, boxes, valid = nearest_predictions(context.given_predictions.boxes, gt.boxes, priors, self.topk, beyond)
-        ious = elementwise_iou(boxes, gt.boxes, priors.plus_one)
-        positive = select_by_iou_statistics(ious, valid) & center_inside(boxes, gt.boxes) & gt.valid
-        return HardAssignment(highest_iou_wins(index, ious, positive, priors.num_priors), beyond)
+    def candidates(self, context: AssignContext, padding: Tensor | None) -> Candidates:
+        boxes = context.given_predictions.boxes
+        return nearest_predictions(boxes, context.gt.boxes, context.grid_priors, self.topk, padding)
 
 
-def nearest_predictions(boxes: Tensor, gt_boxes: Tensor, priors: Priors, k: int, beyond: Tensor | None = None) -> Candidates:
+def nearest_predictions(boxes: Tensor, gt_boxes: Tensor, priors: Priors, k: int, padding: Tensor | None = None) -> Candidates:
     """The ``k`` boxes of each level whose centers are nearest to the center of each object; all of a level that has fewer.
 
     Args:
@@ -47,20 +38,19 @@ def nearest_predictions(boxes: Tensor, gt_boxes: Tensor, priors: Priors, k: int,
         gt_boxes: (B, G, 4).
         priors: say which boxes belong to which level.
         k: per level, times the number of anchors per location.
-        beyond: (B, P) bool, boxes that take no part.
+        padding: (B, P) bool, boxes that take no part.
 
     Returns:
         candidates with M up to L * k * A.
     """
-    centers = (boxes[..., :2] + boxes[..., 2:]) / 2
-    gt_centers = (gt_boxes[..., :2] + gt_boxes[..., 2:]) / 2
-    found, near = [], []
-    starts = [start * priors.anchors_per_point for start in priors.grid.level_starts]
-    for start, end in pairwise(starts):
+    centers, gt_centers = box_centers(boxes), box_centers(gt_boxes)
+    found, near, end = [], [], 0
+    for count in priors.per_level:
+        start, end = end, end + count
         distances = torch.cdist(gt_centers, centers[:, start:end], compute_mode="donot_use_mm_for_euclid_dist")  # (B, G, P of level)
-        if beyond is not None:
-            distances.masked_fill_(beyond[:, None, start:end], torch.inf)
-        distance, place = distances.topk(min(k * priors.anchors_per_point, end - start), dim=2, largest=False)
+        if padding is not None:
+            distances.masked_fill_(padding[:, None, start:end], torch.inf)
+        distance, place = distances.topk(min(k * priors.anchors_per_point, count), dim=2, largest=False)
         found.append(place + start)
         near.append(distance)
     index = torch.cat(found, dim=2)  # (B, G, M)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from detkit.geometry import elementwise_iou
@@ -39,19 +35,13 @@ class SimOTAAssigner(Assigner):
         center_radius: strides around the center, per axis, within which locations are preferred (2.5).
     """
 
+    config_section = "SIMOTA"
     needs_predictions = True
 
-    @configurable
     def __init__(self, *, topk: int = 10, iou_weight: float = 3.0, center_radius: float = 2.5) -> None:
         super().__init__()
         self.topk, self.iou_weight, self.center_radius = topk, iou_weight, center_radius
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.ASSIGNERS.SIMOTA
-        return {"topk": node.TOPK, "iou_weight": node.IOU_WEIGHT, "center_radius": node.CENTER_RADIUS}
-
-    @torch.no_grad()
     def forward(self, context: AssignContext) -> HardAssignment:
         gt, predictions = context.gt, context.given_predictions
         pairs, num_gts = points_inside(context), gt.valid.numel()

@@ -1,13 +1,13 @@
-"""Soft assignments: weighted pairs of priors and objects, and how their weights enter the loss.
+"""Weighted pairs of priors and objects.
 
-Shapes: M counts the pairs of the whole batch; the other letters stand in :mod:`detkit.assigners.base`.
+Shapes: M counts the pairs of the whole batch; the other symbols are defined in :mod:`detkit.structures`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +16,12 @@ from torch import Tensor
 from detkit.losses import negative_log_rest
 from detkit.structures import GroundTruth, HardAssignment, Predictions
 
-__all__ = ["FOCAL_FORM", "LossForm", "PairValues", "Pairs", "SoftAssignment", "hard_pairs"]
+__all__ = ["Assignment", "BagAssignment", "PairValues", "Pairs", "SoftAssignment", "hard_pairs"]
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Which prior is looked at for which object; both may stand in several pairs. Listed object by object.
+    """Pairs of a prior and an object; each may occur in several pairs. Listed object by object.
 
     Attributes:
         prior_index: (M,) int64 in [0, B * P): priors of the batch, image by image.
@@ -40,7 +40,7 @@ class Pairs:
         return gt.boxes.flatten(0, 1).index_select(0, self.gt_index)
 
     def score_index(self, gt: GroundTruth, num_classes: int) -> Tensor:
-        """(M,) int64, where the score of the pair's prior for the class of its object stands in flattened logits (B, P, K)."""
+        """(M,) int64, index into flattened logits (B, P, K) of the score of the pair's prior for the class of its object."""
         return self.prior_index * num_classes + self.classes(gt)
 
     def look_up(self, predictions: Predictions, gt: GroundTruth) -> PairValues:
@@ -54,10 +54,10 @@ class Pairs:
         )
 
     def select(self, keep: Tensor) -> Pairs:
-        """The pairs where the (M,) bool mask ``keep`` is true. Waits for the device."""
+        """The pairs that a mask (M,) or indices choose. A mask waits for the device."""
         return Pairs(self.prior_index[keep], self.gt_index[keep])
 
-    def owns_score(self, gt: GroundTruth, num_classes: int) -> Tensor:
+    def last_of_score(self, gt: GroundTruth, num_classes: int) -> Tensor:
         """(M,) bool: whether no later pair has the same prior and the same class.
 
         Where objects of one class overlap, their common priors have one score and several pairs; the negative weight of that score is
@@ -103,107 +103,110 @@ class PairValues:
         """(M,) ``-ln(1 - s)``."""
         return F.softplus(self.logit) if self.quality is None else negative_log_rest(self.score)
 
+    def distance_to(self, target: Tensor, gamma: float = 2.0) -> Tensor:
+        """(M,) ``|s - target| ** gamma``: how far scores are from what they should be (quality focal loss)."""
+        return (self.score - target).abs() ** gamma
 
-@dataclass(frozen=True)
-class LossForm:
-    """How the weights of an assignment enter the loss. Belongs to a weighting, not to a batch.
+    def select(self, keep: Tensor) -> PairValues:
+        """The values of the pairs that a mask or indices choose."""
+        quality = None if self.quality is None else self.quality[keep]
+        return PairValues(self.logit[keep], quality, self.boxes[keep], self.gt_boxes[keep])
 
-    With the score s of a pair, its target t, its weights w and its box loss L, and all scores that no pair has as background::
-
-        positive   * sum over pairs       of w_pos * f_pos * -ln(s)      / normalizer of the positives
-        negative   * sum over pairs       of w_neg * f_neg * -ln(1 - s)  / normalizer of the negatives
-        background * sum over other scores of s ** 2       * -ln(1 - s)  / normalizer of the negatives
-        box        * sum over pairs       of w_box * L                   / normalizer of the boxes
-
-    Weights carry no gradient, the factors f do: they are what a published loss multiplies by functions of the score.
-
-    Attributes:
-        positive, negative, background, box: factors of the four terms.
-        positive_focus: f_pos: ``"none"``: 1; ``"target"``: ``|s - t| ** gamma``.
-        negative_focus: f_neg: ``"none"``: 1; ``"target"``: ``|s - t| ** gamma``; ``"score"``: ``s ** gamma``.
-        gamma: exponent of the factors.
-        background_gamma: exponent of the background (focal loss: 2).
-        weights_on: ``"loss"``: as above; ``"score"``: weights multiply scores inside the logarithms, and the box loss becomes a
-            probability (AutoAssign): the first and the last term give way to ``positive * -ln(sum of w_pos * s * exp(-box * L))`` of
-            every object, and the second has ``w_neg * s`` in place of s.
-    """
-
-    positive: float = 1.0
-    negative: float = 1.0
-    background: float = 1.0
-    box: float = 1.0
-    positive_focus: Literal["none", "target"] = "none"
-    negative_focus: Literal["none", "target", "score"] = "score"
-    gamma: float = 2.0
-    background_gamma: float = 2.0
-    weights_on: Literal["loss", "score"] = "loss"
+    def detach(self) -> PairValues:
+        """The same values without gradient, for weights that are constants of the loss."""
+        quality = None if self.quality is None else self.quality.detach()
+        return PairValues(self.logit.detach(), quality, self.boxes.detach(), self.gt_boxes)
 
 
-#: focal loss with its usual constants (Lin et al., ICCV 2017): what hard labels are trained with
-FOCAL_FORM = LossForm(positive=0.25, background=0.75, positive_focus="target")
-
-
-@dataclass(frozen=True)
-class SoftAssignment:
-    """Weighted pairs of priors and objects.
+@dataclass(frozen=True, kw_only=True)
+class _WeightedPairs:
+    """What both kinds of weighted pairs have.
 
     Attributes:
         pairs: the M pairs. All scores that no pair has are background.
-        positive_weight: (M,) >= 0, of ``-ln(s)``.
-        negative_weight: (M,) >= 0, of ``-ln(1 - s)``.
-        box_weight: (M,) >= 0, of the box loss.
+        values: what is predicted for the pairs, with gradient: the loss is computed of these.
+        positive_weight, negative_weight: (M,) >= 0; gradient that they carry flows.
         normalizers: (3,) what the sums of positives, negatives and boxes of this batch are divided by, on this worker, before the mean
             over the workers is taken.
-        form: how the weights enter the loss.
-        target: (M,) in [0, 1], the score that a pair should have; None if the form asks for none.
-        owns_score: (M,) bool, which pair decides the negative weight where several have the same score: one of them. None: no two do.
+        background_factor, background_gamma: the background's loss is ``factor * s ** gamma * -ln(1 - s)`` per score (focal loss: gamma 2).
+        counts_negative: (M,) bool, the one of several pairs with the same score whose negative weight counts. None: no two have the same.
         ignore: (B, P) bool, priors that take no part; None: none.
-        own_losses: losses of the assigner's own parameters, by name (``loss_<term>``).
+        extra_losses: losses of the assigner's own parameters, by name (``loss_<term>``).
     """
 
     pairs: Pairs
+    values: PairValues
     positive_weight: Tensor
     negative_weight: Tensor
-    box_weight: Tensor
     normalizers: Tensor
-    form: LossForm
-    target: Tensor | None = None
-    owns_score: Tensor | None = None
+    background_factor: float = 1.0
+    background_gamma: float = 2.0
+    counts_negative: Tensor | None = None
     ignore: Tensor | None = None
-    own_losses: Mapping[str, Tensor] = field(default_factory=dict)
+    extra_losses: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def loss_weights(self, values: PairValues) -> tuple[Tensor, Tensor]:
-        """(M,) what ``-ln(s)`` and ``-ln(1 - s)`` of every pair are multiplied by: the weights times the form's f_pos and f_neg.
 
-        Args:
-            values: of the pairs; the factors carry their gradient.
+@dataclass(frozen=True, kw_only=True)
+class SoftAssignment(_WeightedPairs):
+    """Pairs whose losses are weighted. With the score s of a pair and its box loss L, the loss is the sum over pairs of::
 
-        Raises:
-            ValueError: the form compares scores with targets, and there are none.
-        """
-        focus = {"none": self._no_focus, "target": self._distance_to_target, "score": lambda values: values.score**self.form.gamma}
-        positive = self.positive_weight * focus[self.form.positive_focus](values)
-        return positive, self.negative_weight * focus[self.form.negative_focus](values)
+        positive_weight * -ln(s)  +  negative_weight * -ln(1 - s)  +  box_weight * L
 
-    def _no_focus(self, values: PairValues) -> Tensor:
-        return torch.ones_like(self.positive_weight)
+    Factors of the terms and functions of the score that a published loss multiplies with gradient are part of the weights.
 
-    def _distance_to_target(self, values: PairValues) -> Tensor:
-        if self.target is None:
-            raise ValueError("The form of this assignment compares scores with targets, but it has none: give SoftAssignment a target.")
-        return (values.score - self.target).abs() ** self.form.gamma
+    Attributes:
+        box_weight: (M,) >= 0, of the box loss.
+    """
+
+    box_weight: Tensor
 
     @classmethod
-    def from_hard(cls, assignment: HardAssignment, gt: GroundTruth, form: LossForm = FOCAL_FORM) -> SoftAssignment:
-        """Hard labels as weights 0 and 1, so that a loss written for soft assignments serves both."""
+    def from_hard(cls, assignment: HardAssignment, gt: GroundTruth, predictions: Predictions, *, alpha: float = 0.25) -> SoftAssignment:
+        """Hard labels as weights, so that a loss written for weighted pairs serves both: with focal loss (Lin et al., ICCV 2017)."""
         pairs = hard_pairs(assignment, gt)
-        one = torch.ones_like(pairs.prior_index, dtype=torch.float32)
-        count = one.sum().expand(3)
-        return cls(pairs, one, torch.zeros_like(one), one, count, form, target=one, ignore=assignment.ignore)
+        values = pairs.look_up(predictions, gt)
+        one = torch.ones_like(values.logit)
+        return cls(
+            pairs=pairs,
+            values=values,
+            positive_weight=alpha * values.distance_to(one),
+            negative_weight=torch.zeros_like(one),
+            box_weight=one,
+            normalizers=one.sum().expand(3),
+            background_factor=1 - alpha,
+            ignore=assignment.ignore,
+        )
 
 
-def hard_pairs(assignment: HardAssignment, gt: GroundTruth) -> Pairs:
-    """The positive priors of hard labels, each with its object. Waits for the device."""
+@dataclass(frozen=True, kw_only=True)
+class BagAssignment(_WeightedPairs):
+    """Pairs whose scores are weighted (AutoAssign, equation 8): all pairs of an object are a bag that contains it.
+
+    The loss is ``positive_factor * -ln(sum over pairs of positive_weight * s * exp(-box_sharpness * L))`` of every object, and with
+    ``r = negative_weight * s`` the sum of ``negative_factor * r ** background_gamma * -ln(1 - r)``.
+
+    Attributes:
+        positive_factor, negative_factor: of the two terms.
+        box_sharpness: factor of the box loss L.
+    """
+
+    positive_factor: float = 1.0
+    negative_factor: float = 1.0
+    box_sharpness: float = 1.0
+
+
+#: what an assigner may give
+Assignment: TypeAlias = HardAssignment | SoftAssignment | BagAssignment
+
+
+def hard_pairs(assignment: Assignment, gt: GroundTruth) -> Pairs:
+    """The positive priors of hard labels, each with its object. Waits for the device.
+
+    Raises:
+        TypeError: the assignment weights pairs.
+    """
+    if not isinstance(assignment, HardAssignment):
+        raise TypeError(f"Hard labels are needed, not {type(assignment).__name__}.")
     image, prior = (assignment.gt_index >= 0).nonzero(as_tuple=True)
     num_priors, num_gts = assignment.gt_index.shape[1], gt.classes.shape[1]
     gt_index, order = (image * num_gts + assignment.gt_index[image, prior]).sort(stable=True)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from detkit.geometry import elementwise_iou
@@ -14,7 +11,7 @@ from .base import AssignContext, Assigner
 from .candidates import points_inside
 from .registry import ASSIGNER_REGISTRY
 from .segments import best_of_each, group_max, ranks_in_groups
-from .soft import LossForm, Pairs, SoftAssignment
+from .soft import Pairs, PairValues, SoftAssignment
 from .windows import padding_mask
 
 __all__ = ["TaskAlignedAssigner", "alignment_metric", "normalized_alignment"]
@@ -47,44 +44,37 @@ class TaskAlignedAssigner(Assigner):
         box_factor: of the box loss (2).
     """
 
+    config_section = "TASK_ALIGNED"
     needs_predictions = True
     gives_weights = True
 
-    @configurable
     def __init__(self, *, topk: int = 13, alpha: float = 1.0, beta: float = 6.0, gamma: float = 2.0, box_factor: float = 2.0) -> None:
         super().__init__()
         if topk < 1:
-            raise ValueError(f"MODEL.ASSIGNERS.TASK_ALIGNED.TOPK must be at least 1, not {topk}.")
-        self.topk, self.alpha, self.beta = topk, alpha, beta
-        self.form = LossForm(positive_focus="target", negative_focus="target", gamma=gamma, background_gamma=gamma, box=box_factor)
+            raise ValueError(f"topk must be at least 1, not {topk}.")
+        self.topk, self.alpha, self.beta, self.gamma, self.box_factor = topk, alpha, beta, gamma, box_factor
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.ASSIGNERS.TASK_ALIGNED
-        return {"topk": node.TOPK, "alpha": node.ALPHA, "beta": node.BETA, "gamma": node.GAMMA, "box_factor": node.BOX_FACTOR}
-
-    @torch.no_grad()
     def forward(self, context: AssignContext) -> SoftAssignment:
-        pairs, metric, iou = self._positives(context)
-        target = normalized_alignment(metric, iou, pairs.gt_index, context.gt.valid.numel())
+        pairs = points_inside(context)
+        values = pairs.look_up(context.given_predictions, context.gt)
+        chosen, metric, iou = self._choose(pairs, values.detach(), context.gt.valid.numel())
+        pairs, values = pairs.select(chosen), values.select(chosen)
+        target = normalized_alignment(metric[chosen], iou[chosen], pairs.gt_index, context.gt.valid.numel())
+        distance = values.distance_to(target, self.gamma)
         return SoftAssignment(
-            pairs,
-            positive_weight=target,
-            negative_weight=1 - target,
-            box_weight=target,
+            pairs=pairs,
+            values=values,
+            positive_weight=target * distance,
+            negative_weight=(1 - target) * distance,
+            box_weight=self.box_factor * target,
             normalizers=target.sum().expand(3),
-            form=self.form,
-            target=target,
+            background_gamma=self.gamma,
             ignore=padding_mask(context.grid_priors, context.valid_sizes),
         )
 
-    def _positives(self, context: AssignContext) -> tuple[Pairs, Tensor, Tensor]:
-        """The chosen pairs, at most one per prior, with their metric and IoU."""
-        pairs = points_inside(context)
-        values = pairs.look_up(context.given_predictions, context.gt)
+    def _choose(self, pairs: Pairs, values: PairValues, num_gts: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Indices of the positive pairs, at most one per prior; metric and IoU (M,) of all pairs."""
         iou = elementwise_iou(values.boxes, values.gt_boxes)
         metric = alignment_metric(values.score, iou, alpha=self.alpha, beta=self.beta)
-        best = ranks_in_groups(-metric, pairs.gt_index, context.gt.valid.numel()) < self.topk
-        pairs, metric, iou = pairs.select(best), metric[best], iou[best]
-        winners = best_of_each(iou, pairs.prior_index)
-        return pairs.select(winners), metric[winners], iou[winners]
+        best = (ranks_in_groups(-metric, pairs.gt_index, num_gts) < self.topk).nonzero().squeeze(1)
+        return best[best_of_each(iou[best], pairs.prior_index[best])], metric, iou

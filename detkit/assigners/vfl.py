@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 
 from detkit.geometry import elementwise_iou
 
 from .base import AssignContext, Assigner
 from .registry import ASSIGNER_REGISTRY, build_assigner
-from .soft import LossForm, SoftAssignment, hard_pairs
+from .soft import SoftAssignment, hard_pairs
 
 __all__ = ["VFLAssigner"]
 
@@ -27,35 +27,36 @@ class VFLAssigner(Assigner):
         box_factor: of the box loss (section 3.5: 1.5).
     """
 
+    config_section = "VFL"
     needs_predictions = True
     gives_weights = True
 
-    @configurable
     def __init__(self, *, base: Assigner, gamma: float = 2.0, alpha: float = 0.75, box_factor: float = 1.5) -> None:
         super().__init__()
         if base.gives_weights:
-            raise ValueError(f"MODEL.ASSIGNERS.VFL.BASE must be an assigner of hard labels, not {type(base).__name__}.")
-        self.base = base
-        self.form = LossForm(negative_focus="none", background=alpha, background_gamma=gamma, box=box_factor)
+            raise ValueError(f"base must be an assigner of hard labels, not {type(base).__name__}.")
+        self.base, self.gamma, self.alpha, self.box_factor = base, gamma, alpha, box_factor
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.ASSIGNERS.VFL
-        return {"base": build_assigner(node.BASE, cfg), "gamma": node.GAMMA, "alpha": node.ALPHA, "box_factor": node.BOX_FACTOR}
+    def from_config(cls, cfg: CfgNode, **given: Any) -> dict[str, Any]:
+        key = "MODEL.ASSIGNERS.VFL.BASE"
+        base = build_assigner(cfg.MODEL.ASSIGNERS.VFL.BASE, cfg, key=key, takes_weights=False, **given)
+        return super().from_config(cfg, **given) | {"base": base}
 
-    @torch.no_grad()
     def forward(self, context: AssignContext) -> SoftAssignment:
         labels = self.base(context)
         pairs = hard_pairs(labels, context.gt)
         values = pairs.look_up(context.given_predictions, context.gt)
-        target = elementwise_iou(values.boxes, values.gt_boxes)
+        target = elementwise_iou(values.boxes.detach(), values.gt_boxes)
         count = torch.ones_like(target).sum()
         return SoftAssignment(
-            pairs,
+            pairs=pairs,
+            values=values,
             positive_weight=target * target,
             negative_weight=target * (1 - target),
-            box_weight=target,
+            box_weight=self.box_factor * target,
             normalizers=torch.stack([count, count, target.sum()]),
-            form=self.form,
+            background_factor=self.alpha,
+            background_gamma=self.gamma,
             ignore=labels.ignore,
         )

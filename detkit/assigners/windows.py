@@ -2,7 +2,7 @@
 
 Everything here treats all levels and both axes at once. Tensors have the shape (..., 2, L, B, G): what is asked of each object first
 (cells of a window, ranks), then the axis, x (columns) before y (rows), the level, the image, and the object last, so that broadcasting
-runs along long rows. ``L`` counts levels; the other letters stand in :mod:`detkit.assigners.base`.
+runs along long rows. The symbols are defined in :mod:`detkit.structures`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ __all__ = [
     "nearest_cells",
     "rank_pairs",
     "scatter_to_priors",
+    "index_of_packed",
+    "packed_with_index",
     "padding_mask",
 ]
 
@@ -119,6 +121,19 @@ def scatter_to_priors(index: Tensor, values: Tensor, start: int, num_priors: int
     index, values = index.movedim(-2, 0).flatten(1), values.movedim(-2, 0).flatten(1)
     result = values.new_full((len(values), num_priors), start)
     return result.scatter_reduce_(1, index, values, reduce)
+
+
+def packed_with_index(values: Tensor, index: Tensor) -> Tensor:
+    """Values (...) float32, not negative, and indices (...) in [0, 2 ** 32) as int64 that sort by value, then by index.
+
+    The bits of non-negative floats sort like the floats. :func:`index_of_packed` gives the index back.
+    """
+    return (values.view(torch.int32).long() << 32) + index
+
+
+def index_of_packed(packed: Tensor) -> Tensor:
+    """The index (...) of what :func:`packed_with_index` gives."""
+    return packed & 0xFFFFFFFF
 
 
 def padding_mask(priors: Priors, valid_sizes: Tensor | None) -> Tensor | None:

@@ -4,11 +4,56 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode as CN
 
-__all__ = ["add_assigner_config"]
+from .limits import Limit
+
+__all__ = ["ASSIGNER_LIMITS", "add_assigner_config"]
+
+#: what the keys of each assigner may be
+ASSIGNER_LIMITS: dict[str, dict[str, Limit]] = {
+    "FCOS": {"SIZES_OF_INTEREST": "(0, inf)", "CENTER_RADIUS": "[0, inf)"},
+    "ATSS": {"TOPK": "[1, inf)"},
+    "CENTROID": {"SCALE": "(0, inf)", "NUM_POINTS": "[1, inf)", "MIDDLE": ("center", "centroid")},
+    "IOU": {"THRESHOLDS": "(0, 1]", "LOW_QUALITY_FROM": "[0, 1]"},
+    "HUNGARIAN": {
+        "CLASS_COST": ("focal", "softmax"),
+        "FOCAL_ALPHA": "[0, 1]",
+        "FOCAL_GAMMA": "[0, inf)",
+        "EPS": "(0, 1)",
+        **dict.fromkeys(("CLASS_WEIGHT", "L1_WEIGHT", "GIOU_WEIGHT"), "[0, inf)"),
+    },
+    "DW": {
+        "FORMULA": ("official", "paper"),
+        "BAG": ("inside", "threshold", "topk"),
+        "PRIOR": ("soft", "hard", "none"),
+        "NEGATIVE": ("full", "probability", "importance", "none", "one_minus_positive"),
+        **dict.fromkeys(("BETA", "MU", "MU_NORMALIZER", "GAMMA2", "FACTOR"), "[0, inf)"),
+        **dict.fromkeys(("GAMMA1", "RADIUS", "PRIOR_SIGMA"), "(0, inf)"),
+        "TOPK": "[1, inf)",
+        "PRIOR_THRESHOLD": "[0, 1]",
+    },
+    "GFL": {"GAMMA": "[0, inf)", "BOX_FACTOR": "[0, inf)"},
+    "VFL": {"GAMMA": "[0, inf)", "ALPHA": "[0, inf)", "BOX_FACTOR": "[0, inf)"},
+    "TASK_ALIGNED": {"TOPK": "[1, inf)", **dict.fromkeys(("ALPHA", "BETA", "GAMMA", "BOX_FACTOR"), "[0, inf)")},
+    "MUSU": {"LEAN": "[0, 0.5]", "SHARPNESS": "(0, inf)", "BOX_FACTOR": "[0, inf)"},
+    "AUTOASSIGN": {
+        "WEIGHTS": ("learned", "detached", "on_loss"),
+        **dict.fromkeys(("BOX_SHARPNESS", "POSITIVE", "NEGATIVE", "CENTER"), "[0, inf)"),
+    },
+    "PAA": {"TOPK": "[1, inf)", "BOX_FACTOR": "[0, inf)", "ITERATIONS": "[1, inf)"},
+    "SIMOTA": {"TOPK": "[1, inf)", "IOU_WEIGHT": "[0, inf)", "CENTER_RADIUS": "(0, inf)"},
+    "OTA": {
+        "TOPK": "[1, inf)",
+        "IOU_WEIGHT": "[0, inf)",
+        "CENTER_RADIUS": "(0, inf)",
+        "EPSILON": "(0, inf)",
+        "ITERATIONS": "[1, inf)",
+    },
+    "FOVEABOX": {"SIZES": "(0, inf)", "ETA": "(1, inf)", "SIGMA": "(0, 1]"},
+}
 
 
 def add_assigner_config(cfg: CN) -> None:
-    """Adds one node per assigner to ``cfg.MODEL.ASSIGNERS``; the detector's ``ASSIGNER`` key says which is used."""
+    """Adds one node per assigner to ``cfg.MODEL.ASSIGNERS``; the detector's ``ASSIGNER`` key chooses one."""
     cfg.MODEL.ASSIGNERS = CN()
 
     node = cfg.MODEL.ASSIGNERS.FCOS = CN()

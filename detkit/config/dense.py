@@ -6,7 +6,42 @@ from typing import Any
 
 from detectron2.config import CfgNode as CN
 
-__all__ = ["dense_node"]
+from .limits import Limit
+
+__all__ = ["DENSE_LIMITS", "DENSE_TEST_LIMITS", "dense_node"]
+
+#: what the keys of anchors, head, box coding and losses may be; choices of parts are checked where the part is chosen
+DENSE_LIMITS: dict[str, Limit] = {
+    "ANCHORS.OFFSET": "[0, 1]",
+    "ANCHORS.SCALES": "(0, inf)",
+    "ANCHORS.RATIOS": "(0, inf)",
+    "HEAD.NUM_CONVS": "[0, inf)",
+    "HEAD.NUM_SHARED_CONVS": "[0, inf)",
+    "HEAD.CHANNELS": "[1, inf)",
+    "HEAD.QUALITY": ("cls", "box", "none"),
+    "HEAD.PRIOR_PROB": "(0, 1)",
+    "HEAD.BOX_BIAS": "(-inf, inf)",
+    "HEAD.COARSE_BOX": ("point", "anchor"),
+    "HEAD.DCN_ON_FIRST_CONVS": "[0, inf)",
+    "BOX_CODER.NAME": ("exp", "relu", "exp_stride", "linear", "delta"),
+    "BOX_CODER.DELTA_WEIGHTS": "(0, inf)",
+    "LOSS.CRITERION": ("auto", "labels", "weighted"),
+    "LOSS.FOCAL_ALPHA": "[0, 1]",
+    "LOSS.FOCAL_GAMMA": "[0, inf)",
+    "LOSS.SMOOTH_L1_BETA": "[0, inf)",
+    "LOSS.MIN_BOX_NORMALIZER": "(0, inf)",
+    **dict.fromkeys(("LOSS.CLS_WEIGHT", "LOSS.BOX_WEIGHT", "LOSS.QUALITY_WEIGHT"), "[0, inf)"),
+}
+#: the same of a whole detector's levels and test settings
+DENSE_TEST_LIMITS: dict[str, Limit] = {
+    "NUM_CLASSES": "[1, inf)",
+    "TEST.SCORE": ("sqrt_product", "product", "class"),
+    "TEST.THRESHOLD_ON": ("class", "product", "score"),
+    "TEST.RANK_BY": ("product", "class"),
+    "TEST.SCORE_THRESH": "[0, 1]",
+    "TEST.TOPK_PER_LEVEL": "[1, inf)",
+    "TEST.NMS_THRESH": "[0, 1]",
+}
 
 
 def dense_node(**changed: Any) -> CN:
@@ -23,7 +58,7 @@ def dense_node(**changed: Any) -> CN:
     node.PLUS_ONE = False
     # leave out locations beyond an image's own padded area: mmdetection's anchor heads
     node.IGNORE_PADDING = False
-    # a class registered in detkit.assigners.ASSIGNER_REGISTRY; its own keys stand below MODEL.ASSIGNERS
+    # a class registered in detkit.assigners.ASSIGNER_REGISTRY; its own keys are below MODEL.ASSIGNERS
     node.ASSIGNER = "FCOSAssigner"
 
     node.ANCHORS = CN()

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from detectron2.config import CfgNode
 
+from .defaults import default_value
+from .limits import Limit, allowed_values
 from .reader import ConfigError
 
-__all__ = ["Limit", "Section"]
+__all__ = ["Section"]
 
 Value = TypeVar("Value")
-
-#: what a value may be: an interval such as ``"(0, 1)"`` (without the ends), ``"[0, 1]"`` (with them) or ``"[1, inf)"``, in which every
-#: number of a list has to lie; or the words to choose from
-Limit = str | Sequence[str]
 
 
 class Section:
@@ -46,6 +43,13 @@ class Section:
     def __contains__(self, name: str) -> bool:
         return name in self._node
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._node)
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """The keys of the section itself and their values, sections below it left out."""
+        return ((name, value) for name, value in self._node.items() if not isinstance(value, CfgNode))
+
     def value(self, key: str) -> Any:
         """The value of a dotted key below the section."""
         value: Any = self._node
@@ -73,23 +77,27 @@ class Section:
             ConfigError: a value lies outside its interval or is none of the words.
         """
         for key, limit in limits.items():
-            value = self.value(key)
-            if isinstance(limit, str):
-                numbers = value if isinstance(value, (list, tuple)) else [value]
-                if not all(_within(number, limit) for number in numbers):
-                    raise self.refusal(key, f"in {limit}")
-            elif value not in limit:
-                near = difflib.get_close_matches(str(value), limit, n=1)
-                hint = f" (did you mean '{near[0]}'?)" if near else ""
-                raise self.refusal(key, f"one of {', '.join(map(repr, limit))}{hint}")
+            allowed = allowed_values(self.value(key), limit)
+            if allowed:
+                raise self.refusal(key, allowed)
+
+    def refuse_unread(self, keys: Sequence[str], reader: str) -> None:
+        """Refuses keys that were set though the chosen part does not read them.
+
+        Args:
+            keys: dotted, below the section.
+            reader: the part, for the message.
+
+        Raises:
+            ConfigError: a key has another value than by default.
+        """
+        for key in keys:
+            default = default_value(f"{self.path}.{key}", self.value(key))
+            if self.value(key) != default:
+                raise ConfigError(f"{self.path}.{key} is {self.value(key)!r}, but {reader} does not read it. Leave it at {default!r}.")
 
 
 def _below(node: CfgNode, path: str) -> Section:
     section = Section.__new__(Section)
     section._node, section.path = node, path
     return section
-
-
-def _within(number: float, interval: str) -> bool:
-    low, high = (float(end) for end in interval[1:-1].split(","))
-    return (number > low or (interval[0] == "[" and number == low)) and (number < high or (interval[-1] == "]" and number == high))

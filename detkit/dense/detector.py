@@ -4,35 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
+from detectron2.config import CfgNode, configurable
 from detectron2.modeling import Backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector as Detectron2DenseDetector
 from detectron2.structures import ImageList, Instances
-from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
-from detkit.assigners import AssignContext, Assigner, SoftAssignment
+from detkit.assigners import Assigner
 from detkit.checkpoint import read_published_layouts
-from detkit.dense.criteria import DenseCriterion, WeightedCriterion
+from detkit.config import method_node
+from detkit.dense.criteria import LabelCriterion, WeightedCriterion
+from detkit.dense.parts import dense_parts_from_config
+from detkit.dense.pipeline import DensePipeline, decode_outputs
 from detkit.dense.postprocess import DensePostprocessor
-from detkit.geometry import BoxCoder, Grid, Priors, boxes_to_ltrb, centerness_of
-from detkit.structures import DenseOutputs, GroundTruth, HardAssignment, Predictions
+from detkit.dense.priors import PriorGenerator
+from detkit.dense.tensor_path import TensorPath
+from detkit.geometry import BoxCoder, boxes_to_ltrb, centerness_of
+from detkit.structures import DenseOutputs, Detections, GroundTruth
 
 __all__ = ["DenseDetector"]
 
 
-class DenseDetector(Detectron2DenseDetector):
-    """Predicts classes and boxes at every location of a feature pyramid. FCOS and ATSS are this with different parts.
+class DenseDetector(TensorPath, Detectron2DenseDetector):
+    """Predicts classes and boxes at every location of a feature pyramid. FCOS, ATSS and DW are this with different parts.
 
     Args:
         backbone: a Detectron2 backbone with a feature pyramid.
         head: maps the pyramid to :class:`detkit.structures.DenseOutputs`.
         head_in_features: names of the levels used, from fine to coarse.
-        cell_anchors: per level (A, 4) anchors around a location, see :func:`detkit.geometry.square_anchors`.
-        grid_offset: where a location lies in its cell, see :class:`detkit.geometry.Grid`.
-        plus_one: 1 for weights trained with inclusive corners, see :class:`detkit.geometry.Priors`. Inputs and outputs keep
-            Detectron2's convention all the same: they are translated at the border of the model.
+        prior_generator: where the head predicts. Where its ``plus_one`` is 1, inputs and outputs keep Detectron2's convention all the
+            same: they are translated at the border of the model.
         box_coder: what the raw regression means.
         assigner: which prior learns which object.
         criterion: the losses.
@@ -43,39 +48,48 @@ class DenseDetector(Detectron2DenseDetector):
         pixel_mean, pixel_std: per channel, for images in the order of ``INPUT.FORMAT``.
     """
 
+    @configurable
     def __init__(
         self,
         *,
         backbone: Backbone,
         head: nn.Module,
         head_in_features: Sequence[str],
-        cell_anchors: Sequence[Tensor],
+        prior_generator: PriorGenerator,
         box_coder: BoxCoder,
         assigner: Assigner,
-        criterion: DenseCriterion | WeightedCriterion,
+        criterion: LabelCriterion | WeightedCriterion,
         postprocessor: DensePostprocessor,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
-        grid_offset: float = 0.5,
-        plus_one: float = 0.0,
         quality_from_boxes: bool = False,
         ignore_padding: bool = False,
     ) -> None:
         super().__init__(backbone, head, list(head_in_features), pixel_mean=tuple(pixel_mean), pixel_std=tuple(pixel_std))
-        shapes = backbone.output_shape()
-        self.strides = tuple(shapes[name].stride for name in head_in_features)
         self.num_classes = criterion.num_classes
-        for level, anchors in enumerate(cell_anchors):
-            self.register_buffer(f"_cell_anchors{level}", anchors, persistent=False)  # beside the network, not copied at every step
-        self.grid_offset = grid_offset
-        self.plus_one = plus_one
         self.quality_from_boxes = quality_from_boxes
-        self.ignore_padding = ignore_padding
+        self.prior_generator = prior_generator
         self.box_coder = box_coder
         self.assigner = assigner
         self.criterion = criterion
         self.postprocessor = postprocessor
+        self.ignore_padding = ignore_padding
         read_published_layouts(self)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """From the section that is named as the class is, ``cfg.MODEL.FCOS`` for instance."""
+        return dense_parts_from_config(cfg, method_node(cfg, cls.__name__))
+
+    @property
+    def pipeline(self) -> DensePipeline:
+        """How priors, predictions and labels are made of this detector's parts."""
+        decoder = partial(decode_outputs, box_coder=self.box_coder, num_classes=self.num_classes)
+        return DensePipeline(self.prior_generator, self.assigner, decoder, self.ignore_padding, self.backbone.size_divisibility)
+
+    def predict(self, images: ImageList) -> DenseOutputs:
+        """Raw outputs of preprocessed images."""
+        return self.raw_outputs(images.tensor)
 
     def forward_training(
         self, images: ImageList, features: list[Tensor], predictions: DenseOutputs, gt_instances: list[Instances]
@@ -85,62 +99,49 @@ class DenseDetector(Detectron2DenseDetector):
 
     def forward_inference(self, images: ImageList, features: list[Tensor], predictions: DenseOutputs) -> list[Instances]:
         """Detections of every image in pixels of the network's input."""
-        results = self.detect(predictions, images.image_sizes)
-        for result in results:
-            result.pred_boxes.tensor[:, 2:] += self.plus_one
-        return results
+        found = self._at_border(self.detections(predictions, self._sizes(images.image_sizes)))
+        return found.to_instances(images.image_sizes)
+
+    def detect_tensors(self, images: Tensor, image_sizes: Tensor) -> Detections:
+        return self._at_border(super().detect_tensors(images, image_sizes))
+
+    def named_maps(self, outputs: DenseOutputs) -> dict[str, Tensor]:
+        maps = {"logits": outputs.logits, "boxes": outputs.boxes, "quality": outputs.quality}
+        levels = self.head_in_features
+        return {f"{kind}_{levels[i]}": x for kind, values in maps.items() for i, x in enumerate(values or ())}
 
     def ground_truth(self, gt_instances: list[Instances]) -> GroundTruth:
         """Padded objects in the model's own box convention."""
-        gt = GroundTruth.from_instances(gt_instances)
-        if not self.plus_one:
+        gt, plus_one = GroundTruth.from_instances(gt_instances), self.prior_generator.plus_one
+        if not plus_one:
             return gt
-        shift = gt.boxes.new_tensor([0.0, 0.0, self.plus_one, self.plus_one])
-        return GroundTruth(gt.boxes - shift * gt.valid[..., None], gt.classes, gt.valid)
+        shift = gt.boxes.new_tensor([0.0, 0.0, plus_one, plus_one])
+        return replace(gt, boxes=gt.boxes - shift * gt.valid[..., None])
 
     def losses(self, outputs: DenseOutputs, gt: GroundTruth, image_sizes: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         """The losses of raw outputs, ``gt`` in the model's own box convention, ``image_sizes`` (height, width) without padding."""
-        priors = self.priors_of(outputs.level_sizes, outputs.logits[0].device)
-        predictions = self.decode(outputs, priors)
-        assignment = self.assign(priors, gt, predictions, image_sizes)
-        return self.criterion(predictions, assignment, gt, priors)
-
-    def assign(
-        self, priors: Priors, gt: GroundTruth, predictions: Predictions | None, image_sizes: Sequence[tuple[int, int]]
-    ) -> HardAssignment | SoftAssignment:
-        """What the assigner makes of a batch."""
-        context = AssignContext(
-            gt=gt,
-            priors=priors,
-            predictions=predictions if self.assigner.needs_predictions else None,
-            valid_sizes=priors.grid.cells_within(image_sizes, self.backbone.size_divisibility) if self.ignore_padding else None,
-            image_sizes=gt.boxes.new_tensor(image_sizes) if self.assigner.needs_predictions else None,
-            step=get_event_storage().iter if has_event_storage() else None,
-        )
-        with torch.set_grad_enabled(self.assigner.differentiable and torch.is_grad_enabled()):
-            return self.assigner(context)
+        pipeline = self.pipeline
+        predictions, priors = pipeline.decode(outputs)
+        return self.criterion(predictions, pipeline.assign(priors, gt, predictions, image_sizes), gt, priors)
 
     def detect(self, outputs: DenseOutputs, image_sizes: Sequence[tuple[int, int]]) -> list[Instances]:
         """Detections of raw outputs in the model's own box convention."""
-        priors = self.priors_of(outputs.level_sizes, outputs.logits[0].device)
-        per_level = [h * w * priors.anchors_per_point for h, w in outputs.level_sizes]
-        predictions = self.decode(outputs, priors)
+        return self.detections(outputs, self._sizes(image_sizes)).to_instances(image_sizes)
+
+    def detections(self, outputs: DenseOutputs, image_sizes: Tensor) -> Detections:
+        """Detections of raw outputs in the model's own box convention, in one shape; ``image_sizes`` (B, 2) height and width."""
+        predictions, priors = self.pipeline.decode(outputs)
         if self.quality_from_boxes:
             centerness = centerness_of(boxes_to_ltrb(predictions.boxes, priors.points))
             predictions = replace(predictions, quality=centerness.logit())
-        return self.postprocessor(predictions, priors_per_level=per_level, image_sizes=image_sizes)
+        return self.postprocessor(predictions, priors_per_level=priors.per_level, image_sizes=image_sizes)
 
-    def decode(self, outputs: DenseOutputs, priors: Priors) -> Predictions:
-        """Raw maps to flat predictions with boxes in pixels, in float32."""
-        logits, raw_boxes, quality = outputs.flatten(self.num_classes)
-        return Predictions(logits, self.box_coder.decode(raw_boxes, priors), quality, raw_boxes)
+    def _sizes(self, image_sizes: Sequence[tuple[int, int]]) -> Tensor:
+        return torch.tensor(image_sizes, dtype=torch.float32, device=self.device)
 
-    @property
-    def cell_anchors(self) -> tuple[Tensor, ...]:
-        """Per level (A, 4) anchors around a location, on the model's device."""
-        return tuple(self.get_buffer(f"_cell_anchors{level}") for level in range(len(self.strides)))
-
-    def priors_of(self, level_sizes: Sequence[tuple[int, int]], device: torch.device) -> Priors:
-        """The priors of a pyramid of these (height, width)."""
-        grid = Grid(tuple(level_sizes), self.strides, self.grid_offset, device)
-        return Priors(grid, self.cell_anchors, self.plus_one)
+    def _at_border(self, found: Detections) -> Detections:
+        """Detections in Detectron2's box convention."""
+        plus_one = self.prior_generator.plus_one
+        if not plus_one:
+            return found
+        return replace(found, boxes=torch.cat([found.boxes[..., :2], found.boxes[..., 2:] + plus_one], dim=-1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,13 +13,12 @@ from fvcore.nn import smooth_l1_loss
 
 from detkit.assigners import Assigner, build_assigner
 from detkit.backbones import levels_named
+from detkit.config import ConfigError, Section
+from detkit.config.dense import DENSE_LIMITS, DENSE_TEST_LIMITS
 from detkit.dense.criteria import (
     AllPriorsNormalizer,
     BoxTerm,
-    DecodedBoxLoss,
-    DenseCriterion,
-    EncodedBoxLoss,
-    IoUQuality,
+    LabelCriterion,
     MovingAverageNormalizer,
     MovingClassNormalizer,
     Normalizer,
@@ -27,27 +26,35 @@ from detkit.dense.criteria import (
     WeightedCriterion,
     centerness_quality,
     centerness_weights,
+    decoded_box_loss,
+    encoded_box_loss,
+    iou_quality,
     uniform_weights,
 )
 from detkit.dense.heads import build_dense_head
 from detkit.dense.postprocess import DensePostprocessor
+from detkit.dense.priors import PriorGenerator
 from detkit.geometry import BoxCoder, DeltaBoxCoder, PointBoxCoder, square_anchors
 from detkit.losses import giou_loss, iou_loss, linear_iou_loss
 
-__all__ = ["dense_parts_from_config", "head_parts_from_config"]
+__all__ = ["dense_parts_from_config", "head_parts_from_config", "prior_generator_from_config"]
 
 
-def dense_parts_from_config(cfg: CfgNode, node: CfgNode) -> dict[str, Any]:
-    """The arguments of :class:`detkit.dense.DenseDetector` from a method's keys (``cfg.MODEL.FCOS``, ``cfg.MODEL.ATSS``, ...)."""
+def dense_parts_from_config(cfg: CfgNode, node: Section) -> dict[str, Any]:
+    """The arguments of :class:`detkit.dense.DenseDetector` from a method's section (``MODEL.FCOS``, ``MODEL.ATSS``, ...).
+
+    Raises:
+        ConfigError: a value that cannot be, or a key that the chosen parts do not read.
+    """
+    node.check(DENSE_TEST_LIMITS)
+    Section(cfg, "TEST").check({"DETECTIONS_PER_IMAGE": "[1, inf)"})
     backbone = build_backbone(cfg)
-    levels = levels_named(node.IN_FEATURES, backbone.output_shape(), f"MODEL.{cfg.MODEL.META_ARCHITECTURE.upper()}.IN_FEATURES")
+    levels = levels_named(node.IN_FEATURES, backbone.output_shape(), f"{node.path}.IN_FEATURES")
     plus_one = 1.0 if node.PLUS_ONE else 0.0
     return {
         "backbone": backbone,
         "head_in_features": node.IN_FEATURES,
-        **head_parts_from_config(cfg, node, levels, plus_one=plus_one),
-        "grid_offset": node.ANCHORS.OFFSET,
-        "plus_one": plus_one,
+        **head_parts_from_config(cfg, node, levels, num_classes=node.NUM_CLASSES, plus_one=plus_one),
         "postprocessor": DensePostprocessor(
             score=node.TEST.SCORE,
             threshold_on=node.TEST.THRESHOLD_ON,
@@ -60,73 +67,107 @@ def dense_parts_from_config(cfg: CfgNode, node: CfgNode) -> dict[str, Any]:
             drop_empty=node.TEST.DROP_EMPTY,
             plus_one=plus_one,
         ),
-        "quality_from_boxes": _choice("TEST.QUALITY_FROM", node.TEST.QUALITY_FROM, {"branch": False, "box": True}),
+        "quality_from_boxes": node.choice("TEST.QUALITY_FROM", {"branch": False, "box": True}),
         "ignore_padding": node.IGNORE_PADDING,
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,
         "pixel_std": cfg.MODEL.PIXEL_STD,
     }
 
 
-def head_parts_from_config(cfg: CfgNode, node: CfgNode, levels: Sequence[ShapeSpec], *, plus_one: float = 0.0) -> dict[str, Any]:
-    """Head, anchors, box coder, assigner and criterion on a pyramid of these levels, from fine to coarse.
+def head_parts_from_config(
+    cfg: CfgNode,
+    node: Section,
+    levels: Sequence[ShapeSpec],
+    *,
+    num_classes: int,
+    plus_one: float = 0.0,
+    sizes_of_interest: Sequence[float] | None = None,
+) -> dict[str, Any]:
+    """Head, priors, box coder, assigner and criterion on a pyramid of these levels, from fine to coarse.
 
-    Reads ``ANCHORS``, ``HEAD``, ``BOX_CODER``, ``ASSIGNER``, ``LOSS`` and ``NUM_CLASSES`` of the node.
+    Args:
+        cfg: the whole config, for the assigner's own keys.
+        node: reads ``ANCHORS``, ``HEAD``, ``BOX_CODER``, ``ASSIGNER`` and ``LOSS``.
+        levels: channels and strides.
+        num_classes: K.
+        plus_one: see :class:`detkit.geometry.Priors`.
+        sizes_of_interest: of :class:`detkit.assigners.FCOSAssigner`, in place of the assigner's own key.
     """
-    cell_anchors = square_anchors(
-        [level.stride for level in levels],
+    node.check(DENSE_LIMITS)
+    if node.HEAD.NORM == "GN" and node.HEAD.CHANNELS % 32:
+        raise node.refusal("HEAD.CHANNELS", "divisible by 32 with HEAD.NORM 'GN', whose groups are 32")
+    prior_generator = prior_generator_from_config(node, [level.stride for level in levels], plus_one)
+    box_coder = _build_box_coder(node)
+    assigner = build_assigner(node.ASSIGNER, cfg, key=f"{node.path}.ASSIGNER", num_classes=num_classes, sizes_of_interest=sizes_of_interest)
+    head = build_dense_head(
+        node,
+        num_classes=num_classes,
+        in_channels=levels[0].channels,
+        num_levels=len(levels),
+        num_anchors=prior_generator.anchors_per_point,
+    )
+    return {
+        "head": head,
+        "prior_generator": prior_generator,
+        "box_coder": box_coder,
+        "assigner": assigner,
+        "criterion": _build_criterion(node, num_classes, box_coder, assigner),
+    }
+
+
+def prior_generator_from_config(node: Section, strides: Sequence[int], plus_one: float = 0.0) -> PriorGenerator:
+    """The priors that ``ANCHORS`` of a section describes, on levels of these strides."""
+    anchors = square_anchors(
+        strides,
         node.ANCHORS.SCALES,
         node.ANCHORS.RATIOS,
         plus_one,
         ratios_first=node.ANCHORS.RATIOS_FIRST,
         whole_pixels=node.ANCHORS.WHOLE_PIXELS,
     )
-    box_coder = _build_box_coder(node.BOX_CODER)
-    assigner = build_assigner(node.ASSIGNER, cfg)
-    return {
-        "head": build_dense_head(
-            node,
-            in_channels=levels[0].channels,
-            num_levels=len(levels),
-            num_anchors=cell_anchors[0].shape[0],
-        ),
-        "cell_anchors": cell_anchors,
-        "box_coder": box_coder,
-        "assigner": assigner,
-        "criterion": _build_criterion(node, box_coder, assigner),
-    }
+    return PriorGenerator(strides=strides, cell_anchors=anchors, offset=node.ANCHORS.OFFSET, plus_one=plus_one)
 
 
-def _build_box_coder(node: CfgNode) -> BoxCoder:
-    if node.NAME == "delta":
-        return DeltaBoxCoder(node.DELTA_WEIGHTS, clamp_below=node.DELTA_CLAMP_BELOW)
-    return PointBoxCoder(node.NAME)
+def _build_box_coder(node: Section) -> BoxCoder:
+    if node.BOX_CODER.NAME == "delta":
+        return DeltaBoxCoder(node.BOX_CODER.DELTA_WEIGHTS, clamp_below=node.BOX_CODER.DELTA_CLAMP_BELOW)
+    node.refuse_unread(("BOX_CODER.DELTA_CLAMP_BELOW",), f"the box coder '{node.BOX_CODER.NAME}'")
+    return PointBoxCoder(node.BOX_CODER.NAME)
 
 
-def _build_criterion(node: CfgNode, box_coder: BoxCoder, assigner: Assigner) -> DenseCriterion | WeightedCriterion:
-    if node.LOSS.CRITERION not in ("auto", "labels", "weighted"):
-        raise ValueError(f"LOSS.CRITERION must be 'auto', 'labels' or 'weighted', not '{node.LOSS.CRITERION}'.")
+def _build_criterion(node: Section, num_classes: int, box_coder: BoxCoder, assigner: Assigner) -> LabelCriterion | WeightedCriterion:
     if node.LOSS.CRITERION == "labels" and assigner.gives_weights:
-        raise ValueError(f"LOSS.CRITERION 'labels' cannot use the weights that {node.ASSIGNER} gives: set it to 'auto'.")
+        raise ConfigError(
+            f"{node.path}.LOSS.CRITERION is 'labels', which cannot use the weights that {node.path}.ASSIGNER {node.ASSIGNER} gives: "
+            "set it to 'auto'."
+        )
     if node.LOSS.CRITERION == "weighted" or assigner.gives_weights:
-        return _build_weighted_criterion(node)
-    return _build_label_criterion(node, box_coder)
+        return _build_weighted_criterion(node, num_classes)
+    return _build_label_criterion(node, num_classes, box_coder)
 
 
-def _build_weighted_criterion(node: CfgNode) -> WeightedCriterion:
-    box_loss = _choice("LOSS.BOX of a weighted loss", node.LOSS.BOX, {"iou": iou_loss, "giou": giou_loss})
-    return WeightedCriterion(num_classes=node.NUM_CLASSES, box_loss=box_loss)
+#: what a weighted loss does not read: the weights bring their own factors along
+_LABEL_KEYS = ("FOCAL_ALPHA", "FOCAL_GAMMA", "CLS_WEIGHT", "BOX_WEIGHT", "BOX_WEIGHTING", "NORMALIZER", "MIN_BOX_NORMALIZER")
+_QUALITY_KEYS = ("QUALITY", "QUALITY_WEIGHT")
 
 
-def _build_label_criterion(node: CfgNode, box_coder: BoxCoder) -> DenseCriterion:
+def _build_weighted_criterion(node: Section, num_classes: int) -> WeightedCriterion:
+    unread = [f"LOSS.{key}" for key in (*_LABEL_KEYS, *_QUALITY_KEYS, "IOU_PLUS_ONE", "SMOOTH_L1_BETA")]
+    node.refuse_unread(unread, "a loss of weighted pairs")
+    box_loss = node.choice("LOSS.BOX", {"iou": iou_loss, "giou": giou_loss})
+    return WeightedCriterion(num_classes=num_classes, box_loss=box_loss)
+
+
+def _build_label_criterion(node: Section, num_classes: int, box_coder: BoxCoder) -> LabelCriterion:
     offset = 1.0 if node.LOSS.IOU_PLUS_ONE else 0.0
-    qualities = {"centerness": centerness_quality, "iou": IoUQuality(box_coder, offset)}
-    weights = {"centerness": centerness_weights, "uniform": uniform_weights}
-    return DenseCriterion(
-        num_classes=node.NUM_CLASSES,
-        box_loss=_build_box_loss(node.LOSS, box_coder, offset),
-        box_weights=_choice("LOSS.BOX_WEIGHTING", node.LOSS.BOX_WEIGHTING, weights),
-        quality_target=_choice("LOSS.QUALITY", node.LOSS.QUALITY, qualities),
-        normalizer=_build_normalizer(node.LOSS),
+    qualities: dict[str, BoxTerm] = {"centerness": centerness_quality, "iou": partial(iou_quality, offset=offset)}
+    return LabelCriterion(
+        num_classes=num_classes,
+        box_coder=box_coder,
+        box_loss=_build_box_loss(node, offset),
+        location_weights=node.choice("LOSS.BOX_WEIGHTING", {"centerness": centerness_weights, "uniform": uniform_weights}),
+        quality_target=node.choice("LOSS.QUALITY", qualities),
+        normalizer=_build_normalizer(node),
         focal_alpha=node.LOSS.FOCAL_ALPHA,
         focal_gamma=node.LOSS.FOCAL_GAMMA,
         cls_weight=node.LOSS.CLS_WEIGHT,
@@ -135,28 +176,24 @@ def _build_label_criterion(node: CfgNode, box_coder: BoxCoder) -> DenseCriterion
     )
 
 
-def _build_box_loss(node: CfgNode, box_coder: BoxCoder, offset: float) -> BoxTerm:
+def _build_box_loss(node: Section, offset: float) -> BoxTerm:
     losses: dict[str, BoxTerm] = {
-        name: DecodedBoxLoss(box_coder, partial(loss, offset=offset))
+        name: partial(decoded_box_loss, loss=partial(loss, offset=offset))
         for name, loss in (("iou", iou_loss), ("linear_iou", linear_iou_loss), ("giou", giou_loss))
     }
-    losses["smooth_l1"] = EncodedBoxLoss(box_coder, partial(smooth_l1_loss, beta=node.SMOOTH_L1_BETA))
-    return _choice("LOSS.BOX", node.BOX, losses)
+    losses["smooth_l1"] = partial(encoded_box_loss, loss=partial(smooth_l1_loss, beta=node.LOSS.SMOOTH_L1_BETA))
+    if node.LOSS.BOX != "smooth_l1":
+        node.refuse_unread(("LOSS.SMOOTH_L1_BETA",), f"the box loss '{node.LOSS.BOX}'")
+    return node.choice("LOSS.BOX", losses)
 
 
-def _build_normalizer(node: CfgNode) -> Normalizer:
-    min_box = node.MIN_BOX_NORMALIZER
-    builders = {
+def _build_normalizer(node: Section) -> Normalizer:
+    min_box = node.LOSS.MIN_BOX_NORMALIZER
+    builders: dict[str, Callable[[], Normalizer]] = {
         "positives": partial(PositivesNormalizer, min_box=min_box),
         "positives_per_image": partial(PositivesNormalizer, min_positives_per_image=1, min_box=min_box),
         "ema": MovingAverageNormalizer,
         "moving_fg": partial(MovingClassNormalizer, min_box=min_box),
         "all": partial(AllPriorsNormalizer, min_box=min_box),
     }
-    return _choice("LOSS.NORMALIZER", node.NORMALIZER, builders)()
-
-
-def _choice(key: str, name: str, options: Mapping[str, Any]) -> Any:
-    if name not in options:
-        raise ValueError(f"{key} must be one of {', '.join(options)}, not '{name}'.")
-    return options[name]
+    return node.choice("LOSS.NORMALIZER", builders)()

@@ -1,7 +1,7 @@
 """Locations, anchors, box arithmetic and box codings."""
 
 from .box_coding import BoxCoder, DeltaBoxCoder, PointBoxCoder
-from .boxes import box_areas, boxes_to_ltrb, centerness_of, elementwise_iou, ltrb_to_boxes
+from .boxes import box_areas, box_centers, box_sizes, boxes_to_ltrb, centerness_of, elementwise_iou, ltrb_to_boxes
 from .grid import Grid, Priors, square_anchors
 from .polygons import fill_polygons
 
@@ -12,6 +12,8 @@ __all__ = [
     "Grid",
     "Priors",
     "box_areas",
+    "box_centers",
+    "box_sizes",
     "boxes_to_ltrb",
     "centerness_of",
     "elementwise_iou",

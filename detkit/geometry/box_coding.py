@@ -13,12 +13,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .boxes import boxes_to_ltrb, ltrb_to_boxes
+from .boxes import box_centers, box_sizes, boxes_to_ltrb, ltrb_to_boxes
 from .grid import Priors
 
 __all__ = ["BoxCoder", "PointBoxCoder", "DeltaBoxCoder"]
 
-#: bound of the raw distances whose exponential is taken: an infinite one makes the gradient NaN even where no loss looks at it
+#: bound of the raw distances whose exponential is taken: an infinite one makes the gradient NaN even where no loss depends on it
 MAX_EXPONENT = 80.0
 
 
@@ -41,30 +41,33 @@ class BoxCoder(ABC):
 class PointBoxCoder(BoxCoder):
     """Distances from a location to the left, top, right and bottom side (FCOS, equations 1 and 2).
 
+    Example::
+
+        >>> grid = Grid(sizes=((1, 2),), strides=(8,), offset=0.5, device=torch.device("cpu"))
+        >>> priors = Priors(grid, square_anchors(grid.strides))
+        >>> PointBoxCoder("relu").decode(torch.ones(1, 2, 4), priors).tolist()
+        [[[-4.0, -4.0, 12.0, 12.0], [4.0, -4.0, 20.0, 12.0]]]
+
     Args:
         form: ``"exp"``: ``exp(raw)`` pixels (FCOS as published, section 3.2); ``"relu"``: ``relu(raw)`` strides, the improved FCOS
             (normalized targets), AdelaiDet, Detectron2, mmdetection's "normbbox" and DW; ``"exp_stride"``: ``exp(raw)`` strides;
             ``"linear"``: ``raw`` strides, so that the location may lie outside the box (heads that decode by themselves, as TOOD's).
-        train_unit: ``"pixel"`` or ``"stride"``, the length in which the box loss is computed; None: pixels for ``exp``, else strides.
     """
 
-    def __init__(
-        self, form: Literal["exp", "relu", "exp_stride", "linear"] = "exp", *, train_unit: Literal["pixel", "stride"] | None = None
-    ) -> None:
+    def __init__(self, form: Literal["exp", "relu", "exp_stride", "linear"] = "exp") -> None:
         if form not in ("exp", "relu", "exp_stride", "linear"):
             raise ValueError(f"A point box coder's form is 'exp', 'relu', 'exp_stride' or 'linear', not '{form}'.")
         self.form = form
-        self.train_unit = train_unit or ("pixel" if form == "exp" else "stride")
 
     def decode(self, raw: Tensor, priors: Priors) -> Tensor:
-        return ltrb_to_boxes(self.distances(raw) * self._unit(priors)[:, None], priors.points)
+        return ltrb_to_boxes(self.distances(raw) * self.iou_unit(priors)[:, None], priors.points)
 
     def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
-        distances = boxes_to_ltrb(boxes, priors.points) / self._unit(priors)[:, None]
+        distances = boxes_to_ltrb(boxes, priors.points) / self.iou_unit(priors)[:, None]
         return distances.log() if self.form.startswith("exp") else distances
 
     def iou_unit(self, priors: Priors) -> Tensor:
-        return priors.strides if self.train_unit == "stride" else torch.ones_like(priors.strides)
+        return torch.ones_like(priors.strides) if self.form == "exp" else priors.strides
 
     def distances(self, raw: Tensor) -> Tensor:
         """Distances in the coder's own unit (pixels for ``exp``, strides otherwise), non-negative but for ``linear``."""
@@ -72,12 +75,15 @@ class PointBoxCoder(BoxCoder):
             return raw
         return raw.relu() if self.form == "relu" else raw.clamp(max=MAX_EXPONENT).exp()
 
-    def _unit(self, priors: Priors) -> Tensor:
-        return torch.ones_like(priors.strides) if self.form == "exp" else priors.strides
-
 
 class DeltaBoxCoder(BoxCoder):
     """Offsets of center and log-size relative to an anchor (R-CNN; RetinaNet and ATSS use it).
+
+    Example::
+
+        >>> coder = DeltaBoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
+        >>> coder.apply(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 20.0, 40.0]])).tolist()
+        [[2.0, 0.0, 22.0, 40.0]]
 
     Args:
         weights: what dx, dy, dw, dh are divided by when decoding; ATSS (10, 10, 5, 5).
@@ -121,4 +127,4 @@ class DeltaBoxCoder(BoxCoder):
 
 def _centers_sizes(boxes: Tensor, plus_one: float) -> tuple[Tensor, Tensor]:
     """Centers and sizes (..., 2) of boxes; the legacy convention adds one pixel to the sizes and keeps the middle."""
-    return (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2] + plus_one
+    return box_centers(boxes), box_sizes(boxes) + plus_one

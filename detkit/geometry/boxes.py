@@ -5,13 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["box_areas", "elementwise_iou", "ltrb_to_boxes", "boxes_to_ltrb", "centerness_of"]
+__all__ = ["box_areas", "box_centers", "box_sizes", "elementwise_iou", "ltrb_to_boxes", "boxes_to_ltrb", "centerness_of"]
 
 
 def box_areas(boxes: Tensor, plus_one: float = 0.0) -> Tensor:
     """Areas of boxes (..., 4) in square pixels; ``plus_one`` is added to both sides (legacy convention). Never negative."""
     sides = (boxes[..., 2:] - boxes[..., :2] + plus_one).clamp(min=0)
     return sides[..., 0] * sides[..., 1]
+
+
+def box_centers(boxes: Tensor) -> Tensor:
+    """Centers (..., 2), x and y, of boxes (..., 4)."""
+    return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+
+def box_sizes(boxes: Tensor) -> Tensor:
+    """Widths and heights (..., 2) of boxes (..., 4), negative where the corners are exchanged."""
+    return boxes[..., 2:] - boxes[..., :2]
 
 
 def elementwise_iou(boxes1: Tensor, boxes2: Tensor, plus_one: float = 0.0) -> Tensor:

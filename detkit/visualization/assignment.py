@@ -13,7 +13,8 @@ from matplotlib.colors import to_rgba
 from PIL import Image
 from torch import Tensor
 
-from detkit.assigners import SoftAssignment
+from detkit.assigners import Assignment
+from detkit.assigners.soft import hard_pairs
 from detkit.dense import DenseDetector
 from detkit.geometry import Priors
 from detkit.structures import GroundTruth, HardAssignment
@@ -69,12 +70,9 @@ def assignment_pictures(
     """
     with inference_context(model):
         images = model.preprocess_image(list(batched_inputs))
-        features = model.backbone(images.tensor)
-        features = [features[name] for name in model.head_in_features]
-        priors = model.priors_of([tuple(feature.shape[-2:]) for feature in features], images.tensor.device)
-        predictions = model.decode(model.head(features), priors) if model.assigner.needs_predictions else None
+        predictions, priors = model.pipeline.decode(model.predict(images))
         gt = model.ground_truth([inputs["instances"].to(images.tensor.device) for inputs in batched_inputs])
-        assignment = model.assign(priors, gt, predictions, images.image_sizes)
+        assignment = model.pipeline.assign(priors, gt, predictions, images.image_sizes)
     names = tuple(model.head_in_features)
     return [
         _draw(_to_gray(inputs["image"], channels), inputs["instances"].gt_boxes.tensor, positives, names)
@@ -82,17 +80,20 @@ def assignment_pictures(
     ]
 
 
-def _positives(assignment: HardAssignment | SoftAssignment, gt: GroundTruth, priors: Priors) -> list[_Positives]:
-    soft = SoftAssignment.from_hard(assignment, gt) if isinstance(assignment, HardAssignment) else assignment
-    starts = torch.tensor(priors.grid.level_starts[1:], device=priors.points.device) * priors.anchors_per_point
+def _positives(assignment: Assignment, gt: GroundTruth, priors: Priors) -> list[_Positives]:
+    if isinstance(assignment, HardAssignment):
+        pairs = hard_pairs(assignment, gt)
+        weights = torch.ones_like(pairs.gt_index, dtype=torch.float32)
+    else:
+        pairs, weights = assignment.pairs, assignment.positive_weight
     num_images, num_gts = gt.classes.shape
     images = []
     for i in range(num_images):
-        picked = (soft.pairs.prior_index // priors.num_priors == i) & (soft.positive_weight > 0)
-        index, weight = soft.pairs.prior_index[picked] % priors.num_priors, soft.positive_weight[picked]
-        levels = torch.bucketize(index, starts, right=True)
+        picked = (pairs.prior_index // priors.num_priors == i) & (weights > 0)
+        index, weight = pairs.prior_index[picked] % priors.num_priors, weights[picked]
+        levels = priors.levels_of(index)
         strength = weight / weight.amax().clamp(min=1e-12) if len(weight) else weight
-        objects = soft.pairs.gt_index[picked] % max(num_gts, 1)
+        objects = pairs.gt_index[picked] % max(num_gts, 1)
         images.append(_Positives(priors.points[index].cpu(), objects.cpu(), levels.cpu(), strength.cpu()))
     return images
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 from detectron2.data.datasets import load_coco_json
@@ -12,11 +9,10 @@ from detectron2.structures import BoxMode
 
 from detkit.analysis import AssignmentSetting, LabeledImage, count_positives, fcos, labeled_images, plot_positives, recall_bound, retinanet
 from detkit.assigners import Assigner, ATSSAssigner, FCOSAssigner
+from detkit.dense import PriorGenerator
 from detkit.geometry import square_anchors
 from detkit.structures import GroundTruth
-from tests.tiny import tiny_cfg
-
-DATA = Path(os.environ.get("DETKIT_DATA", Path(__file__).parents[3] / "shared" / "data"))
+from tests.toys.detectors import tiny_cfg
 
 
 def image(*boxes, classes=None, size=(64, 64)):
@@ -26,9 +22,13 @@ def image(*boxes, classes=None, size=(64, 64)):
     return LabeledImage(size, gt, (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
 
 
+def generator(strides):
+    return PriorGenerator(strides=strides, cell_anchors=square_anchors(strides))
+
+
 def one_level(radius=0.0):
     """Locations at 4, 12, 20, ... on both axes."""
-    return AssignmentSetting("one", FCOSAssigner(sizes_of_interest=(), center_radius=radius), (8,), square_anchors((8,)))
+    return AssignmentSetting("one", FCOSAssigner(sizes_of_interest=(), center_radius=radius), generator((8,)))
 
 
 def test_ambiguity_is_counted_by_hand():
@@ -83,7 +83,7 @@ def test_setting_of_a_config():
     assert isinstance(setting.assigner, ATSSAssigner) and setting.strides == (8, 16, 32)
     cfg = tiny_cfg("ATSS")
     cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
-    with pytest.raises(ValueError, match="mine: MODEL.META_ARCHITECTURE GeneralizedRCNN"):
+    with pytest.raises(ValueError, match="mine: MODEL.META_ARCHITECTURE is 'GeneralizedRCNN'"):
         AssignmentSetting.from_config(cfg, "mine")
 
 
@@ -92,7 +92,7 @@ def test_assigners_that_see_predictions_are_refused():
         needs_predictions = True
 
     with pytest.raises(ValueError, match="Looks looks at predictions"):
-        AssignmentSetting("soft", Looks(), (8,), square_anchors((8,)))
+        AssignmentSetting("soft", Looks(), generator((8,)))
 
 
 def test_records_are_resized_and_crowds_left_out():
@@ -104,11 +104,9 @@ def test_records_are_resized_and_crowds_left_out():
 
 
 @pytest.fixture(scope="module")
-def coco_images():
-    annotations = DATA / "coco" / "annotations" / "instances_val2017.json"
-    if not annotations.is_file():
-        pytest.skip(f"COCO is missing: {annotations} (DETKIT_DATA)")
-    return list(labeled_images(load_coco_json(str(annotations), str(DATA / "coco" / "val2017"))))
+def coco_images(real_file):
+    annotations = real_file("coco/annotations/instances_val2017.json")
+    return list(labeled_images(load_coco_json(str(annotations), str(annotations.parents[1] / "val2017"))))
 
 
 def test_recall_and_ambiguity_on_coco_are_near_the_paper(coco_images):
@@ -121,7 +119,7 @@ def test_recall_and_ambiguity_on_coco_are_near_the_paper(coco_images):
 
 def test_atss_gives_every_size_alike(coco_images):
     strides = fcos().strides
-    rows = count_positives(AssignmentSetting("ATSS", ATSSAssigner(), strides, square_anchors(strides)), coco_images).rows()
+    rows = count_positives(AssignmentSetting("ATSS", ATSSAssigner(), generator(strides)), coco_images).rows()
     expected = 0.2 * 9 * len(strides)  # section 4.1
     assert rows["all"]["mean"] == pytest.approx(expected, rel=0.1)
     assert rows["large"]["mean"] < 1.5 * rows["small"]["mean"]

@@ -5,7 +5,7 @@ from torch.testing import assert_close
 
 from detkit import analysis
 from detkit.analysis.dual_weights import formula_rows, plot_negative_probability
-from tests.tiny import random_inputs, tiny_cfg
+from tests.toys.detectors import random_inputs, tiny_cfg
 
 
 def maps_of(assigner, inputs, gt_index=0):

@@ -21,7 +21,7 @@ def context_of(boxes_per_image, valid_sizes=None):
 
 @pytest.fixture(params=NAMES)
 def assigner(request):
-    return build_assigner(request.param, get_cfg())
+    return build_assigner(request.param, get_cfg(), key="MODEL.FCOS.ASSIGNER")
 
 
 def test_images_without_objects(assigner):

@@ -75,5 +75,5 @@ def test_thousand_objects_outside_the_image_get_nothing():
 
 
 def test_wrong_topk_is_named():
-    with pytest.raises(ValueError, match="TOPK"):
+    with pytest.raises(ValueError, match="topk must be at least 1, not 0"):
         ATSSAssigner(topk=0)

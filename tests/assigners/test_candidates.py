@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from detkit.assigners import AssignContext
-from detkit.assigners.candidates import CenterPrior, hard_labels, nearest_points, pair_levels, points_inside, points_near_center
+from detkit.assigners.candidates import CenterPrior, hard_labels, nearest_points, points_inside, points_near_center
 from detkit.assigners.soft import hard_pairs
 from detkit.structures import HardAssignment
 from tests.assigners.oracles import nearest_candidates, objects_of, priors_of
-from tests.assigners.scenes import make_context
 from tests.assigners.strategies import contexts
+from tests.toys.scenes import make_context
 
 
 def is_inside(prior, box):
@@ -68,7 +68,7 @@ def test_levels_of_pairs():
     context = make_context()
     pairs = points_inside(context)
     starts = context.priors.grid.level_starts
-    for prior, level in zip(pairs.prior_index.tolist(), pair_levels(pairs, context.priors).tolist(), strict=True):
+    for prior, level in zip(pairs.prior_index.tolist(), context.priors.levels_of(pairs.prior_index % 252).tolist(), strict=True):
         assert starts[level] <= prior % context.priors.num_priors < starts[level + 1]
 
 

@@ -15,7 +15,7 @@ from detkit.assigners.dw import (
     paper_positive_weight,
 )
 from detkit.losses import giou_loss
-from tests.assigners.scenes import NUM_CLASSES, OBJECTS, make_context
+from tests.toys.scenes import NUM_CLASSES, OBJECTS, make_context
 
 SCORES, IOUS = (x.flatten() for x in np.meshgrid(np.linspace(0, 1, 21), np.linspace(0, 1, 41)))
 #: the grid dealt out to three objects
@@ -88,8 +88,8 @@ def test_weights_of_a_scene_are_the_formulas_with_the_center_prior():
     for gt_index in result.pairs.gt_index.unique():
         mine = result.pairs.gt_index == gt_index
         total = ((3 * t).exp() * t * prior)[mine].sum()
-        assert_close(result.positive_weight[mine], ((5 * t).exp() * t * prior)[mine] / total)
-    assert_close(result.box_weight, result.positive_weight)
+        assert_close(result.positive_weight[mine], 0.25 * ((5 * t).exp() * t * prior)[mine] / total)
+    assert_close(result.box_weight, 5 * result.positive_weight)
 
 
 def test_of_overlapping_objects_of_a_class_the_last_decides_the_negative_weight():
@@ -99,9 +99,10 @@ def test_of_overlapping_objects_of_a_class_the_last_decides_the_negative_weight(
     classes = result.pairs.classes(context.gt).tolist()
     for i, (prior, label) in enumerate(zip(result.pairs.prior_index.tolist(), classes, strict=True)):
         owners[prior, label] = i
-    assert result.owns_score.nonzero().flatten().tolist() == sorted(owners.values())
-    assert not result.owns_score.all()
-    shared = (1 - result.negative_weight)[result.owns_score].sum()
+    assert result.counts_negative.nonzero().flatten().tolist() == sorted(owners.values())
+    assert not result.counts_negative.all()
+    probability = DWAssigner(num_classes=NUM_CLASSES, negative="probability")(context).negative_weight
+    shared = (1 - probability)[result.counts_negative].sum()
     assert_close(result.normalizers, torch.stack([torch.tensor(5.0), shared, torch.tensor(5.0)]))
 
 
@@ -141,10 +142,11 @@ def test_the_parts_of_the_negative_weight():
         DWAssigner(num_classes=NUM_CLASSES, negative=name)(context)
         for name in ("full", "probability", "importance", "none", "one_minus_positive")
     )
-    assert [x.form.negative_focus for x in (full, probability, importance, none, rest)] == ["score", "none", "score", "none", "none"]
-    assert_close(probability.negative_weight, full.negative_weight)
-    assert (importance.negative_weight == 1).all() and (none.negative_weight == 0).all()
-    assert_close(rest.negative_weight, (1 - full.positive_weight).clamp(min=0))
+    assert [x.negative_weight.requires_grad for x in (full, probability, importance, none, rest)] == [True, False, True, False, False]
+    assert_close(importance.negative_weight, full.values.score.square())
+    assert_close(probability.negative_weight * importance.negative_weight, full.negative_weight)
+    assert (none.negative_weight == 0).all()
+    assert_close(rest.negative_weight, (1 - full.positive_weight / 0.25).clamp(min=0))
     for variant in (probability, importance, none, rest):
         assert_close(variant.normalizers, full.normalizers)
 
@@ -153,11 +155,11 @@ def test_the_paper_formula_by_a_switch():
     context = make_context()
     result = DWAssigner(num_classes=NUM_CLASSES, formula="paper")(context)
     total = torch.zeros(12).index_add(0, result.pairs.gt_index, result.positive_weight)
-    assert_close(total[[0, 1, 2, 8]], torch.ones(4))
+    assert_close(total[[0, 1, 2, 8]], torch.full((4,), 0.25))
 
 
 def test_unknown_choices_name_their_key():
-    with pytest.raises(ValueError, match=r"MODEL\.ASSIGNERS\.DW\.BAG must be one of inside, threshold, topk, not 'all'"):
+    with pytest.raises(ValueError, match=r"bag must be one of inside, threshold, topk, not 'all'"):
         DWAssigner(num_classes=3, bag="all")
 
 

@@ -74,9 +74,9 @@ def test_window_does_not_grow_with_the_image():
 
 
 def test_wrong_values_are_named():
-    with pytest.raises(ValueError, match="SIZES_OF_INTEREST"):
+    with pytest.raises(ValueError, match="sizes_of_interest"):
         FCOSAssigner(sizes_of_interest=[128, 64])
-    with pytest.raises(ValueError, match="CENTER_RADIUS"):
+    with pytest.raises(ValueError, match="center_radius"):
         FCOSAssigner(center_radius=-1)
     context = AssignContext(padded([np.zeros((0, 4), np.float32)]), points(((2, 2),), (8,)))
     with pytest.raises(ValueError, match="SIZES_OF_INTEREST.*5 ranges.*1 level"):

@@ -13,7 +13,7 @@ from detkit.assigners.costs import focal_class_cost, giou_cost, l1_cost, softmax
 from detkit.assigners.matching import match
 from detkit.config import get_cfg
 from detkit.structures import GroundTruth, Predictions
-from tests.tiny import random_inputs, tiny_cfg
+from tests.toys.detectors import random_inputs, tiny_cfg
 
 
 def random_problems(seed: int, shape: tuple[int, int, int], counts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -139,11 +139,11 @@ def test_boxes_without_area_have_finite_costs() -> None:
 def test_from_config() -> None:
     cfg = get_cfg()
     cfg.MODEL.ASSIGNERS.HUNGARIAN.L1_WEIGHT = 7.0
-    assigner = build_assigner("HungarianAssigner", cfg)
+    assigner = build_assigner("HungarianAssigner", cfg, key="MODEL.SPARSE_RCNN.ASSIGNER")
     assert isinstance(assigner, HungarianAssigner) and assigner.l1_weight == 7.0 and assigner.needs_predictions
     cfg.MODEL.ASSIGNERS.HUNGARIAN.CLASS_COST = "hinge"
-    with pytest.raises(ValueError, match=r"HUNGARIAN\.CLASS_COST must be one of focal, softmax, not 'hinge'"):
-        build_assigner("HungarianAssigner", cfg)
+    with pytest.raises(ValueError, match=r"MODEL\.ASSIGNERS\.HUNGARIAN\.CLASS_COST is 'hinge'\. It has to be one of 'focal', 'softmax'"):
+        build_assigner("HungarianAssigner", cfg, key="MODEL.SPARSE_RCNN.ASSIGNER")
 
 
 def test_without_predictions() -> None:
@@ -159,9 +159,7 @@ def test_on_a_dense_head() -> None:
     losses = model(inputs)
     assert all(loss.isfinite() for loss in losses.values())
     images = model.preprocess_image(inputs)
-    features = model.backbone(images.tensor)
-    outputs = model.head([features[name] for name in model.head_in_features])
-    priors = model.priors_of(outputs.level_sizes, images.tensor.device)
+    predictions, priors = model.pipeline.decode(model.predict(images))
     gt = GroundTruth.from_instances([item["instances"] for item in inputs])
-    gt_index = model.assign(priors, gt, model.decode(outputs, priors), images.image_sizes).gt_index
+    gt_index = model.pipeline.assign(priors, gt, predictions, images.image_sizes).gt_index
     assert all(sorted(row[row >= 0].tolist()) == [0, 1, 2] for row in gt_index)

@@ -67,5 +67,5 @@ def test_object_without_overlap_takes_no_anchor():
 
 @pytest.mark.parametrize("thresholds", [(0.5, 0.4), (0.5,), (0.0, 0.5)])
 def test_wrong_thresholds_are_named(thresholds):
-    with pytest.raises(ValueError, match="THRESHOLDS"):
+    with pytest.raises(ValueError, match="thresholds takes two IoUs"):
         IoUAssigner(thresholds=thresholds)

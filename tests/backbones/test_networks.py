@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from detkit.config import ConfigError, get_cfg
 from detkit.layers import DeformConv2dPack
-from tests.tiny import random_inputs
+from tests.toys.detectors import random_inputs
 
 RESNET = (256, 512, 1024, 2048)
 DEFORMABLE = {"RESNETS.DEFORM_ON_PER_STAGE": [False, True, True, True], "RESNETS.DEFORM_MODULATED": True}

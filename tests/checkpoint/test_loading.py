@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from detkit.checkpoint import CheckpointError, DetkitCheckpointer, convert_state_dict, load_weights
-from tests.tiny import tiny_cfg
+from tests.toys.detectors import tiny_cfg
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 from detkit.config import ConfigError
 from detkit.data import DataError, load_crowdhuman, prepare_datasets, read_odgt, register_crowdhuman
 from detkit.evaluation import CrowdScene, crowd_metrics
-from tests.tiny import tiny_cfg
+from tests.toys.detectors import tiny_cfg
 
 BODY, CUT, OUTSIDE, REGION = [10, 5, 20, 30], [-8, 10, 20, 60], [200, 5, 10, 10], [40, 0, 20, 20]
 
@@ -194,14 +195,12 @@ def test_an_empty_file_by_command_line(tmp_path: Path) -> None:
         prepare_datasets(cfg)
 
 
-def test_sample_of_the_real_annotations(real_data: Path, tmp_path: Path) -> None:
-    sample = real_data / "crowdhuman" / "annotation_sample.odgt"
-    if not sample.is_file():
-        pytest.skip(f"there is no {sample}; set DETKIT_DATA")
+def test_sample_of_the_real_annotations(real_file: Callable[[str], Path], tmp_path: Path) -> None:
+    sample = real_file("crowdhuman/annotation_sample.odgt")
     images = list(read_odgt(sample))
     assert len(images) == 5 and sum(len(image.boxes) for image in images) == 43 and sum(map(sum, (i.ignored for i in images))) == 2
     assert (-120, 158, 552, 1596) in images[1].boxes
-    sizes = json.loads((real_data / "crowdhuman" / "id_hw.json").read_text())
+    sizes = json.loads((sample.parent / "id_hw.json").read_text())
     for image in images:
         height, width = sizes.get(image.image_id, (1024, 1024))
         Image.new("L", (width, height)).save(tmp_path / f"{image.image_id}.jpg")

@@ -7,8 +7,7 @@ from detectron2.data import DatasetCatalog, build_detection_train_loader
 
 from detkit.config import get_cfg
 from detkit.data import DataError, build_train_mapper, register_coco_folder
-
-from .conftest import CocoFolder
+from tests.toys.datasets import CocoFolder
 
 
 def records_of(folder: CocoFolder) -> list[dict]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from PIL import Image
 from detkit.config import get_cfg
 from detkit.data import register_crowdhuman
 from detkit.evaluation import (
-    RESULTS_FILE,
+    DETECTIONS_FILE,
     CrowdHumanEvaluator,
     CrowdScene,
     build_evaluator,
@@ -273,17 +272,14 @@ def test_the_data_set_chooses_its_evaluator(crowd, tmp_path):
         evaluator.process([each], [found(box, scores, classes)])
     assert evaluator.evaluate() == {"bbox": {"AP": pytest.approx(50), "mMR": 0, "Recall": 100, "JI": 100}}
     folder = tmp_path / "out" / "inference" / crowd
-    detections = read_detections(folder / RESULTS_FILE, read_ground_truth(folder / f"{crowd}_coco_format.json"))
+    detections = read_detections(folder / DETECTIONS_FILE, read_ground_truth(folder / f"{crowd}_coco_format.json"))
     assert [d["bbox"] for d in detections] == [[0, 0, 40, 80], [210, 110, 40, 80], [0, 10, 40, 190]]
     evaluator.reset()
     assert evaluator.evaluate()["bbox"]["Recall"] == 0  # images that were not processed
 
 
-def test_the_real_annotations_as_detections(tmp_path):
-    root = Path(os.environ.get("DETKIT_DATA", Path(__file__).parents[3] / "shared" / "data"))
-    sample = root / "crowdhuman" / "annotation_sample.odgt"
-    if not sample.is_file():
-        pytest.skip(f"there is no {sample}; set DETKIT_DATA")
+def test_the_real_annotations_as_detections(real_file, tmp_path):
+    sample = real_file("crowdhuman/annotation_sample.odgt")
     for text in sample.read_text().splitlines():
         Image.new("L", (2048, 1356)).save(tmp_path / f"{json.loads(text)['ID']}.jpg")
     register_crowdhuman("crowd_sample", sample, tmp_path)

@@ -11,8 +11,8 @@ from detkit.config import ConfigError
 from detkit.engine.evaluate import evaluate
 from detkit.structures import GroundTruth
 from fcos_atss import FCOSRPN
-from tests.engine.toy import make_toy_data, register_toy_data
-from tests.tiny import LEVELS, random_inputs, tiny_cfg
+from tests.toys.datasets import make_toy_data, register_toy_data
+from tests.toys.detectors import LEVELS, random_inputs, tiny_cfg
 
 SIZE = (96, 128)
 LOSSES = {"loss_fcos_rpn_cls", "loss_fcos_rpn_box", "loss_fcos_rpn_quality"}
@@ -82,7 +82,7 @@ def test_any_rcnn_trains_and_infers(kind, pyramid):
     if kind == "cascade":
         cfg.MODEL.ROI_HEADS.NAME, cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = "CascadeROIHeads", True
     model, generator = build_generator(cfg)
-    assert generator.assigner.upper_bounds[:-1] == [8 * stride for stride in generator.strides[:-1]]
+    assert generator.assigner.upper_bounds[:-1] == [8 * stride for stride in generator.prior_generator.strides[:-1]]
     inputs = inputs_with_masks()
     losses = model(inputs)
     assert LOSSES < set(losses) and (kind == "mask") == ("loss_mask" in losses)

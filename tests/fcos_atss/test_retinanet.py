@@ -14,7 +14,7 @@ from detectron2.utils.events import EventStorage
 from torch.testing import assert_close
 
 from detkit.dense import DenseDetector
-from tests.tiny import LEVELS, random_inputs, tiny_cfg
+from tests.toys.detectors import LEVELS, random_inputs, tiny_cfg
 
 SCALES, RATIOS = [4.0, 5.039684, 6.349604], [0.5, 1.0, 2.0]
 
@@ -35,7 +35,7 @@ def retinanet_cfg() -> CfgNode:
 
 def detectron2s(ours: DenseDetector) -> RetinaNet:
     """Detectron2's RetinaNet with our backbone and our weights."""
-    sizes = [[scale * stride for scale in SCALES] for stride in ours.strides]
+    sizes = [[scale * stride for scale in SCALES] for stride in ours.prior_generator.strides]
     head = RetinaNetHead(
         input_shape=list(ours.backbone.output_shape().values()), num_classes=3, num_anchors=9, conv_dims=[32], prior_prob=0.01
     )
@@ -43,7 +43,9 @@ def detectron2s(ours: DenseDetector) -> RetinaNet:
         backbone=ours.backbone,
         head=head,
         head_in_features=list(LEVELS),
-        anchor_generator=DefaultAnchorGenerator(sizes=sizes, aspect_ratios=[RATIOS], strides=list(ours.strides), offset=0.0),
+        anchor_generator=DefaultAnchorGenerator(
+            sizes=sizes, aspect_ratios=[RATIOS], strides=list(ours.prior_generator.strides), offset=0.0
+        ),
         box2box_transform=Box2BoxTransform((1.0, 1.0, 1.0, 1.0)),
         anchor_matcher=Matcher([0.4, 0.5], [0, -1, 1], allow_low_quality_matches=True),
         num_classes=3,

@@ -9,17 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.engine.toy import make_toy_data, register_toy_data, toy_cfg
-
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "tests" / "integration" / "toy_train_net.py"
-
-
-@pytest.fixture
-def cfg(tmp_path: Path) -> Any:
-    data = tmp_path / "data"
-    data.mkdir()
-    return toy_cfg(register_toy_data(make_toy_data(data), "toy"), tmp_path / "out")
+SCRIPT = ROOT / "tests" / "toys" / "train_net.py"
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from detkit.data import register_coco_folder
 from lsnet.mapper import LandmarkMapper
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quick" / "lsnet_pose_mobilenetv2.yaml"
-DATA = Path(os.environ.get("DETKIT_DATA", Path(__file__).parents[3] / "shared" / "data")) / "coco"
 NUM_IMAGES = 4
 SHORTER_SIDE = 160
 ITERATIONS = 400
@@ -56,11 +55,9 @@ def keypoint_ap(model: torch.nn.Module, inputs: list[dict[str, Any]], folder: Pa
 
 
 @pytest.mark.slow
-def test_keypoint_ap_above_80(tmp_path: Path) -> None:
-    json_file = DATA / "annotations" / "person_keypoints_train2017.json"
-    if not json_file.is_file():
-        pytest.skip(f"there is no {json_file} (DETKIT_DATA)")
-    register_coco_folder("persons_by_heart", pick_images(json_file, tmp_path), DATA / "train2017")
+def test_keypoint_ap_above_80(real_file: Callable[[str], Path], tmp_path: Path) -> None:
+    json_file = real_file("coco/annotations/person_keypoints_train2017.json")
+    register_coco_folder("persons_by_heart", pick_images(json_file, tmp_path), json_file.parents[1] / "train2017")
     records = DatasetCatalog.get("persons_by_heart")
     assert len(records) == NUM_IMAGES
 

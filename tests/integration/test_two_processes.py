@@ -13,9 +13,8 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from detkit.engine import NonFiniteLossError, Trainer, launch
-from tests.engine.toy import make_toy_data, register_toy_data, train_on_toy_data
-from tests.sparsercnn.tiny import tiny_sparse_cfg
-from tests.tiny import tiny_cfg
+from tests.toys.datasets import make_toy_data, register_toy_data, train_on_toy_data
+from tests.toys.detectors import tiny_cfg, tiny_sparse_cfg
 
 
 class _Record(HookBase):
@@ -84,7 +83,6 @@ METHODS = {
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "loss"), [("ATSS", "loss_box"), ("SparseRCNN", "loss_giou")])
 def test_a_nan_in_one_worker_stops_all_and_is_named(tmp_path: Path, method: str, loss: str) -> None:
-    (tmp_path / "data").mkdir()
     json_file = make_toy_data(tmp_path / "data")
     cfg = train_on_toy_data(METHODS[method](), "toy", tmp_path / "out")
     launch(_train_poisoned, 2, dist_url=f"file://{tmp_path / 'meeting'}", device="cpu", args=(cfg, str(json_file), str(tmp_path)))
@@ -96,7 +94,6 @@ def test_a_nan_in_one_worker_stops_all_and_is_named(tmp_path: Path, method: str,
 
 @pytest.mark.parametrize("method", METHODS)
 def test_losses_of_two_processes_equal_those_of_one(tmp_path: Path, method: str) -> None:
-    (tmp_path / "data").mkdir()
     json_file = make_toy_data(tmp_path / "data", num_images=12)
     losses = []
     for processes in (1, 2):

@@ -7,8 +7,8 @@ import torch
 from detectron2.modeling import build_model
 
 from detkit.assigners import AssignContext, SoftAssignment
-from tests.integration.test_overfit import average_precision, make_batch
-from tests.tiny import tiny_cfg
+from tests.toys.batch import average_precision, make_batch
+from tests.toys.detectors import tiny_cfg
 
 #: head -> method whose keys it stands below, and the keys that choose it
 HEADS = {

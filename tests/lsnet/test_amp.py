@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from detkit.engine import TrainingStep
-from lsnet import pyramid_dcn
-from lsnet.pyramid_dcn import SourceScale, convolve_at
+from lsnet import sampling
+from lsnet.sampling import SourceScale, convolve_at
+from tests.toys.outlines import SIZE
 
-from .conftest import SIZE
 from .test_detector import VARIANTS, batch_of, options
 from .test_mapper import ALL_KINDS, CROP_AND_MIRROR, FINDERS, mapper_of
 from .test_sampling import random_inputs
@@ -112,6 +112,6 @@ def test_reading_features_again_changes_nothing(dtype: torch.dtype | None, monke
     results = []
     with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
         results.append(values_and_gradients("cpu", random_inputs()))
-        monkeypatch.setattr(pyramid_dcn, "checkpoint", lambda function, *args, **_: function(*args))
+        monkeypatch.setattr(sampling, "checkpoint", lambda function, *args, **_: function(*args))
         results.append(values_and_gradients("cpu", random_inputs()))
     assert all(torch.equal(*pair) for pair in zip(*results, strict=True))

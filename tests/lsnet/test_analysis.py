@@ -10,8 +10,7 @@ from pycocotools.coco import COCO
 
 from detkit.evaluation import coco_of, read_ground_truth
 from lsnet.analysis import PAPER_BOUND, contour_bound, perfect_contours
-
-from .conftest import SIZE, bean
+from tests.toys.outlines import SIZE, bean
 
 
 def ground_truth(*segmentations: Any) -> COCO:

@@ -7,10 +7,20 @@ import math
 import torch
 
 from detkit.geometry import Grid
+from detkit.layers import Tower
 from detkit.structures import GroundTruth
-from lsnet.corner_targets import CornerCriterion, class_weights, corner_targets, gaussian_focal_loss, gaussian_radius
-from lsnet.corners import CornerMaps, CornerVerification, snap_corners
+from lsnet.corners import (
+    CornerCriterion,
+    CornerMaps,
+    CornerVerification,
+    class_weights,
+    corner_targets,
+    gaussian_focal_loss,
+    gaussian_radius,
+    snap_corners,
+)
 
+TOWER = Tower(num_convs=0, channels=8, norm="")
 GRID = Grid(((8, 10), (4, 5), (2, 3)), (8, 16, 32), 0.0, torch.device("cpu"))
 
 
@@ -20,7 +30,7 @@ def one_object(box: list[float], label: int = 1) -> GroundTruth:
 
 def test_corner_pooling_sees_along_both_sides() -> None:
     torch.manual_seed(0)
-    pool = CornerVerification(channels=8, num_classes=2, norm="", pooled_channels=4, num_convs=0).pools["tl"]
+    pool = CornerVerification(tower=TOWER, num_classes=2, pooled_channels=4).pools["tl"]
     x = torch.zeros(1, 1, 4, 5)
     x[0, 0, 2, 3] = 1.0
     downward, rightwards = pool._pool(x, 2), pool._pool(x, 3)
@@ -68,7 +78,7 @@ def test_focal_loss_of_corners() -> None:
 
 def test_losses_of_images_without_objects_are_finite() -> None:
     torch.manual_seed(0)
-    verification = CornerVerification(channels=8, num_classes=2, norm="", pooled_channels=4, num_convs=0)
+    verification = CornerVerification(tower=TOWER, num_classes=2, pooled_channels=4)
     corners = [verification(torch.randn(1, 8, *size), torch.randn(1, 8, *size))[2] for size in GRID.sizes]
     nobody = GroundTruth(torch.zeros(1, 1, 4), torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.bool))
     losses = CornerCriterion(num_classes=2)(corners, nobody, GRID, None, None)

@@ -10,8 +10,7 @@ from pycocotools import mask as mask_util
 
 from detkit.data import Motion, mask_to_polygons, polygon_bounds, signed_area
 from lsnet.finders import ContourFinder, ExtremePointFinder, KeypointFinder, LandmarkFinder
-
-from .conftest import SIZE, annotation, bean
+from tests.toys.outlines import SIZE, annotation, bean
 
 #: transforms and the size they lead to
 MOTIONS: dict[str, tuple[list[T.Transform], tuple[int, int]]] = {

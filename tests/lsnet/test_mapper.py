@@ -14,24 +14,22 @@ from pycocotools import mask as mask_util
 
 from detkit.config import ConfigError, get_cfg
 from detkit.data import DataError, ReadErrorMapper, build_train_mapper
-from lsnet.finders import ContourFinder, ExtremePointFinder, KeypointFinder, LandmarkFinder
-from lsnet.mapper import LandmarkMapper, keypoint_boxes
-from lsnet.tasks import BoxSource, build_task
+from lsnet.finders import ContourFinder, ExtremePointFinder, KeypointFinder, LandmarkFinder, keypoint_box
+from lsnet.mapper import LandmarkMapper
+from lsnet.tasks import build_task
+from tests.toys.outlines import SIZE, annotation, bean
 
-from .conftest import SIZE, annotation, bean
-
-FINDERS: dict[str, tuple[LandmarkFinder, BoxSource]] = {
-    "bbox": (ExtremePointFinder(), "object"),
-    "segm": (ContourFinder(36), "contour"),
-    "pose": (KeypointFinder(range(17)), "object"),
-    "pose by keypoint boxes": (KeypointFinder(range(17)), "keypoints"),
+FINDERS: dict[str, LandmarkFinder] = {
+    "bbox": ExtremePointFinder(),
+    "segm": ContourFinder(36, box_source="contour"),
+    "pose": KeypointFinder(range(17)),
+    "pose by keypoint boxes": KeypointFinder(range(17), box_source="keypoints"),
 }
 CROP_AND_MIRROR = [T.RandomFlip(1.0), T.CropTransform(60, 20, 90, 90), T.ResizeTransform(90, 90, 180, 180)]
 
 
 def mapper_of(task: str, augmentations: list[Any]) -> LandmarkMapper:
-    finder, box_source = FINDERS[task]
-    return LandmarkMapper(True, finder=finder, box_source=box_source, augmentations=augmentations, image_format="BGR")
+    return LandmarkMapper(True, finder=FINDERS[task], augmentations=augmentations, image_format="BGR")
 
 
 def mapped(task: str, image_file: Path, annotations: list[dict], augmentations: list[Any] = ()) -> Instances:
@@ -61,7 +59,7 @@ ALL_KINDS = [
 def test_all_kinds_of_objects(task: str, augmentations: list[Any], image_file: Path) -> None:
     instances = mapped(task, image_file, ALL_KINDS, augmentations)
     landmarks, boxes = instances.gt_landmarks, instances.gt_boxes.tensor
-    assert landmarks.dtype == torch.float32 and landmarks.shape == (len(instances), FINDERS[task][0].num_landmarks, 3)
+    assert landmarks.dtype == torch.float32 and landmarks.shape == (len(instances), FINDERS[task].num_landmarks, 3)
     assert landmarks.isfinite().all() and boxes.isfinite().all() and (boxes[:, 2:] > boxes[:, :2]).all()
     assert set(landmarks[..., 2].unique().tolist()) <= {0.0, 1.0, 2.0}
     assert len(instances) == (5 if task != "pose by keypoint boxes" else 3)  # the crowd is no object, and nothing is left out
@@ -72,7 +70,7 @@ def test_all_kinds_of_objects(task: str, augmentations: list[Any], image_file: P
 def test_images_without_objects(task: str, image_file: Path) -> None:
     for objects in ([], [annotation(box=[1, 1, 50, 50], crowd=1)]):
         instances = mapped(task, image_file, objects, CROP_AND_MIRROR)
-        assert instances.gt_landmarks.shape == (0, FINDERS[task][0].num_landmarks, 3)
+        assert instances.gt_landmarks.shape == (0, FINDERS[task].num_landmarks, 3)
         assert instances.gt_boxes.tensor.shape == (0, 4) and instances.gt_classes.shape == (0,)
 
 
@@ -131,7 +129,7 @@ def test_configs_name_the_mapper_and_its_task(options: list[Any], finder: type, 
     cfg.INPUT.MAPPER, cfg.DATASETS.TRAIN = "LandmarkMapper", ("keypoints_coco_2017_train",)
     cfg.merge_from_list([f"MODEL.LSNET.{word}" if index % 2 == 0 else word for index, word in enumerate(options)])
     mapper = build_train_mapper(cfg)._mapper
-    assert type(mapper.finder) is finder and mapper.box_source == box_source
+    assert type(mapper.finder) is finder and getattr(mapper.finder, "box_source", "object") == box_source
     assert mapper.finder.num_landmarks == build_task(cfg).landmarks.num_landmarks
     if finder is KeypointFinder:
         assert mapper.finder.mirrored_order.tolist()[:5] == [0, 2, 1, 4, 3]
@@ -144,20 +142,11 @@ def test_poses_need_keypoints_in_the_data() -> None:
         build_train_mapper(cfg)
 
 
-@pytest.mark.parametrize("options", [["TASK", "box"], ["TASK", "segm", "SEGM_BOX", "mask"], ["TASK", "pose", "POSE_BOX", "kps"]])
-def test_impossible_tasks_are_errors(options: list[str]) -> None:
-    cfg = get_cfg()
-    cfg.merge_from_list([f"MODEL.LSNET.{word}" if index % 2 == 0 else word for index, word in enumerate(options)])
-    with pytest.raises(ValueError, match=rf"MODEL.LSNET.{options[-2]} is .*, not '{options[-1]}'"):
-        build_task(cfg)
-
-
 def test_boxes_of_keypoints() -> None:
     one, line, none = pose(4), pose(), pose()
     line[[1, 2], :2], line[[1, 2], 2] = [[10, 20], [30, 20]], 1
-    boxes = keypoint_boxes(np.stack([pose(*range(17)), one, line, none]))
+    boxes = np.stack([keypoint_box(keypoints) for keypoints in (pose(*range(17)), one, line, none)])
     np.testing.assert_allclose(boxes, [[60, 40, 100, 80], [69.5, 69.5, 70.5, 70.5], [10, 19.5, 30, 20.5], [0, 0, 0, 0]])
-    assert keypoint_boxes(np.zeros((0, 17, 3))).shape == (0, 4)
 
 
 def test_wrong_keypoints_name_the_image(image_file: Path) -> None:

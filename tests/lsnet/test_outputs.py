@@ -18,17 +18,15 @@ from torch import Tensor
 from detkit.data import register_coco_folder
 from detkit.data.keypoints import COCO_PERSON_KEYPOINTS
 from detkit.tta import Derived
-from lsnet.contours import contour
-from lsnet.outputs import merge_rules, with_task_outputs
-from lsnet.tasks import Contour, ExtremePoints, Keypoints, Task
+from lsnet.finders import contour
+from lsnet.landmarks import Contour, ExtremePoints, Keypoints
+from lsnet.tasks import BoxTask, ContourTask, PoseTask
+from tests.toys.outlines import SIZE, bean
 
-from .conftest import SIZE, bean
-
-EXTREMES, CONTOUR, POSE = ExtremePoints(), Contour(36), Keypoints(17)
 TASKS = {
-    "bbox": Task("bbox", EXTREMES, EXTREMES, "object"),
-    "segm": Task("segm", CONTOUR, CONTOUR, "contour"),
-    "pose": Task("pose", POSE, POSE, "keypoints"),
+    "bbox": BoxTask(ExtremePoints()),
+    "segm": ContourTask(Contour(36), box_source="contour"),
+    "pose": PoseTask(Keypoints(17), box_source="keypoints"),
 }
 #: (height, width) of the network's input
 INPUT = (240, 480)
@@ -54,7 +52,7 @@ def detections(task: str, *, input_size: tuple[int, int] = INPUT) -> Instances:
     found.scores = torch.tensor([0.9, 0.8])
     found.pred_classes = torch.zeros(2, dtype=torch.long)
     found.pred_landmarks = points
-    return with_task_outputs(detector_postprocess(found, *SIZE), TASKS[task], input_size)
+    return TASKS[task].finish(detector_postprocess(found, *SIZE), input_size)
 
 
 def test_extreme_points_are_scaled_to_the_image() -> None:
@@ -84,14 +82,14 @@ def test_keypoints_have_the_score_of_their_detection() -> None:
 def test_no_detections(task: str) -> None:
     nothing = Instances(INPUT, pred_boxes=Boxes(torch.zeros(0, 4)), scores=torch.zeros(0), pred_classes=torch.zeros(0, dtype=torch.long))
     nothing.pred_landmarks = torch.zeros(0, TASKS[task].landmarks.num_landmarks, 2)
-    found = with_task_outputs(detector_postprocess(nothing, *SIZE), TASKS[task], INPUT)
+    found = TASKS[task].finish(detector_postprocess(nothing, *SIZE), INPUT)
     assert len(found) == 0 and all(len(values) == 0 for values in found.get_fields().values())
 
 
 @pytest.mark.parametrize("task", ["bbox", "segm"])
 def test_fields_of_a_mirrored_image_are_turned_back(task: str) -> None:
     found, width = detections(task), SIZE[1]
-    rules = merge_rules(TASKS[task])
+    rules = TASKS[task].merge_rules()
     name = "pred_extreme_points" if task == "bbox" else "pred_polygons"
     points = found.get(name)
     seen_in_mirror = rules[name].mirror(points, width)

@@ -8,8 +8,8 @@ from detkit.data import set_categories
 from detkit.data.keypoints import COCO_PERSON_KEYPOINTS
 from lsnet.pictures import detect_with_stages, draw_landmarks, labeled_input, stages_figure
 from lsnet.tasks import build_task
+from tests.toys.outlines import SIZE
 
-from .conftest import SIZE
 from .test_mapper import ALL_KINDS
 from .test_whole import cfg_of, model_of
 

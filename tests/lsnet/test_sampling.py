@@ -7,10 +7,18 @@ import torch
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from lsnet.coding import cross_coordinates
-from lsnet.pyramid_dcn import SourceScale, convolve_at, level_scales, source_levels
-from lsnet.sampling import LandmarkSampler, LearnedSampler, PyramidSampler, kernel_offsets
-from lsnet.tasks import ExtremePoints
+from lsnet.cross_iou import cross_coordinates
+from lsnet.landmarks import ExtremePoints
+from lsnet.sampling import (
+    LandmarkSampler,
+    LearnedSampler,
+    PyramidSampler,
+    SourceScale,
+    convolve_at,
+    kernel_offsets,
+    level_scales,
+    source_levels,
+)
 
 STRIDES = (8, 16, 32, 64, 128)
 
@@ -93,7 +101,7 @@ def test_samplers(kind: type[LandmarkSampler]) -> None:
 
 
 def test_too_few_levels_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"IN_FEATURES.*FEATURES 'landmark'"):
+    with pytest.raises(ValueError, match=r"strides has 2 levels.*at least 3"):
         PyramidSampler(5, 8, strides=STRIDES[:2], scales="ideal")
-    with pytest.raises(ValueError, match=r"LEVEL_SCALES"):
+    with pytest.raises(ValueError, match=r"scales is 'perfect'"):
         PyramidSampler(5, 8, strides=STRIDES, scales="perfect")  # type: ignore[arg-type]

@@ -12,9 +12,9 @@ from detectron2.modeling import build_model
 from torch import Tensor
 
 from detkit.tta import build_multi_scale_detector
-from tests.tiny import LEVELS, tiny_cfg
+from tests.toys.detectors import LEVELS, tiny_cfg
+from tests.toys.outlines import SIZE
 
-from .conftest import SIZE
 from .test_mapper import ALL_KINDS, CROP_AND_MIRROR, mapper_of
 
 FIELDS = {"bbox": {"pred_extreme_points"}, "segm": {"pred_polygons", "pred_masks"}, "pose": {"pred_keypoints"}}
@@ -114,7 +114,7 @@ def test_first_stage_starts_from_typical_objects(task: str) -> None:
         torch.nn.init.zeros_(branch.out.weight)
     sizes = [(8, 12), (4, 6), (2, 3)]
     outputs = model.head([torch.randn(1, model.backbone.output_shape()["p3"].channels, *size) for size in sizes])
-    priors = model.priors_of(sizes, "cpu")
-    boxes = model.decode(outputs, priors).boxes[0]
+    predictions, priors = model.pipeline.decode(outputs)
+    boxes = predictions.boxes[0]
     reach = 3 * priors.strides[:, None]
     torch.testing.assert_close(boxes, torch.cat([priors.points - reach, priors.points + reach], dim=1))

@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from detkit.config import get_cfg
-from lsnet.tasks import Task
+from lsnet.tasks import ContourTask, PoseTask, Task
 
 from .cases import GoldenCase
 from .compare import Recorder
@@ -102,9 +102,9 @@ def objects_of(compared: ComparedArrays, task: Task, num_images: int) -> list[In
 def _landmarks(compared: ComparedArrays, task: Task, i: int) -> Tensor:
     """(N, V, 3)."""
     extremes = compared.tensor(f"gt_extremes{i}").reshape(-1, 5, 2)[:, :4] if f"gt_extremes{i}" in compared else None
-    if task.name == "pose":
+    if isinstance(task, PoseTask):
         return compared.tensor(f"gt_keypoints{i}").reshape(-1, task.landmarks.num_landmarks, 3)
-    if task.name == "segm":
+    if isinstance(task, ContourTask):
         compared.seen.add(f"gt_polygons{i}")  # those of one part; the scalars have all
         objects = compared.case.meta["scalars"]["gt_polygon_list"][i]
         points = torch.tensor(np.stack([max(map(_points, parts), key=_area) for parts in objects])).float()

@@ -124,7 +124,10 @@ def official_regression(case: GoldenCase, model: DenseDetector, outputs: DenseOu
     if code in ("facebookresearch/detectron2", "sfzhang15/ATSS") or not hasattr(coder, "distances"):
         return outputs.boxes
     in_pixels = case.kind == "inference" and coder.form == "relu" and code != "aim-uofa/AdelaiDet"
-    return [coder.distances(raw) * (stride if in_pixels else 1) for raw, stride in zip(outputs.boxes, model.strides, strict=True)]
+    return [
+        coder.distances(raw) * (stride if in_pixels else 1)
+        for raw, stride in zip(outputs.boxes, model.prior_generator.strides, strict=True)
+    ]
 
 
 @torch.no_grad()
@@ -145,7 +148,7 @@ def targets_of(
     case: GoldenCase, model: DenseDetector, gt: GroundTruth, priors: Priors, sizes: Sequence[tuple[int, int]]
 ) -> tuple[HardAssignment, DenseTargets]:
     """What the model learns from a batch, with Detectron2's rule for ties where its code computed the case."""
-    assignment = model.assign(priors, gt, None, sizes)
+    assignment = model.pipeline.assign(priors, gt, None, sizes)
     if code_of(case) == "facebookresearch/detectron2":
         tied = [with_detectron2_ties(model.assigner, boxes[valid], priors) for boxes, valid in zip(gt.boxes, gt.valid, strict=True)]
         assignment = HardAssignment(torch.stack(tied))

@@ -11,11 +11,11 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
+from torch.testing import assert_close
 
 from detkit.assigners import AssignContext, Pairs, SoftAssignment
 from detkit.assigners.candidates import CenterPrior, points_inside
 from detkit.assigners.dw import official_negative_probability, official_positive_weight
-from detkit.assigners.soft import LossForm
 from detkit.checkpoint import ConversionReport, convert_state_dict
 from detkit.checkpoint.key_maps import KEY_MAPS
 from detkit.config import get_cfg
@@ -36,15 +36,6 @@ STRIDES = (8, 16, 32, 64, 128)
 _CASES = find_cases(sets=("dw",))
 
 
-def kind_of(case: GoldenCase) -> str:
-    """What a case holds, by its content."""
-    inputs = case.meta.get("inputs") or {}
-    if case.state_shapes:
-        return "detector"
-    marks = {"loss": "cls_l0", "weighting": "reg_loss0", "pieces": "ref_conv0"}
-    return next((kind for kind, name in marks.items() if name in inputs), "unknown")
-
-
 @pytest.mark.parametrize("case", _CASES, ids=lambda case: case.id)
 def test_case(case: GoldenCase, recorder_of: RecorderOf) -> None:
     checks = {
@@ -53,10 +44,7 @@ def test_case(case: GoldenCase, recorder_of: RecorderOf) -> None:
         "weighting": (_check_weighting,),
         "pieces": (_check_center_prior, _check_refinement),
     }
-    kind = kind_of(case)
-    if kind not in checks:
-        pytest.skip(f"content of an unknown kind: {case.set_name}/{case.name}")
-    for check in checks[kind]:
+    for check in checks[case.kind]:
         check(case, recorder_of(case))
 
 
@@ -242,33 +230,32 @@ def _dense(values: Tensor, pairs: Pairs, shape: torch.Size, empty: float = 0.0) 
 
 
 def _predict(model: DW, outputs: DenseOutputs, gt: GroundTruth) -> tuple[Predictions, SoftAssignment, Priors]:
-    priors = model.priors_of(outputs.level_sizes, CPU)
-    predictions = model.decode(outputs, priors)
-    return predictions, model.assign(priors, gt, predictions, []), priors
+    predictions, priors = model.pipeline.decode(outputs)
+    return predictions, model.pipeline.assign(priors, gt, predictions, []), priors
 
 
 @torch.no_grad()
 def _compare_weighting(recorder: Recorder, case: GoldenCase, model: DW, outputs: DenseOutputs, gt: GroundTruth) -> None:
     """Candidate bags, prior, scores and weights of all images, and the normalizers."""
     predictions, assignment, priors = _predict(model, outputs, gt)
-    values = assignment.pairs.look_up(predictions, gt)
+    values, pairs = assignment.values, assignment.pairs
     prior = model.assigner.center_prior(assignment.pairs, gt, priors)
     ours = {
         "center_prior": prior if model.assigner.prior == "soft" else (prior > model.assigner.prior_threshold).float(),
         "iou": elementwise_iou(values.boxes, values.gt_boxes),
         "p_loc": (-5 * giou_loss(values.boxes, values.gt_boxes)).exp(),
         "p_cls": values.score,
-        "w_pos": assignment.positive_weight,
-        "p_neg": assignment.negative_weight,
+        "w_pos": assignment.positive_weight / 0.25,
+        "p_neg": official_negative_probability(elementwise_iou(values.boxes, values.gt_boxes), pairs.gt_index, gt.valid.numel()),
     }
-    assert torch.equal(assignment.positive_weight, assignment.box_weight)
+    assert_close(5 * assignment.positive_weight, assignment.box_weight)
     num_priors, num_gts = predictions.logits.shape[1], gt.valid.shape[1]
     floor = 1e-6 if case.state_shapes else 1e-9  # probabilities at the end of a network in float32
     scores = predictions.logits.sigmoid() * predictions.quality.sigmoid()[..., None]
-    negative = torch.ones_like(scores).flatten()
-    where = assignment.pairs.score_index(gt, scores.shape[-1])[assignment.owns_score]
-    negative[where] = assignment.negative_weight[assignment.owns_score]
-    negative = negative.view_as(scores) * scores**2
+    negative = (scores**2).flatten()
+    where = assignment.pairs.score_index(gt, scores.shape[-1])[assignment.counts_negative]
+    negative[where] = assignment.negative_weight[assignment.counts_negative]
+    negative = negative.view_as(scores)
     for i in (i for i in range(len(scores)) if f"anchor{i}" in case.arrays):
         mine = (assignment.pairs.prior_index // num_priors == i).nonzero().squeeze(1)
         index = (assignment.pairs.prior_index[mine] % num_priors) * num_gts + assignment.pairs.gt_index[mine] % num_gts
@@ -322,20 +309,27 @@ def _compare_weighting_part(recorder: Recorder, case: GoldenCase, k: int) -> Non
 
     given = {name: case.tensor(f"{name}{k}")[prior_index, gt_index] for name in ("prior", "iou")}
     losses_of_pairs = box_loss[prior_index, gt_index]
-    score = pairs.look_up(predictions, gt).score.detach()
-    positive = official_positive_weight(score, losses_of_pairs.detach(), given["prior"], gt_index, shape[1])
-    negative, owns_score = torch.ones_like(positive), torch.zeros_like(within)
+    values = pairs.look_up(predictions, gt)
+    positive = official_positive_weight(values.score.detach(), losses_of_pairs.detach(), given["prior"], gt_index, shape[1])
+    negative, counts_negative = torch.ones_like(positive), torch.zeros_like(within)
     negative[within] = official_negative_probability(given["iou"][within], gt_index[within], shape[1])
-    owns_score[within] = pairs.select(within).owns_score(gt, cls.shape[1])
-    form = LossForm(positive=0.25, box=0.25 * 5, negative_focus="score")
-    assignment = SoftAssignment(pairs, positive, negative, positive, torch.ones(3), form, owns_score=owns_score)
+    counts_negative[within] = pairs.select(within).last_of_score(gt, cls.shape[1])
+    assignment = SoftAssignment(
+        pairs=pairs,
+        values=values,
+        positive_weight=0.25 * positive,
+        negative_weight=negative * values.score**2,
+        box_weight=0.25 * 5 * positive,
+        normalizers=torch.ones(3),
+        counts_negative=counts_negative,
+    )
 
     recorder.close("weights", f"w_pos{k}", _dense(positive, pairs, shape), case.tensor(f"w_pos{k}"))
     recorder.close("weights", f"p_neg{k}", _dense(negative[within], pairs.select(within), shape, empty=-1.0), case.tensor(f"p_neg{k}"))
     weights = torch.ones_like(cls)
-    weights[prior_index[owns_score], classes[gt_index][owns_score]] = negative[owns_score]
+    weights[prior_index[counts_negative], classes[gt_index][counts_negative]] = negative[counts_negative]
     recorder.close("weights", f"w_neg{k}", weights * (cls * ctr) ** 2, case.tensor(f"w_neg{k}"))
-    recorder.close("losses", f"neg_avg_factor{k}", ((1 - negative) * owns_score).sum(), case.tensor(f"neg_avg_factor{k}"))
+    recorder.close("losses", f"neg_avg_factor{k}", ((1 - negative) * counts_negative).sum(), case.tensor(f"neg_avg_factor{k}"))
 
     criterion = WeightedCriterion(num_classes=cls.shape[1], box_loss=lambda pred, target: losses_of_pairs)
     losses = criterion(predictions, assignment, gt, Priors(Grid(((1, shape[0]),), (1,), 0.5, CPU), square_anchors([1])))

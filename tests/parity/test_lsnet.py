@@ -16,9 +16,9 @@ from detkit.checkpoint.key_maps import KEY_MAPS
 from detkit.geometry import Priors, box_areas
 from detkit.structures import GroundTruth, HardAssignment
 from lsnet import LSNet
-from lsnet.coding import cross_coordinates
-from lsnet.corner_targets import class_weights, corner_targets, gaussian_focal_loss
-from lsnet.criterion import Positives, Stage, vector_targets
+from lsnet.corners import class_weights, corner_targets, gaussian_focal_loss
+from lsnet.criterion import Positives, Stage, vector_pairs
+from lsnet.cross_iou import cross_coordinates
 from lsnet.detector import flatten_levels
 from lsnet.head import LSOutputs
 
@@ -43,18 +43,12 @@ class Batch:
 
     @property
     def priors(self) -> Priors:
-        return self.model.priors_of(self.outputs.level_sizes, torch.device("cpu"))
+        return self.model.prior_generator(self.outputs.level_sizes)
 
     def stages(self) -> list[Stage]:
         """Both stages with their assignments."""
-        model, priors = self.model, self.priors
-        predictions = model.decode(self.outputs, priors)
-        found = []
-        for assigner, vectors in ((model.init_assigner, self.outputs.init), (model.refine_assigner, self.outputs.refine)):
-            assignment = model.assign_by(assigner, priors, self.gt, predictions, self.sizes)
-            flat = {name: flatten_levels(maps) for name, maps in vectors.items()}
-            found.append(Stage(flat, assignment, assigner.max_positives(self.gt.valid.shape[1], priors)))
-        return found
+        predictions, priors = self.model.pipeline.decode(self.outputs)
+        return self.model.stages(self.outputs, predictions, priors, self.gt, self.sizes)
 
 
 @pytest.mark.parametrize("case", [case for case in _CASES if case.state_shapes], ids=lambda case: case.id)
@@ -98,7 +92,7 @@ def test_losses_of_given_outputs(case: GoldenCase, recorder_of: RecorderOf) -> N
     model = build_model(cfg)
 
     def leaves(name: str) -> list[Tensor]:
-        return [compared.tensor(f"{name}_l{level}").requires_grad_() for level in range(len(model.strides))]
+        return [compared.tensor(f"{name}_l{level}").requires_grad_() for level in range(len(model.prior_generator.strides))]
 
     vectors = {stage: {s.name: leaves(f"{s.name}_{stage}") for s in model.task.sets} for stage in STAGES}
     outputs = LSOutputs(leaves("cls"), vectors["init"], vectors["refine"])
@@ -194,13 +188,13 @@ def _compare_rows(compared: ComparedArrays, batch: Batch, stage_name: str, stage
         name = f"loss_{landmarks.name}_{stage_name}"
         compared.equal(f"{name}.level", place[order][:, 0])
         compared.equal(f"{name}.row", place[order][:, 1])
-        offsets = vector_targets(landmarks, positives, batch.gt, priors).offsets
-        target = cross_coordinates(offsets, 0.0).flatten(2)[positives.valid][order]
+        pairs = vector_pairs(stage.vectors[landmarks.name], landmarks, positives, batch.gt, priors)
+        target = cross_coordinates(pairs.offsets, 0.0).flatten(2)[positives.valid][order]
         compared.close("losses", f"{name}.target", target, floor=5e-6)  # contours are stored to a ten-thousandth of a pixel
-        side = cross_coordinates(torch.where(offsets >= 0, 1.0, -1.0), 0.0) > 0
+        side = cross_coordinates(torch.where(pairs.offsets >= 0, 1.0, -1.0), 0.0) > 0
         compared.equal(f"{name}.side", side.flatten(2)[positives.valid][order])
         weight = head_of(compared.case)[name]["loss_weight"]
-        rows = weight * model.criterion.rows(stage.vectors[landmarks.name], landmarks, positives, batch.gt, priors)[positives.valid]
+        rows = weight * model.criterion.vector_loss(pairs)[positives.valid]
         compared.close("losses", f"{name}.loss", rows[order], floor=1e-6)
         count = scalars[f"{name}.avg_factor"]
         per_level = torch.zeros(priors.grid.num_levels).index_add_(0, place[:, 0], rows) / count

@@ -14,10 +14,20 @@ from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_FLIP_MAP,
 from numpy.typing import NDArray
 
 from detkit.data import Motion, polygons_of
-from lsnet.contours import contours_of, mirrored_contour, oriented, resampled, started_at_top
-from lsnet.extremes import box_side_midpoints, extreme_points
-from lsnet.finders import ContourFinder, ExtremePointFinder, KeypointFinder, LandmarkFinder
-from lsnet.mapper import keypoint_boxes
+from lsnet.finders import (
+    ContourFinder,
+    ExtremePointFinder,
+    KeypointFinder,
+    LandmarkFinder,
+    box_side_midpoints,
+    contours_of,
+    extreme_points,
+    keypoint_box,
+    mirrored_contour,
+    oriented,
+    resampled,
+    started_at_top,
+)
 
 from .cases import GoldenCase, find_cases
 from .compare import Recorder
@@ -73,7 +83,7 @@ def _compare_image(compared: Compared, number: int, image: dict[str, Any]) -> No
     compared.close(f"extremes{number}", _with_centers(found(ExtremePointFinder()), boxes))
     compared.close(f"extremes_flip_horizontal{number}", _with_centers(found(ExtremePointFinder(), mirror), mirror.apply_box(boxes)))
     compared.close(f"extremes_flip_vertical{number}", _with_centers(found(ExtremePointFinder(), upside_down), upside_down.apply_box(boxes)))
-    compared.close(f"border_centers{number}", _with_centers(box_side_midpoints(boxes), boxes))
+    compared.close(f"border_centres{number}", _with_centers(box_side_midpoints(boxes), boxes))
 
     contours = found(ContourFinder(num_points))
     bounds = np.concatenate([contours.min(axis=1), contours.max(axis=1)], axis=1)
@@ -102,7 +112,7 @@ def _compare_keypoints(compared: Compared, number: int, size: tuple[int, int]) -
     compared.close(f"kps_bbox{number}", _with_centers(keypoints[..., :2], boxes))
     # without a labeled keypoint the official code has a box that no location matches; we leave the object out
     known = (keypoints[..., 2] > 0).any(axis=1)
-    around = keypoint_boxes(keypoints)
+    around = np.stack([keypoint_box(points) for points in keypoints])
     assert not around[~known].any()
     compared.close(f"kbox{number}", around[known], rows=known)
     compared.close(f"kps_kbox{number}", _with_centers(keypoints[..., :2], around)[known], rows=known)

@@ -108,11 +108,11 @@ def _losses(case: GoldenCase, k: int, model: DenseDetector, outputs: DenseOutput
     num_images = len(outputs.logits[0])
     sizes = [tuple(case.hyperparameters["image_hw"])] * num_images
     gt = ground_truth_of(case, num_images, f"c{k}_")
-    priors = model.priors_of(outputs.level_sizes, torch.device("cpu"))
+    priors = model.prior_generator(outputs.level_sizes)
     assignment, targets = targets_of(case, model, gt, priors, sizes)
     if "loss_normalizer" in case.meta["cases"][k]:
         _replay_average(case, k, model, float(targets.positive.sum()))
-    return model.criterion(model.decode(outputs, priors), assignment, gt, priors)
+    return model.criterion(model.pipeline.decode(outputs)[0], assignment, gt, priors)
 
 
 def _replay_average(case: GoldenCase, k: int, model: DenseDetector, positives: float) -> None:
@@ -143,6 +143,6 @@ def _bare_with_classes(case: GoldenCase, settings: dict[str, Any]) -> DenseDetec
 
 
 def _level_outputs(case: GoldenCase, model: DenseDetector) -> DenseOutputs:
-    levels = range(len(model.strides))
+    levels = range(len(model.prior_generator.strides))
     boxes = [_raw_of(case, model, case.tensor(f"reg{level}")) for level in levels]
     return DenseOutputs([case.tensor(f"cls{level}") for level in levels], boxes, [case.tensor(f"ctr{level}") for level in levels])

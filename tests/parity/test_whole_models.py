@@ -71,11 +71,11 @@ def test_training(case: GoldenCase, recorder_of: Callable[[GoldenCase], Recorder
     train_mode(model).zero_grad()
     _compare_maps(recorder, case, model, inputs)
     _, _, outputs, sizes = run_network_with_gradient(model, inputs)
-    priors = model.priors_of(outputs.level_sizes, outputs.logits[0].device)
+    priors = model.prior_generator(outputs.level_sizes)
     assignment, targets = targets_of(case, model, gt, priors, sizes)
     _compare_targets(recorder, case, model, priors, assignment, targets)
 
-    losses = model.criterion(model.decode(outputs, priors), assignment, gt, priors)
+    losses = model.criterion(model.pipeline.decode(outputs)[0], assignment, gt, priors)
     recorder.close("losses", "losses", torch.stack(list(losses.values())), _stored_losses(case))
     sum(losses.values()).backward()
     _compare_gradients(recorder, case, model, report.source)

@@ -15,7 +15,7 @@ from PIL import Image
 from detkit.config import SafeCfgNode
 from detkit.data import register_coco_folder
 from detkit.engine.run_record import save_run_record
-from tests.tiny import tiny_cfg
+from tests.toys.detectors import tiny_cfg
 
 DATASET = "report_test"
 SIZE = (96, 128)

@@ -16,7 +16,7 @@ from detkit.data import register_crowdhuman
 from detkit.evaluation import inference_folder
 from detkit.evaluation.crowdhuman import CrowdHumanEvaluator
 from detkit.report import ReportError, write_report
-from tests.tiny import tiny_cfg
+from tests.toys.detectors import tiny_cfg
 
 from .test_page import text_of
 

@@ -26,9 +26,7 @@ from sparsercnn.interaction import DynamicInteraction
 from sparsercnn.postprocess import SetPostprocessor
 from sparsercnn.proposals import LearnedProposals, image_boxes
 from sparsercnn.stage import FeedForward, SelfAttention, Stage
-from tests.tiny import TinyPyramid, random_inputs
-
-from .tiny import build_tiny, tiny_sparse_cfg
+from tests.toys.detectors import TinyPyramid, build_tiny, random_inputs, tiny_sparse_cfg
 
 
 def losses_of(model: SparseRCNN, inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -89,7 +87,7 @@ def test_an_earlier_stage_may_give_the_detections() -> None:
         (expected,) = last.postprocessor(outputs.logits[0], outputs.boxes[0], [(96, 128)])
         assert not torch.equal(found.scores, last(inputs)[0]["instances"].scores)
     torch.testing.assert_close(found.scores, detector_postprocess(expected, 96, 128).scores)
-    with pytest.raises(ValueError, match=r"TEST\.STAGE is 5, but there are 2 stages"):
+    with pytest.raises(ValueError, match=r"TEST\.STAGE is 5\. It has to be in"):
         build_tiny("TEST.STAGE", 5)
 
 
@@ -199,28 +197,34 @@ def test_softmax_variant() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("HEAD.CLASSIFIER", "softmax", r"HUNGARIAN\.CLASS_COST is 'focal'.*HEAD\.CLASSIFIER 'softmax' set it to 'softmax'"),
-        ("PROPOSAL_INIT", "corner", r"PROPOSAL_INIT must be one of center, grid, image, random, not 'corner'"),
-        ("HEAD.INTERACTION", "static", "HEAD.INTERACTION 'static' .* set HEAD.SELF_ATTENTION False"),
-        ("HEAD.INTERACTION", "magic", r"HEAD\.INTERACTION must be one of attention, concat, dynamic, static, not 'magic'"),
+        ("HEAD.CLASSIFIER", "softmax", r"ASSIGNERS\.HUNGARIAN\.CLASS_COST is 'focal'\. It has to be one of 'softmax'"),
+        (
+            "PROPOSAL_INIT",
+            "corner",
+            r"SPARSE_RCNN\.PROPOSAL_INIT is 'corner'\. It has to be one of 'center', 'grid', 'image'",
+        ),
+        ("HEAD.INTERACTION", "static", "SPARSE_RCNN.HEAD.SELF_ATTENTION is True. It has to be False with HEAD.INTERACTION 'static'"),
+        ("HEAD.INTERACTION", "magic", r"HEAD\.INTERACTION is 'magic'\. It has to be one of 'attention', 'concat', 'dynamic', 'static'"),
         ("IN_FEATURES", ["p2", "p3"], r"IN_FEATURES names \['p2'\]"),
         ("IN_FEATURES", [], "IN_FEATURES names no level"),
         ("IN_FEATURES", ["p4", "p3"], "IN_FEATURES is .* from fine to coarse"),
-        ("IN_FEATURES", ["p3", "p5"], "IN_FEATURES is .* half as fine"),
-        ("NUM_STAGES", 0, r"NUM_STAGES is 0; it has to lie in \[1, inf\)"),
+        ("IN_FEATURES", ["p3", "p5"], "IN_FEATURES is .*p5.*half as fine"),
+        ("NUM_STAGES", 0, r"MODEL\.SPARSE_RCNN\.NUM_STAGES is 0\. It has to be in \[1, inf\)"),
         (
             "ASSIGNER",
             "ATSSAssigner",
-            "SPARSE_RCNN.ASSIGNER is 'ATSSAssigner', which labels the cells of a grid.*Take one of HungarianAssigner",
+            "SPARSE_RCNN.ASSIGNER is 'ATSSAssigner', which labels the cells of a grid.*It has to be one of 'HungarianAssigner'",
         ),
         ("ASSIGNER", "DWAssigner", "SPARSE_RCNN.ASSIGNER is 'DWAssigner', which gives weights"),
-        ("HEAD.PRIOR_PROB", 0.0, r"PRIOR_PROB is 0.0; it has to lie in \(0, 1\)"),
+        ("HEAD.PRIOR_PROB", 0.0, r"PRIOR_PROB is 0.0\. It has to be in \(0, 1\)"),
         ("POOLER.RESOLUTION", 0, "POOLER.RESOLUTION is 0"),
-        ("BOX_CODER.DELTA_WEIGHTS", [1.0, 0.0, 1.0, 1.0], "DELTA_WEIGHTS is .* has to lie in"),
-        ("BOX_CODER.DELTA_WEIGHTS", [1.0, 1.0], "DELTA_WEIGHTS takes four numbers"),
+        ("BOX_CODER.DELTA_WEIGHTS", [1.0, 0.0, 1.0, 1.0], "DELTA_WEIGHTS is .* has to be in"),
+        ("BOX_CODER.DELTA_WEIGHTS", [1.0, 1.0], "DELTA_WEIGHTS is .* four numbers"),
+        ("LOSS.NO_OBJECT_WEIGHT", 0.2, "NO_OBJECT_WEIGHT is 0.2, but HEAD.CLASSIFIER 'sigmoid' does not read it"),
+        ("TEST.STAGE", 7, r"MODEL.SPARSE_RCNN.TEST.STAGE is 7. It has to be in"),
         ("HEAD.NUM_ATTENTION_HEADS", 0, "NUM_ATTENTION_HEADS is 0"),
-        ("HEAD.NUM_ATTENTION_HEADS", 5, "NUM_ATTENTION_HEADS is 5, which does not divide the 32 channels"),
-        ("LOSS.NORMALIZER", "images", "LOSS.NORMALIZER must be 'objects' or 'matches', not 'images'"),
+        ("HEAD.NUM_ATTENTION_HEADS", 5, "NUM_ATTENTION_HEADS is 5. It has to be a divisor of the 32 channels"),
+        ("LOSS.NORMALIZER", "images", "LOSS.NORMALIZER is 'images'. It has to be one of 'objects', 'matches'"),
     ],
 )
 def test_values_that_cannot_be(key: str, value: Any, message: str) -> None:

@@ -17,9 +17,7 @@ from sparsercnn.interaction import AttentionInteraction, ConcatInteraction, Dyna
 from sparsercnn.postprocess import SetPostprocessor
 from sparsercnn.proposals import INITIAL_BOXES, LearnedProposals, grid_boxes
 from sparsercnn.stage import BoxEncoding
-from tests.tiny import random_inputs
-
-from .tiny import build_tiny
+from tests.toys.detectors import build_tiny, random_inputs
 
 BINS, CHANNELS = 9, 16
 

@@ -16,9 +16,8 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from sparsercnn.pictures import side_by_side, stage_pictures
-from tests.engine.toy import make_toy_data, register_toy_data
-
-from .tiny import build_tiny, tiny_sparse_cfg
+from tests.toys.datasets import make_toy_data, register_toy_data
+from tests.toys.detectors import build_tiny, tiny_sparse_cfg
 
 PATH = Path(__file__).parents[2] / "tools" / "sparsercnn_stages.py"
 
@@ -34,7 +33,6 @@ def run_tool(*args: str) -> None:
 @pytest.fixture
 def trained(tmp_path: Path) -> tuple[str, ...]:
     """Config file and overrides of a model with weights, on toy data."""
-    (tmp_path / "data").mkdir()
     name = register_toy_data(make_toy_data(tmp_path / "data", num_images=3), "toy_stages")
     return save_model(tmp_path, "DATASETS.TEST", (name,))
 

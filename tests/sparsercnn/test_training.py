@@ -11,10 +11,9 @@ from detectron2.modeling import build_model
 from detkit.assigners import NonFiniteCostError
 from detkit.checkpoint import read_checkpoint
 from detkit.engine import Trainer
-from tests.engine.toy import make_toy_data, register_toy_data
-from tests.integration.test_overfit import average_precision, make_batch
-
-from .tiny import tiny_sparse_cfg
+from tests.toys.batch import average_precision, make_batch
+from tests.toys.datasets import make_toy_data, register_toy_data
+from tests.toys.detectors import tiny_sparse_cfg
 
 
 def test_one_batch_is_learned_by_heart() -> None:
@@ -35,7 +34,6 @@ def test_one_batch_is_learned_by_heart() -> None:
 @pytest.fixture
 def cfg(tmp_path: Path):
     """Four iterations of four images in two parts, averaged weights, a checkpoint after two."""
-    (tmp_path / "data").mkdir()
     cfg = tiny_sparse_cfg()
     cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (register_toy_data(make_toy_data(tmp_path / "data"), "toy_sparse"),)
     cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.ASPECT_RATIO_GROUPING = 0, False

@@ -28,8 +28,7 @@ from detkit.tta import (
     standard_fields,
 )
 from tests.config.architectures import CONFIGS, config_name, read
-from tests.sparsercnn.tiny import tiny_sparse_cfg
-from tests.tiny import random_inputs, tiny_cfg
+from tests.toys.detectors import random_inputs, tiny_cfg, tiny_sparse_cfg
 
 LEFT_RIGHT = (1, 0, 2)
 

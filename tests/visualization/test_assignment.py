@@ -9,7 +9,7 @@ from detkit.assigners import AssignContext, Assigner, SoftAssignment
 from detkit.structures import HardAssignment
 from detkit.visualization import assignment_pictures
 from detkit.visualization.style import CATEGORICAL
-from tests.tiny import LEVELS, random_inputs, tiny_cfg
+from tests.toys.detectors import LEVELS, random_inputs, tiny_cfg
 
 
 class PickTwo(Assigner):
@@ -28,7 +28,7 @@ class PickTwoSoftly(PickTwo):
 
     def forward(self, context: AssignContext) -> SoftAssignment:
         assert context.predictions is not None
-        return SoftAssignment.from_hard(super().forward(context), context.gt)
+        return SoftAssignment.from_hard(super().forward(context), context.gt, context.predictions)
 
 
 @pytest.mark.parametrize("assigner", [PickTwo(), PickTwoSoftly()])
@@ -61,9 +61,9 @@ def test_counts_are_those_of_the_model(method: str) -> None:
     pictures = assignment_pictures(model, inputs)
     assert model.training
     images = model.preprocess_image(inputs)
-    sizes = [(images.tensor.shape[2] // stride, images.tensor.shape[3] // stride) for stride in model.strides]
+    sizes = [(images.tensor.shape[2] // stride, images.tensor.shape[3] // stride) for stride in model.prior_generator.strides]
     gt = model.ground_truth([x["instances"] for x in inputs])
-    expected = model.assign(model.priors_of(sizes, torch.device("cpu")), gt, None, images.image_sizes).gt_index
+    expected = model.pipeline.assign(model.prior_generator(sizes), gt, None, images.image_sizes).gt_index
     for picture, index in zip(pictures, expected, strict=True):
         assert picture.per_object == tuple(torch.bincount(index[index >= 0], minlength=3).tolist())
         assert sum(picture.per_level) == sum(picture.per_object)

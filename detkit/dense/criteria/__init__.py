@@ -1,7 +1,17 @@
 """Losses of whole detectors: predictions and an assignment to a dict of scalars."""
 
-from .box_losses import BoxTerm, DecodedBoxLoss, EncodedBoxLoss, IoUQuality, centerness_quality
-from .dense import DenseCriterion, centerness_weights, uniform_weights
+from .labels import (
+    BoxComparison,
+    BoxTerm,
+    DenseTargets,
+    LabelCriterion,
+    centerness_quality,
+    centerness_weights,
+    decoded_box_loss,
+    encoded_box_loss,
+    iou_quality,
+    uniform_weights,
+)
 from .normalizers import (
     AllPriorsNormalizer,
     Denominators,
@@ -10,24 +20,24 @@ from .normalizers import (
     Normalizer,
     PositivesNormalizer,
 )
-from .targets import DenseTargets
 from .weighted import WeightedCriterion
 
 __all__ = [
     "AllPriorsNormalizer",
+    "BoxComparison",
     "BoxTerm",
-    "DecodedBoxLoss",
     "Denominators",
-    "DenseCriterion",
     "DenseTargets",
-    "EncodedBoxLoss",
-    "IoUQuality",
+    "LabelCriterion",
     "MovingAverageNormalizer",
     "MovingClassNormalizer",
     "Normalizer",
     "PositivesNormalizer",
+    "WeightedCriterion",
     "centerness_quality",
     "centerness_weights",
-    "WeightedCriterion",
+    "decoded_box_loss",
+    "encoded_box_loss",
+    "iou_quality",
     "uniform_weights",
 ]

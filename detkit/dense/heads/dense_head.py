@@ -6,11 +6,11 @@ import math
 from functools import partial
 from typing import Any, Literal
 
-from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
-from detkit.layers import Scale, conv_tower, init_conv
+from detkit.config import Section
+from detkit.layers import Scale, Tower, init_conv
 from detkit.structures import DenseOutputs
 
 from .registry import DENSE_HEAD_REGISTRY
@@ -23,33 +23,27 @@ class DenseHead(nn.Module):
     """Classes, boxes and quality from two towers that all pyramid levels share (FCOS, section 3.2 and figure 2).
 
     Args:
-        in_channels: width of the pyramid.
         num_classes: K, without a background class.
+        in_channels: width of the pyramid.
         num_levels: of the pyramid.
         num_anchors: A, anchors per location (1 for FCOS and ATSS).
-        channels, num_convs, norm, tower_bias: of the towers, see :func:`detkit.layers.conv_tower`.
-        num_shared_convs: convolutions of a tower before both (AdelaiDet's real-time FCOS with shared towers: 4, and ``num_convs`` 0).
-        dcn_on_last_conv: the last convolution of each tower is deformable (the "DCN" models of FCOS and ATSS).
+        tower: of which there are two, one for the classes and one for the boxes.
+        shared_tower: before both (AdelaiDet's real-time FCOS with shared towers); None: the towers start from the pyramid.
         quality: where the centerness branch sits: ``"cls"`` (FCOS as published), ``"box"`` (improved FCOS, ATSS) or ``"none"``.
         scales: one learnable factor per level on the regression.
         prior_prob: initial class probability (focal loss, section 3.3).
         box_bias: initial bias of the regression.
     """
 
-    @configurable
     def __init__(
         self,
         *,
-        in_channels: int,
         num_classes: int,
+        in_channels: int,
         num_levels: int,
+        tower: Tower,
+        shared_tower: Tower | None = None,
         num_anchors: int = 1,
-        channels: int = 256,
-        num_convs: int = 4,
-        num_shared_convs: int = 0,
-        norm: str = "GN",
-        tower_bias: bool = True,
-        dcn_on_last_conv: bool = False,
         quality: Literal["cls", "box", "none"] = "box",
         scales: bool = True,
         prior_prob: float = 0.01,
@@ -60,12 +54,12 @@ class DenseHead(nn.Module):
             raise ValueError(f"The quality branch sits on 'cls', on 'box' or is 'none', not '{quality}'.")
         self.num_classes = num_classes
         self.quality_on = quality
-        tower = partial(conv_tower, norm=norm, bias=tower_bias, num_levels=num_levels)
-        self.shared_tower = tower(in_channels, channels, num_convs=num_shared_convs)
-        width = channels if num_shared_convs else in_channels
-        self.cls_tower = tower(width, channels, num_convs=num_convs, num_deformable=int(dcn_on_last_conv))
-        self.box_tower = tower(width, channels, num_convs=num_convs, num_deformable=int(dcn_on_last_conv))
-        width = channels if num_convs else width
+        shared_tower = shared_tower or Tower(num_convs=0)
+        self.shared_tower = shared_tower.build(in_channels, num_levels)
+        width = shared_tower.out_channels(in_channels)
+        self.cls_tower = tower.build(width, num_levels)
+        self.box_tower = tower.build(width, num_levels)
+        width = tower.out_channels(width)
         self.cls_score = Conv2d(width, num_anchors * num_classes, kernel_size=3, padding=1)
         self.box_pred = Conv2d(width, num_anchors * 4, kernel_size=3, padding=1)
         self.quality = Conv2d(width, num_anchors, kernel_size=3, padding=1) if quality != "none" else None
@@ -76,35 +70,31 @@ class DenseHead(nn.Module):
             init_conv(self.quality)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """From the keys of a detector, ``cfg.MODEL.FCOS`` or another; what follows from the pyramid is handed over beside them.
+    def from_config(cls, node: Section) -> dict[str, Any]:
+        """From the section of a detector.
 
         Raises:
-            ValueError: a key that only :class:`detkit.dense.heads.TOODHead` heeds.
+            ConfigError: a key that only :class:`detkit.dense.heads.TOODHead` reads.
         """
-        if cfg.HEAD.DCN_ON_FIRST_CONVS:
-            raise ValueError("HEAD.DCN_ON_FIRST_CONVS belongs to TOODHead: set HEAD.DCN_ON_LAST_CONV here.")
+        node.refuse_unread(("HEAD.COARSE_BOX", "HEAD.DCN_ON_FIRST_CONVS"), cls.__name__)
+        tower = partial(Tower, channels=node.HEAD.CHANNELS, norm=node.HEAD.NORM, bias=node.HEAD.TOWER_BIAS)
+        last = node.HEAD.NUM_CONVS - 1
         return {
-            "num_classes": cfg.NUM_CLASSES,
-            "channels": cfg.HEAD.CHANNELS,
-            "num_convs": cfg.HEAD.NUM_CONVS,
-            "num_shared_convs": cfg.HEAD.NUM_SHARED_CONVS,
-            "norm": cfg.HEAD.NORM,
-            "tower_bias": cfg.HEAD.TOWER_BIAS,
-            "dcn_on_last_conv": cfg.HEAD.DCN_ON_LAST_CONV,
-            "quality": cfg.HEAD.QUALITY,
-            "scales": cfg.HEAD.SCALES,
-            "prior_prob": cfg.HEAD.PRIOR_PROB,
-            "box_bias": cfg.HEAD.BOX_BIAS,
+            "tower": tower(num_convs=node.HEAD.NUM_CONVS, deformable=[last] if node.HEAD.DCN_ON_LAST_CONV else []),
+            "shared_tower": tower(num_convs=node.HEAD.NUM_SHARED_CONVS),
+            "quality": node.HEAD.QUALITY,
+            "scales": node.HEAD.SCALES,
+            "prior_prob": node.HEAD.PRIOR_PROB,
+            "box_bias": node.HEAD.BOX_BIAS,
         }
 
     def forward(self, features: list[Tensor]) -> DenseOutputs:
         """Raw outputs of features (B, C, H, W), one per level from fine to coarse."""
         logits, boxes, quality = [], [], []
         for level, (feature, scale) in enumerate(zip(features, self.scales, strict=True)):
-            feature = self.shared_tower(feature, level)
-            cls_feature = self.cls_tower(feature, level)
-            box_feature = self.box_tower(feature, level)
+            shared = self.shared_tower(feature, level)
+            cls_feature = self.cls_tower(shared, level)
+            box_feature = self.box_tower(shared, level)
             logits.append(self.cls_score(cls_feature))
             boxes.append(self.regress(box_feature, scale))
             if self.quality is not None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, get_norm
 from torch import Tensor, nn
 
+from detkit.config import Section
 from detkit.geometry import DeltaBoxCoder, Grid, Priors, boxes_to_ltrb, ltrb_to_boxes, square_anchors
-from detkit.layers import Scale, conv_tower, init_conv, sample_channels
+from detkit.layers import Scale, Tower, init_conv, sample_channels
 from detkit.structures import DenseOutputs
 
 from .registry import DENSE_HEAD_REGISTRY
@@ -79,33 +78,26 @@ class TOODHead(nn.Module):
     box is read at a predicted position nearby (equation 6); where that gives no valid box, the coarse one stays (mmdetection).
 
     Args:
-        in_channels: width of the pyramid.
         num_classes: K, without a background class.
+        in_channels: width of the pyramid.
         num_levels: of the pyramid.
         num_anchors: per location, must be 1.
-        channels: of all layers.
-        num_convs: of the tower, 6 in the paper.
-        norm, tower_bias: of the tower, see :func:`detkit.layers.conv_tower`.
-        num_deformable: how many of its first convolutions are deformable, with four groups of offsets: 2 in the "dconv" models.
+        tower: of both tasks, with 6 convolutions in the paper; the first two are deformable with four groups of offsets in the "dconv"
+            models. Its width is that of all layers.
         coarse_box: ``"point"``: exponential distances to the location; ``"anchor"``: deltas of a square anchor.
         anchor_scale: side of that anchor in strides.
         grid_offset: where a location lies in its cell, see :class:`detkit.geometry.Grid`.
         prior_prob: initial value of both factors of the class probability.
     """
 
-    @configurable
     def __init__(
         self,
         *,
-        in_channels: int,
         num_classes: int,
+        in_channels: int,
         num_levels: int,
+        tower: Tower,
         num_anchors: int = 1,
-        channels: int = 256,
-        num_convs: int = 6,
-        norm: str = "GN",
-        tower_bias: bool = False,
-        num_deformable: int = 0,
         coarse_box: Literal["point", "anchor"] = "point",
         anchor_scale: float = 8.0,
         grid_offset: float = 0.5,
@@ -114,28 +106,23 @@ class TOODHead(nn.Module):
         super().__init__()
         if num_anchors != 1:
             raise ValueError(f"TOODHead predicts one box per location, not {num_anchors}: give ANCHORS one scale and one ratio.")
-        if not 0 <= num_deformable <= num_convs or num_convs < 1:
-            raise ValueError(
-                f"TOODHead's tower has {num_convs} convolutions, {num_deformable} of them deformable: HEAD.NUM_CONVS must be at least 1 "
-                "and HEAD.DCN_ON_FIRST_CONVS at most that."
-            )
+        if tower.num_convs < 1:
+            raise ValueError("TOODHead's tower needs one convolution at least.")
         if coarse_box not in ("point", "anchor"):
             raise ValueError(f"TOODHead's coarse boxes start from a 'point' or an 'anchor', not '{coarse_box}'.")
+        channels, width = tower.channels, tower.num_convs * tower.channels
         self.num_classes = num_classes
         self.coarse_box = coarse_box
         self.grid_offset = grid_offset
         self.cell_anchors = square_anchors([1], [anchor_scale])
         self.delta_coder = DeltaBoxCoder(clamp_below=True)
-        tower = partial(conv_tower, channels=channels, norm=norm, bias=tower_bias)
-        deformable = tower(in_channels, num_convs=num_deformable, num_deformable=num_deformable, offset_groups=4)
-        plain = tower(channels if num_deformable else in_channels, num_convs=num_convs - num_deformable)
-        self.tower = nn.Sequential(*deformable, *plain)
-        self.cls_decomposition = TaskDecomposition(num_layers=num_convs, channels=channels, norm=norm)
-        self.box_decomposition = TaskDecomposition(num_layers=num_convs, channels=channels, norm=norm)
+        self.tower = tower.build(in_channels)
+        self.cls_decomposition = TaskDecomposition(num_layers=tower.num_convs, channels=channels, norm=tower.norm)
+        self.box_decomposition = TaskDecomposition(num_layers=tower.num_convs, channels=channels, norm=tower.norm)
         self.cls_score = Conv2d(channels, num_classes, kernel_size=3, padding=1)
         self.box_pred = Conv2d(channels, 4, kernel_size=3, padding=1)
-        self.alignment = _interactive_predictor(num_convs * channels, channels // 4, 1)
-        self.offset_pred = _interactive_predictor(num_convs * channels, channels // 4, 8, std=0.001)
+        self.alignment = _interactive_predictor(width, channels // 4, 1)
+        self.offset_pred = _interactive_predictor(width, channels // 4, 8, std=0.001)
         self.scales = nn.ModuleList(Scale() for _ in range(num_levels))
         bias = -math.log((1 - prior_prob) / prior_prob)
         init_conv(self.cls_score, bias=bias)
@@ -143,30 +130,34 @@ class TOODHead(nn.Module):
         nn.init.constant_(self.alignment[-1].bias, bias)  # type: ignore[arg-type]
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """From the keys of a detector, ``cfg.MODEL.FCOS`` or another. ``HEAD.SCALES`` and ``BOX_BIAS`` make no difference.
+    def from_config(cls, node: Section) -> dict[str, Any]:
+        """From the section of a detector.
 
         Raises:
-            ValueError: keys that only a head of another kind can follow.
+            ConfigError: keys that only a head of another kind can follow.
         """
-        if cfg.BOX_CODER.NAME != "linear" or cfg.HEAD.QUALITY != "none":
-            raise ValueError(
-                "TOODHead decodes its boxes and has no quality branch: set BOX_CODER.NAME 'linear' and HEAD.QUALITY 'none' "
-                f"(they are '{cfg.BOX_CODER.NAME}' and '{cfg.HEAD.QUALITY}')."
-            )
-        if cfg.HEAD.DCN_ON_LAST_CONV:
-            raise ValueError("TOODHead's deformable convolutions are its first ones: set HEAD.DCN_ON_FIRST_CONVS, not DCN_ON_LAST_CONV.")
+        reason = "for TOODHead, which decodes its boxes and has no quality branch"
+        for key, value in (("BOX_CODER.NAME", "linear"), ("HEAD.QUALITY", "none")):
+            if node.value(key) != value:
+                raise node.refusal(key, f"'{value}' {reason}")
+        for key in ("ANCHORS.SCALES", "ANCHORS.RATIOS"):
+            if len(node.value(key)) != 1:
+                raise node.refusal(key, "a single number for TOODHead, which predicts one box per location")
+        node.check({"HEAD.NUM_CONVS": "[1, inf)", "HEAD.DCN_ON_FIRST_CONVS": f"[0, {node.HEAD.NUM_CONVS}]"})
+        node.refuse_unread(("HEAD.DCN_ON_LAST_CONV", "HEAD.NUM_SHARED_CONVS", "HEAD.SCALES", "HEAD.BOX_BIAS"), "TOODHead")
         return {
-            "num_classes": cfg.NUM_CLASSES,
-            "channels": cfg.HEAD.CHANNELS,
-            "num_convs": cfg.HEAD.NUM_CONVS,
-            "norm": cfg.HEAD.NORM,
-            "tower_bias": cfg.HEAD.TOWER_BIAS,
-            "num_deformable": cfg.HEAD.DCN_ON_FIRST_CONVS,
-            "coarse_box": cfg.HEAD.COARSE_BOX,
-            "anchor_scale": cfg.ANCHORS.SCALES[0],
-            "grid_offset": cfg.ANCHORS.OFFSET,
-            "prior_prob": cfg.HEAD.PRIOR_PROB,
+            "tower": Tower(
+                channels=node.HEAD.CHANNELS,
+                num_convs=node.HEAD.NUM_CONVS,
+                norm=node.HEAD.NORM,
+                bias=node.HEAD.TOWER_BIAS,
+                deformable=range(node.HEAD.DCN_ON_FIRST_CONVS),
+                offset_groups=4,
+            ),
+            "coarse_box": node.HEAD.COARSE_BOX,
+            "anchor_scale": node.ANCHORS.SCALES[0],
+            "grid_offset": node.ANCHORS.OFFSET,
+            "prior_prob": node.HEAD.PRIOR_PROB,
         }
 
     def forward(self, features: list[Tensor]) -> DenseOutputs:

@@ -16,17 +16,16 @@ from detkit.assigners import (
     DWAssigner,
     FCOSAssigner,
     GFLAssigner,
-    LossForm,
     MuSuAssigner,
-    SoftAssignment,
     VFLAssigner,
 )
 from detkit.assigners.soft import hard_pairs
+from detkit.assigners.task_aligned import normalized_alignment
 from detkit.dense.criteria import WeightedCriterion
 from detkit.geometry import elementwise_iou
 from detkit.losses import giou_loss
 from detkit.structures import GroundTruth, HardAssignment, Predictions
-from tests.assigners.scenes import NUM_CLASSES, dense_scores, make_context
+from tests.toys.scenes import NUM_CLASSES, dense_scores, make_context
 
 
 def losses_of(context, assignment):
@@ -115,7 +114,8 @@ def test_dw_and_the_parts_of_its_negative_weight(negative):
     """DW, equations 8 and 12, on the rows of table 5."""
     context = make_context()
     result = DWAssigner(num_classes=NUM_CLASSES, negative=negative, gamma2=3.0)(context)
-    probability = DWAssigner(num_classes=NUM_CLASSES)(context).negative_weight.tolist()
+    plain_weights = DWAssigner(num_classes=NUM_CLASSES, negative="probability")(context)
+    probability = plain_weights.negative_weight.tolist()
 
     def of_pair(i, s):
         weight = {
@@ -123,15 +123,16 @@ def test_dw_and_the_parts_of_its_negative_weight(negative):
             "probability": probability[i],
             "importance": s**3,
             "none": 0.0,
-            "one_minus_positive": max(1 - float(result.positive_weight[i]), 0.0),
+            "one_minus_positive": max(1 - float(plain_weights.positive_weight[i]) / 0.25, 0.0),
         }[negative]
         return weight * -math.log(1 - s)
 
     losses = losses_of(context, result)
     assert_close(losses["loss_cls_neg"].item(), negative_sum(context, result, of_pair) / float(result.normalizers[1]), rtol=1e-5, atol=0)
     values = result.pairs.look_up(context.predictions, context.gt)
-    assert_close(losses["loss_cls_pos"], 0.25 * (result.positive_weight * -values.score.log()).sum() / 5)
-    assert_close(losses["loss_box"], 1.25 * (result.positive_weight * giou_loss(values.boxes, values.gt_boxes)).sum() / 5)
+    positive = plain_weights.positive_weight
+    assert_close(losses["loss_cls_pos"], (positive * -values.score.log()).sum() / 5)
+    assert_close(losses["loss_box"], 5 * (positive * giou_loss(values.boxes, values.gt_boxes)).sum() / 5)
 
 
 def test_the_squared_score_of_a_dw_negative_carries_gradient():
@@ -139,9 +140,10 @@ def test_the_squared_score_of_a_dw_negative_carries_gradient():
     result = DWAssigner(num_classes=NUM_CLASSES)(context)
     losses = losses_of(context, result)
     gradient = torch.autograd.grad(losses["loss_cls_neg"], context.predictions.logits)[0].flatten()
-    i = int(result.owns_score.nonzero()[5])
+    i = int(result.counts_negative.nonzero()[5])
     index = result.pairs.score_index(context.gt, NUM_CLASSES)[i]
-    s, weight = dense_scores(context.predictions).flatten()[index].detach(), result.negative_weight[i]
+    s = dense_scores(context.predictions).flatten()[index].detach()
+    weight = DWAssigner(num_classes=NUM_CLASSES, negative="probability")(context).negative_weight[i]
     expected = weight * (2 * s * -(1 - s).log() + s**2 / (1 - s)) * s * (1 - s) / result.normalizers[1]
     assert_close(gradient[index], expected)
 
@@ -149,13 +151,15 @@ def test_the_squared_score_of_a_dw_negative_carries_gradient():
 def test_musu_has_the_weights_of_table_1():
     context = make_context()
     result = MuSuAssigner()(context)
-    t = result.target.tolist()
+    score, iou = result.values.score.detach(), elementwise_iou(result.values.boxes, result.values.gt_boxes).detach()
+    target = normalized_alignment(iou**4 * score, iou, result.pairs.gt_index, context.gt.valid.numel())
+    t = target.tolist()
     losses = losses_of(context, result)
     norm = max(math.fsum(t), 1.0)
     expected = negative_sum(context, result, lambda i, s: s**2 * (1 - t[i]) ** 4 * -math.log(1 - s))
     assert_close(losses["loss_cls_neg"].item(), expected / norm, rtol=1e-5, atol=0)
     s = result.pairs.look_up(context.predictions, context.gt).score
-    assert_close(losses["loss_cls_pos"], ((s - result.target) ** 2 * result.target * -s.log()).sum() / norm)
+    assert_close(losses["loss_cls_pos"], ((s - target) ** 2 * target * -s.log()).sum() / norm)
 
 
 @pytest.mark.parametrize("weights", ["learned", "detached"])
@@ -180,23 +184,10 @@ def test_autoassign_on_the_loss_is_weighted_like_dw():
     result = AutoAssignAssigner(num_classes=NUM_CLASSES, weights="on_loss")(context)
     values = result.pairs.look_up(context.predictions, context.gt)
     losses = losses_of(context, result)
-    assert_close(losses["loss_cls_pos"], 0.25 * (result.positive_weight * -values.score.log()).sum() / 5)
-    assert_close(losses["loss_box"], 1.25 * (result.positive_weight * giou_loss(values.boxes, values.gt_boxes)).sum() / 5)
-
-
-def test_a_missing_target_is_named():
-    context = make_context()
-    result = DWAssigner(num_classes=NUM_CLASSES)(context)
-    broken = SoftAssignment(
-        result.pairs,
-        result.positive_weight,
-        result.negative_weight,
-        result.box_weight,
-        result.normalizers,
-        LossForm(positive_focus="target"),
-    )
-    with pytest.raises(ValueError, match="give SoftAssignment a target"):
-        losses_of(context, broken)
+    weight = AutoAssignAssigner(num_classes=NUM_CLASSES, weights="detached")(context).positive_weight
+    assert weight.sum() > 0
+    assert_close(losses["loss_cls_pos"], 0.25 * (weight * -values.score.log()).sum() / 5)
+    assert_close(losses["loss_box"], 1.25 * (weight * giou_loss(values.boxes, values.gt_boxes)).sum() / 5)
 
 
 @pytest.mark.parametrize("objects", [[([], [])], [([], []), ([[41, 41, 43, 43]], [1])]])
@@ -239,11 +230,12 @@ def part_of(context, images):
 def test_a_sure_positive_is_no_gain(logit, quality):
     """What the background has of a positive is taken back whole: else the loss would fall without end while the logit rises."""
     context = make_context(quality=quality)
-    assignment = SoftAssignment.from_hard(ATSSAssigner()(context), context.gt)
-    index = assignment.pairs.score_index(context.gt, NUM_CLASSES)
+    labels = ATSSAssigner()(context)
+    pairs = hard_pairs(labels, context.gt)
+    index = pairs.score_index(context.gt, NUM_CLASSES)
     logits = context.predictions.logits.detach().clone().flatten().index_fill(0, index, logit).requires_grad_()
     sure = Predictions(logits.view_as(context.predictions.logits), context.predictions.boxes, context.predictions.quality)
-    loss = losses_of(replace(context, predictions=sure), assignment)["loss_cls_neg"]
+    loss = losses_of(replace(context, predictions=sure), labels)["loss_cls_neg"]
     (gradient,) = torch.autograd.grad(loss, logits)
     assert loss >= 0
     assert_close(gradient[index], torch.zeros_like(gradient[index]), rtol=0, atol=1e-5)

@@ -3,11 +3,11 @@ import torch
 from torch.testing import assert_close
 
 from detkit.dense.heads import DenseHead
-from detkit.layers import DeformConv2dPack
+from detkit.layers import DeformConv2dPack, Tower
 
 
 def make_head(**changed):
-    arguments = {"in_channels": 32, "num_classes": 3, "num_levels": 2, "channels": 32, "num_convs": 1} | changed
+    arguments = {"in_channels": 32, "num_classes": 3, "num_levels": 2, "tower": Tower(channels=32, num_convs=1)} | changed
     torch.manual_seed(0)
     return DenseHead(**arguments)
 
@@ -58,7 +58,7 @@ def test_scales_act_per_level_and_can_be_left_out():
 
 
 def test_the_last_convolution_of_both_towers_can_be_deformable():
-    head = make_head(num_convs=3, dcn_on_last_conv=True)
+    head = make_head(tower=Tower(channels=32, num_convs=3, deformable=[2]))
     for tower in (head.cls_tower, head.box_tower):
         assert [isinstance(layer, DeformConv2dPack) for layer in tower] == [False, False, True]
         assert tower[2].modulated and tower[2].conv_offset.out_channels == 27
@@ -68,7 +68,7 @@ def test_the_last_convolution_of_both_towers_can_be_deformable():
 
 
 def test_tower_switches():
-    names = {name for name, _ in make_head(norm="", tower_bias=False).named_parameters()}
+    names = {name for name, _ in make_head(tower=Tower(channels=32, num_convs=1, norm="", bias=False)).named_parameters()}
     assert "cls_tower.0.weight" in names and not any("norm" in n or n == "cls_tower.0.bias" for n in names)
     with pytest.raises(ValueError, match="divisible by 32"):
-        make_head(channels=48)
+        Tower(channels=48)

@@ -5,10 +5,15 @@ from torch.testing import assert_close
 from detkit.dense.heads import TOODHead, aligned_logits
 from detkit.dense.heads.tood_head import TaskDecomposition
 from detkit.geometry import Grid, PointBoxCoder, Priors, square_anchors
+from detkit.layers import Tower
+
+
+def tower(**changed):
+    return Tower(**{"channels": 32, "num_convs": 2, "bias": False, "offset_groups": 4} | changed)
 
 
 def make_head(**changed):
-    arguments = {"in_channels": 32, "num_classes": 3, "num_levels": 2, "channels": 32, "num_convs": 2} | changed
+    arguments = {"in_channels": 32, "num_classes": 3, "num_levels": 2, "tower": tower()} | changed
     torch.manual_seed(0)
     return TOODHead(**arguments)
 
@@ -41,7 +46,7 @@ def test_decomposition_weighs_the_layers_before_the_reduction():
     assert_close(part(layers, pooled), part.reduction(weighed).relu(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("changed", [{}, {"coarse_box": "anchor"}, {"num_deformable": 1}, {"norm": "", "tower_bias": True}])
+@pytest.mark.parametrize("changed", [{}, {"coarse_box": "anchor"}, {"tower": tower(deformable=[0])}, {"tower": tower(norm="", bias=True)}])
 def test_step_reaches_every_parameter(changed):
     head = make_head(**changed)
     outputs = head(features())
@@ -87,8 +92,7 @@ def test_initial_probability_of_both_factors():
 def test_bad_arguments():
     for changed, words in (
         ({"num_anchors": 3}, "not 3"),
-        ({"num_convs": 0}, "at least 1"),
-        ({"num_deformable": 3}, "3 of them deformable"),
+        ({"tower": tower(num_convs=0)}, "one convolution at least"),
         ({"coarse_box": "box"}, "not 'box'"),
     ):
         with pytest.raises(ValueError, match=words):
