@@ -63,3 +63,4 @@ def add_data_config(cfg: CfgNode) -> None:
     cfg.INPUT.MAPPER = "DatasetMapper"
     # "CropMapper": shorter sides at which every second image is cropped (DETR, Sparse R-CNN), by INPUT.CROP.TYPE and SIZE
     cfg.INPUT.CROP.MIN_SIZES = [400, 500, 600]
+    cfg.INPUT.CROP.MAX_SIZE = 0  # bound of the longer side at that, 0 for none; mmdetection's Sparse R-CNN: 1333
