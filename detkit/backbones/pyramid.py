@@ -12,7 +12,7 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 
-from detkit.config import ConfigError, Section
+from detkit.config import Section
 from detkit.layers import train_affine
 
 from .deformable import check_backbone
@@ -74,9 +74,10 @@ def build_bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     check_backbone(cfg)
     bottom_up = BACKBONE_REGISTRY.get(node.BOTTOM_UP)(cfg, input_shape)
     if cfg.MODEL.BACKBONE.TRAIN_AFFINE and not train_affine(bottom_up):
-        raise ConfigError(
-            f"MODEL.BACKBONE.TRAIN_AFFINE: '{node.BOTTOM_UP}' has no batch norm with fixed statistics outside of its frozen stages. Set "
-            "MODEL.RESNETS.NORM (ResNets) or MODEL.BACKBONE.NORM (torchvision, timm) to FrozenBN, or leave TRAIN_AFFINE False."
+        raise Section(cfg, "MODEL.BACKBONE").refusal(
+            "TRAIN_AFFINE",
+            f"False for {node.BOTTOM_UP} without batch norms of fixed statistics outside of its frozen stages; for a ResNet they are "
+            "MODEL.RESNETS.NORM FrozenBN, for a network of torchvision or timm MODEL.BACKBONE.NORM FrozenBN",
         )
     shapes = bottom_up.output_shape()
     if not _are_contiguous([shapes[name].stride if name in shapes else 0 for name in node.IN_FEATURES]):

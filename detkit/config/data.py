@@ -22,6 +22,7 @@ DATA_LIMITS: dict[str, dict[str, Limit]] = {
         "MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
         "RANDOM_FLIP": ("horizontal", "vertical", "none"),
         "CROP.TYPE": ("relative", "relative_range", "absolute", "absolute_range"),
+        "CROP.MAX_SIZE": "[0, inf)",
         "CROP.SIZE": "(0, inf)",
         "MASK_FORMAT": ("polygon", "bitmask"),
     },
