@@ -164,12 +164,12 @@ def read_published_layouts(model: nn.Module) -> None:
 
 
 def _convert_in_place(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    if prefix or not state_dict or any(not isinstance(value, Tensor) for value in state_dict.values()):
+    if prefix or state_dict.keys() <= model.state_dict().keys() or any(not isinstance(value, Tensor) for value in state_dict.values()):
         return
     try:
         converted, report = convert_state_dict(state_dict, model)
     except CheckpointError:
-        return  # torch says what it lacks
+        return  # torch reports the missing keys
     if report.source == OURS.name:
         return
     logger.info("Converted %s", report)

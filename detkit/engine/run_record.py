@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import shlex
 import subprocess
@@ -21,7 +20,7 @@ from detectron2.config import CfgNode
 
 import detkit
 from detkit.checkpoint import write_text_atomically
-from detkit.distributed import get_world_size
+from detkit.distributed import get_world_size, usable_processors
 
 __all__ = ["command_line", "describe_environment", "save_run_record", "write_json"]
 
@@ -63,7 +62,7 @@ def describe_environment() -> dict[str, Any]:
         "hardware": {
             "machine": platform.platform(),
             "cpu": _cpu_name(),
-            "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cpus": usable_processors(),
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
             "cuda": torch.version.cuda,
         },

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 from collections.abc import Collection
 
 import torch
@@ -12,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from detkit.config import get_cfg
+from detkit.distributed import usable_processors
 from detkit.engine.batch_scaling import scale_to_batch
 from detkit.engine.seeding import fresh_seed
 
@@ -58,11 +58,7 @@ def resolve_config(cfg: CfgNode, *, given: Collection[str] = ()) -> CfgNode:
         cfg.MODEL.DEVICE = device
     if cfg.SEED < 0:
         cfg.SEED = comm.all_gather(fresh_seed())[0]
-    cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, _num_cpus())
+    cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, usable_processors())
     scale_to_batch(cfg, keep=given)
     cfg.freeze()
     return cfg
-
-
-def _num_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
