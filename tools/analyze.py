@@ -228,7 +228,7 @@ def landmarks(args: argparse.Namespace) -> None:
     if _names_a_file(cfg):
         cfg.MODEL.DEVICE = usable_device(cfg)
         model = build_model(cfg).eval()
-        load_weights(model, cfg.MODEL.WEIGHTS)
+        load_weights(model, cfg.MODEL.WEIGHTS, strict=True)
         found = detect_with_stages(model, inputs["image"], score_thresh=args.score_thresh)
     figure = stages_figure(inputs, found, build_task(cfg), image_format=cfg.INPUT.FORMAT, dataset_name=cfg.DATASETS.TRAIN[0])
     analysis.save_figure(figure, args.output_dir / "landmarks.png")
@@ -263,7 +263,7 @@ def _models(configs: dict[str, Any], record: dict[str, Any]) -> tuple[dict[str, 
         if not isinstance(model, DenseDetector):
             raise ValueError(f"{name}: {cfg.MODEL.META_ARCHITECTURE} has no grid that an assigner could pick from.")
         if _names_a_file(cfg):
-            load_weights(model, cfg.MODEL.WEIGHTS)
+            load_weights(model, cfg.MODEL.WEIGHTS, strict=True)
         models[name] = model
     cfg = next(iter(configs.values()))
     resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)

@@ -2,7 +2,7 @@
 
 from .conversion import ConversionReport, convert_state_dict, read_published_layouts
 from .files import CheckpointError, read_checkpoint
-from .loading import load_weights
+from .loading import load_state, load_weights
 from .writer import LAST_CHECKPOINT, CheckpointFolder, write_atomically, write_text_atomically
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "CheckpointFolder",
     "ConversionReport",
     "convert_state_dict",
+    "load_state",
     "load_weights",
     "read_checkpoint",
     "read_published_layouts",

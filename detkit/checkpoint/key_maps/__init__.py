@@ -8,7 +8,7 @@ from .lsnet import LSNET
 from .mmdetection import MMDETECTION
 from .self_supervised import MOCO, SCRL
 from .sparsercnn import MMDETECTION_SPARSE_RCNN, SPARSE_RCNN
-from .torchvision import TORCHVISION_NETWORK, TORCHVISION_RESNET
+from .torchvision import TORCHVISION_FCOS, TORCHVISION_NETWORK, TORCHVISION_RESNET, TORCHVISION_RETINANET
 
 __all__ = ["KEY_MAPS", "OURS", "KeyMap"]
 
@@ -31,4 +31,6 @@ KEY_MAPS = (
     MOCO,
     SCRL,
     TORCHVISION_NETWORK,
+    TORCHVISION_FCOS,
+    TORCHVISION_RETINANET,
 )
