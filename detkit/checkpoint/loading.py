@@ -13,7 +13,7 @@ from torch import nn
 from .conversion import ConversionReport, convert_state_dict
 from .files import CheckpointError, read_checkpoint
 
-__all__ = ["load_state", "load_weights"]
+__all__ = ["load_state", "load_weights", "local_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool
     Raises:
         CheckpointError: the file is missing or cannot be read, fits nothing, or fits only in part where all is asked for.
     """
-    return load_state(model, read_checkpoint(_local(path))["model"], source=os.fspath(path), strict=strict)
+    return load_state(model, read_checkpoint(local_file(path))["model"], source=os.fspath(path), strict=strict)
 
 
 def load_state(model: nn.Module, state_dict: Mapping[str, Any], *, source: str, strict: bool = False) -> ConversionReport:
@@ -53,7 +53,12 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Any], *, source: str, 
     return report
 
 
-def _local(path: str | os.PathLike[str]) -> str:
+def local_file(path: str | os.PathLike[str]) -> str:
+    """Where a file of weights lies on this machine; one that an address names is fetched.
+
+    Raises:
+        CheckpointError: there is no such file.
+    """
     path = os.fspath(path)
     if "://" not in path and not os.path.isfile(path):
         raise CheckpointError(f"There is no checkpoint '{path}': check MODEL.WEIGHTS.")

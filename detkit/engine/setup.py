@@ -6,16 +6,15 @@ import argparse
 import logging
 from collections.abc import Collection
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from detkit.config import get_cfg
+from detkit.config import get_cfg, usable_device
 from detkit.distributed import usable_processors
 from detkit.engine.batch_scaling import scale_to_batch
 from detkit.engine.seeding import fresh_seed
 
-__all__ = ["read_config", "resolve_config", "usable_device"]
+__all__ = ["read_config", "resolve_config"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +32,6 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def usable_device(cfg: CfgNode) -> str:
-    """``MODEL.DEVICE``, or "cpu" where it asks for CUDA and there is none."""
-    wants_cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
-    return "cpu" if wants_cuda and not torch.cuda.is_available() else cfg.MODEL.DEVICE
-
-
 def resolve_config(cfg: CfgNode, *, given: Collection[str] = ()) -> CfgNode:
     """A frozen copy of a config in which nothing is left open; a resolved config stays as it is.
 
@@ -52,10 +45,7 @@ def resolve_config(cfg: CfgNode, *, given: Collection[str] = ()) -> CfgNode:
     """
     cfg = cfg.clone()
     cfg.defrost()
-    device = usable_device(cfg)
-    if device != cfg.MODEL.DEVICE:
-        logger.info("There is no CUDA device: running on the CPU (MODEL.DEVICE cpu).")
-        cfg.MODEL.DEVICE = device
+    cfg.MODEL.DEVICE = usable_device(cfg.MODEL.DEVICE)
     if cfg.SEED < 0:
         cfg.SEED = comm.all_gather(fresh_seed())[0]
     cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, usable_processors())

@@ -81,7 +81,7 @@ def assigner_section(cfg: CfgNode, folder: Path, model: nn.Module | None) -> Ass
 def _load_model(cfg: CfgNode, folder: Path) -> nn.Module:
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.DEVICE = usable_device(cfg)
+    cfg.MODEL.DEVICE = usable_device(cfg.MODEL.DEVICE)
     model = build_model(cfg)
     checkpoint = CheckpointFolder(folder).load_last(read_checkpoint)
     if checkpoint is not None:

@@ -120,7 +120,7 @@ def test_missing_files(write: Write, tmp_path: Path) -> None:
 def test_base_files_in_a_circle(write: Write) -> None:
     write("a.yaml", '_BASE_: "b.yaml"')
     path = write("b.yaml", '_BASE_: "./a.yaml"')
-    with pytest.raises(ConfigError, match=r"circle: .*b.yaml -> .*a.yaml -> .*b.yaml"):
+    with pytest.raises(ConfigError, match=r"circular: .*b.yaml -> .*a.yaml -> .*b.yaml"):
         get_cfg().merge_from_file(path)
 
 
