@@ -32,7 +32,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ["--config-file", detkit.get_config_file("quick/fcos_shapes.yaml"), "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2"]
     words += ["DATASETS.NAME", "balls", "DATASETS.TRAIN_JSON", str(data.json_file), "DATASETS.TRAIN_IMAGES", str(data.image_root)]
     words += ["DATASETS.VAL_JSON", str(data.json_file), "DATASETS.VAL_IMAGES", str(data.image_root), "DATALOADER.NUM_WORKERS", "0"]
-    words += ["MODEL.FCOS.TEST.SCORE_THRESH", "0.0", "INPUT.MIN_SIZE_TEST", "64", "TEST.EXPECTED_RESULTS", "[]", "OUTPUT_DIR", str(folder / "out")]
+    words += [
+        "MODEL.FCOS.TEST.SCORE_THRESH",
+        "0.0",
+        "INPUT.MIN_SIZE_TEST",
+        "64",
+        "TEST.EXPECTED_RESULTS",
+        "[]",
+        "OUTPUT_DIR",
+        str(folder / "out"),
+    ]
     run(words)
     return folder
 
@@ -124,7 +133,10 @@ def test_weights_of_other_classes_are_refused(trained: Path) -> None:
     cfg = get_cfg()
     cfg.merge_from_file(detkit.get_config_file("quick/fcos_shapes.yaml"))
     cfg.MODEL.FCOS.NUM_CLASSES, cfg.MODEL.WEIGHTS = 80, str(trained / "out" / "model_final.pth")
-    for predict, what in ((ours, r"cls_score.bias has shape \(2,\) in the file and \(80,\)"), (DefaultPredictor, r"head.cls_score.\{weight, bias\}")):
+    for predict, what in (
+        (ours, r"cls_score.bias has shape \(2,\) in the file and \(80,\)"),
+        (DefaultPredictor, r"head.cls_score.\{weight, bias\}"),
+    ):
         with pytest.raises(CheckpointError, match=what):
             predict(cfg)
 

@@ -110,7 +110,10 @@ class Trainer(TrainerBase):
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-        """Detectron2's schedules: multi-step, cosine, each with warm-up."""
+        """Detectron2's schedules: multi-step, cosine, each with warm-up. Steps that are never reached are left out."""
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.SOLVER.STEPS = tuple(step for step in cfg.SOLVER.STEPS if step < cfg.SOLVER.MAX_ITER)
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod

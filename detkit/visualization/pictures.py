@@ -89,9 +89,7 @@ def canvas(image: RGBImage, metadata: Any = None, *, size: int = PICTURE_SIZE) -
     return visualizer
 
 
-def draw_objects(
-    image: RGBImage, objects: Sequence[DrawnObject], *, dataset_name: str | None = None, size: int = PICTURE_SIZE
-) -> RGBImage:
+def draw_objects(image: RGBImage, objects: Sequence[DrawnObject], *, dataset_name: str | None = None, size: int = PICTURE_SIZE) -> RGBImage:
     """The image with objects drawn, the largest first, and labels on the largest.
 
     Args:
