@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What became of every key of a source and of every weight of the model.
+    """Which keys of a source and which weights of the model have found each other.
 
     Attributes:
         source: name of the layout that was recognized.
@@ -88,7 +88,7 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module) -> tuple
     Args:
         state_dict: of our own model or of any source in :data:`detkit.checkpoint.key_maps.KEY_MAPS`, as tensors or numpy arrays, with or
             without the ``module.`` of a parallel wrapper.
-        model: whose names and shapes count. It is not changed.
+        model: its names and shapes decide. It is not changed.
 
     Returns:
         the state dict to load, without keys whose shape differs, and the report.

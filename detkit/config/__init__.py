@@ -4,8 +4,12 @@ from .defaults import default_value, get_cfg
 from .limits import Limit
 from .methods import method_node
 from .plugins import METHOD_PACKAGES, load_method_packages
+<<<<<<< HEAD
 from .ranges import check_ranges
 from .reader import ConfigError, SafeCfgNode, flatten, usable_device
+=======
+from .reader import ConfigError, SafeCfgNode, flatten
+>>>>>>> main
 from .section import Section
 
 __all__ = [
@@ -14,7 +18,6 @@ __all__ = [
     "Limit",
     "SafeCfgNode",
     "Section",
-    "check_ranges",
     "default_value",
     "flatten",
     "get_cfg",

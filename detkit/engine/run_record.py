@@ -1,4 +1,4 @@
-"""What a run was: its config, seed, command, code and machine."""
+"""The record of a run: its config, seed, command, code and machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import detkit
 from detkit.checkpoint import RUN_FILE, write_text_atomically
 from detkit.distributed import get_world_size, usable_processors
 
-__all__ = ["command_line", "describe_environment", "save_run_record", "write_json"]
+__all__ = ["command_line", "describe_environment", "save_run_record", "write_record"]
 
 _PACKAGES = ("torchvision", "timm", "fvcore", "pycocotools", "opencv-python-headless", "numpy", "Pillow", "scipy")
 
@@ -53,8 +53,13 @@ def save_run_record(
         "changes": dict(changes or {}),
         **describe_environment(),
     }
+<<<<<<< HEAD
     path = folder / RUN_FILE
     write_json(path, {"starts": [*_earlier_starts(path), start]})
+=======
+    path = folder / "run.json"
+    write_record(path, {"starts": [*_earlier_starts(path), start]})
+>>>>>>> main
 
 
 def command_line() -> str:
@@ -63,7 +68,7 @@ def command_line() -> str:
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, code and hardware; only what can be looked up at once."""
+    """Versions, code and hardware; only what is found without a measurement."""
     return {
         "versions": {
             "detkit": detkit.__version__,
@@ -83,7 +88,7 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
-def write_json(path: str | Path, content: Any) -> None:
+def write_record(path: str | Path, content: Any) -> None:
     """Writes readable json, whole or not at all. NaN and infinity, which json does not have, become null."""
     write_text_atomically(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
 
