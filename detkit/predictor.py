@@ -11,16 +11,15 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, transforms
-from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import nn
 
-from detkit.backbones import check_deformable
 from detkit.checkpoint import CheckpointError, CheckpointFolder, load_state, local_file, read_checkpoint
 from detkit.config import ConfigError, Section, get_cfg, method_node, usable_device
 from detkit.data import DataError, ImageReadError, mask_to_polygons, read_image
+from detkit.engine import Trainer
 from detkit.visualization import DrawnObject, draw_objects
 
 __all__ = ["ImageLike", "Predictor"]
@@ -117,10 +116,9 @@ class Predictor:
         cfg.MODEL.WEIGHTS = weights  # so that the backbone does not look for a start of its own
         cfg.MODEL.DEVICE = usable_device(cfg.MODEL.DEVICE if device is None else device)
         cfg.freeze()
-        check_deformable(cfg)
         Section(cfg, "INPUT").check({"FORMAT": ("BGR", "RGB"), "MAX_SIZE_TEST": "[1, inf)", "MIN_SIZE_TEST": "[0, inf)"})
         self.cfg = cfg
-        self.model: nn.Module = build_model(cfg).eval()
+        self.model: nn.Module = Trainer.build_model(cfg).eval()
         self._resize = transforms.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
 
     @property

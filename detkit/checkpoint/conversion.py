@@ -66,8 +66,8 @@ class ConversionReport:
             lines.append(f"  in the file, but not in the model ({len(self.unexpected)}): {_summary(self.unexpected)}")
         if self.frozen:
             lines.append(
-                f"  Random and frozen ({len(self.frozen)}): {_summary(self.frozen)}. Training does not change these, so the model learns on top "
-                "of noise. Name weights that hold them, or train them: MODEL.BACKBONE.FREEZE_AT 0, and norms other than FrozenBN."
+                f"  Random and frozen ({len(self.frozen)}): {_summary(self.frozen)}. Training does not change these, so the model would "
+                "learn on top of noise. Name weights that hold them, or train them: MODEL.BACKBONE.FREEZE_AT 0 and no FrozenBN."
             )
         return "\n".join(lines)
 

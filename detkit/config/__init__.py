@@ -4,12 +4,7 @@ from .defaults import default_value, get_cfg
 from .limits import Limit
 from .methods import method_node
 from .plugins import METHOD_PACKAGES, load_method_packages
-<<<<<<< HEAD
-from .ranges import check_ranges
 from .reader import ConfigError, SafeCfgNode, flatten, usable_device
-=======
-from .reader import ConfigError, SafeCfgNode, flatten
->>>>>>> main
 from .section import Section
 
 __all__ = [

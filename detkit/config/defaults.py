@@ -21,7 +21,9 @@ __all__ = ["default_value", "get_cfg"]
 def get_cfg() -> SafeCfgNode:
     """Detectron2's default config with the keys of detkit and of the method packages, which are imported and so registered.
 
-    ``MODEL.DEVICE`` is "cuda" where there is a GPU, else "cpu". ``merge_from_file`` and ``merge_from_list`` of the result read safely, see :mod:`detkit.config.reader`.
+    ``MODEL.DEVICE`` is "cuda" where there is a GPU, else "cpu".
+
+    ``merge_from_file`` and ``merge_from_list`` of the result read safely, see :mod:`detkit.config.reader`.
     """
     cfg = get_detectron2_cfg()
     cfg.MODEL.DEVICE = usable_device(cfg.MODEL.DEVICE)

@@ -226,15 +226,11 @@ def _coerce(raw: Any, current: Any, key: str) -> Any:
     """A new value in the type of the current one. None stands for any type; int becomes float, list and tuple each other."""
     if isinstance(current, CfgNode):
         raise ConfigError(f"'{key}' is a section, not a value; its keys are {', '.join(sorted(current))}")
-<<<<<<< HEAD
-    value = CfgNode._decode_cfg_value(os.fspath(raw) if isinstance(raw, os.PathLike) else raw)
-    if key == "MODEL.DEVICE" and isinstance(value, str):
-        return usable_device(value)
-=======
     if isinstance(raw, os.PathLike):
         raw = os.fspath(raw)
     value = CfgNode._decode_cfg_value(raw)
->>>>>>> main
+    if key == "MODEL.DEVICE" and isinstance(value, str):
+        return usable_device(value)
     if type(value) not in _LEAF_TYPES:
         raise ConfigError(f"'{key}' cannot take the {type(value).__name__} {value!r}")
     if current is None or value is None or type(value) is type(current):

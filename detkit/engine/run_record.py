@@ -28,13 +28,13 @@ _PACKAGES = ("torchvision", "timm", "fvcore", "pycocotools", "opencv-python-head
 
 
 def save_run_record(
-    cfg: CfgNode, *, run: str | None, iteration: int = 0, classes: Sequence[str] = (), changes: Mapping[str, Any] | None = None
+    cfg: CfgNode, *, run: str | None = None, iteration: int = 0, classes: Sequence[str] = (), changes: Mapping[str, Any] | None = None
 ) -> None:
     """Writes ``config.yaml`` and ``run.json`` into ``OUTPUT_DIR``. Every start of the folder adds one to the record.
 
     Args:
         cfg: what really runs. Call this when weights and data have been accepted: a start that fails must not change a finished run.
-        run: its identity, which its checkpoints hold too.
+        run: its identity, which its checkpoints hold too; None: unknown.
         iteration: the first one of this start; above 0 where the run was resumed.
         classes: names of the classes, in the order of the model.
         changes: keys that are different since the checkpoint, with their old and new values.
@@ -53,13 +53,8 @@ def save_run_record(
         "changes": dict(changes or {}),
         **describe_environment(),
     }
-<<<<<<< HEAD
     path = folder / RUN_FILE
-    write_json(path, {"starts": [*_earlier_starts(path), start]})
-=======
-    path = folder / "run.json"
     write_record(path, {"starts": [*_earlier_starts(path), start]})
->>>>>>> main
 
 
 def command_line() -> str:

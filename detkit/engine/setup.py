@@ -9,22 +9,14 @@ from collections.abc import Collection
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-<<<<<<< HEAD
-from detkit.config import get_cfg, usable_device
-=======
-from detkit.config import ConfigError, Section, get_cfg
+from detkit.config import ConfigError, Section, get_cfg, usable_device
 from detkit.config.data import DATA_LIMITS
 from detkit.config.engine import SOLVER_LIMITS
->>>>>>> main
 from detkit.distributed import usable_processors
 from detkit.engine.batch_scaling import scale_to_batch
 from detkit.engine.seeding import fresh_seed
 
-<<<<<<< HEAD
-__all__ = ["read_config", "resolve_config"]
-=======
-__all__ = ["check_config", "read_config", "resolve_config", "usable_device"]
->>>>>>> main
+__all__ = ["check_config", "read_config", "resolve_config"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,21 +32,6 @@ def read_config(args: argparse.Namespace) -> CfgNode:
         cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts or [])
     return cfg
-
-
-<<<<<<< HEAD
-=======
-def usable_device(cfg: CfgNode) -> str:
-    """``MODEL.DEVICE``, or "cpu" where it asks for CUDA and there is none.
-
-    Raises:
-        ConfigError: no device of torch.
-    """
-    try:
-        wants_cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
-    except RuntimeError:
-        raise Section(cfg, "MODEL").refusal("DEVICE", "'cuda', 'cuda:0' or 'cpu', for instance") from None
-    return "cpu" if wants_cuda and not torch.cuda.is_available() else cfg.MODEL.DEVICE
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -89,7 +66,6 @@ def check_config(cfg: CfgNode) -> None:
             )
 
 
->>>>>>> main
 def resolve_config(cfg: CfgNode, *, given: Collection[str] = ()) -> CfgNode:
     """A frozen copy of a config in which nothing is left open; a resolved config stays as it is.
 

@@ -14,9 +14,9 @@ from torch import nn
 
 from detkit.checkpoint.files import read_checkpoint
 from detkit.checkpoint.writer import CheckpointFolder
+from detkit.config import usable_device
 from detkit.data import DataError
 from detkit.dense import DenseDetector
-from detkit.engine.setup import usable_device
 from detkit.visualization import AssignmentPicture, assignment_pictures
 from detkit.visualization.pictures import encoded
 from detkit.visualization.style import CATEGORICAL
