@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from detkit.config import ConfigError, get_cfg
 from detkit.data import DataError
 from detkit.engine import run
 from tests.toys.datasets import CocoFolder
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +117,31 @@ def test_a_list_gives_one_result_each(predictor: detkit.Predictor, trained: Path
 def test_what_is_no_image(predictor: detkit.Predictor, image: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         predictor(image)
+
+
+def code_blocks(page: str) -> list[str]:
+    """Fenced and indented Python of a page that names ``from_run`` or Detectron2's predictor with a run."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    indented = [textwrap.dedent(block) for block in re.findall(r"(?:^    .*\n|^\n(?=    ))+", text, re.MULTILINE)]
+    fenced = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    return [block for block in indented + fenced if "output/raccoon" in block and "./train_net.py" not in block]
+
+
+@pytest.mark.parametrize(("page", "count"), [("README.md", 1), ("docs/predict.md", 2)])
+def test_the_pages_show_what_works(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, page: str, count: int
+) -> None:
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "raccoon").symlink_to(trained / "out", target_is_directory=True)
+    shutil.copy(trained / "data" / "train" / "1.jpg", tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    blocks = code_blocks(page)
+    assert len(blocks) == count
+    for block in blocks:
+        names: dict[str, Any] = {"image": cv2.imread("photo.jpg")}
+        exec(block, names)
+        assert len(names["instances"]) > 10
+    assert Image.open("detections.jpg").width >= 64
 
 
 def test_the_recipe_with_a_config_file(trained: Path) -> None:

@@ -65,7 +65,10 @@ def assigner_section(cfg: CfgNode, folder: Path, model: nn.Module | None) -> Ass
         return Missing(f"The dataset {dataset} cannot be used: {error}")
     if not records:
         return Missing(f"{dataset} has no image with objects.")
-    model = model or _load_model(cfg, folder)
+    try:
+        model = model or _load_model(cfg, folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        return Missing(f"The detector of the run cannot be loaded: {error}")
     if not isinstance(model, DenseDetector):
         return Missing(f"{type(model).__name__} has no grid of priors that an assigner could pick from.")
     inputs = _as_training_inputs(cfg, evenly_spread(records, NUM_IMAGES))
