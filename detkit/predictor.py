@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import nn
 
-from detkit.checkpoint import CheckpointError, CheckpointFolder, load_state, local_file, read_checkpoint
+from detkit.checkpoint import CONFIG_FILE, CheckpointError, CheckpointFolder, load_state, local_file, read_checkpoint
 from detkit.config import ConfigError, Section, get_cfg, method_node, usable_device
 from detkit.data import DataError, ImageReadError, mask_to_polygons, read_image
 from detkit.engine import Trainer
@@ -94,7 +94,7 @@ class Predictor:
         if not folder.is_dir():
             raise CheckpointError(f"There is no folder '{folder}'. Name the OUTPUT_DIR of a training.")
         cfg = get_cfg()
-        cfg.merge_from_file(folder / "config.yaml")
+        cfg.merge_from_file(folder / CONFIG_FILE)
         if checkpoint is None:
             found = CheckpointFolder(folder).load_last(read_checkpoint)
             if found is None:
@@ -132,8 +132,7 @@ class Predictor:
         count = node.NUM_CLASSES if "NUM_CLASSES" in node else len(given or held)
         if given is not None and len(given) != count:
             raise ValueError(f"There are {len(given)} class names for the {count} classes of the model: give one per class, in order.")
-        dataset = self.cfg.DATASETS.TEST[0] if len(self.cfg.DATASETS.TEST) else ""
-        known = MetadataCatalog.get(dataset).get("thing_classes", []) if dataset else []
+        known = MetadataCatalog.get(self._dataset).get("thing_classes", []) if self._dataset else []
         names = list(given or held or (known if len(known) == count else []))[:count]
         return names + [f"class {index}" for index in range(len(names), count)]
 
@@ -197,7 +196,18 @@ class Predictor:
             )
             for i, box in enumerate(instances.pred_boxes.tensor.tolist())
         ]
-        return Image.fromarray(draw_objects(np.ascontiguousarray(pixels[..., ::-1]), objects, size=max(*pixels.shape[:2], _LEAST_SIDE)))
+        drawn = draw_objects(
+            np.ascontiguousarray(pixels[..., ::-1]),
+            objects,
+            dataset_name=self._dataset if points is not None else None,
+            size=max(*pixels.shape[:2], _LEAST_SIDE),
+        )
+        return Image.fromarray(drawn)
+
+    @property
+    def _dataset(self) -> str | None:
+        """The first dataset of ``DATASETS.TEST``, whose metadata may know more of classes and keypoints."""
+        return next(iter(self.cfg.DATASETS.TEST), None)
 
     def read(self, image: ImageLike) -> BGRImage:
         """An image of any kind that the predictor takes as an array (H, W, 3) in the order BGR.

@@ -20,9 +20,9 @@ from PIL import Image
 
 import detkit
 from detkit.checkpoint import CheckpointError, read_checkpoint
-from detkit.config import ConfigError, get_cfg
+from detkit.config import ConfigError, flatten, get_cfg, method_node
 from detkit.data import DataError
-from detkit.engine import run
+from detkit.engine import Trainer, run
 from tests.toys.datasets import CocoFolder
 
 ROOT = Path(__file__).parents[1]
@@ -168,6 +168,36 @@ def test_weights_of_other_classes_are_refused(trained: Path) -> None:
     ):
         with pytest.raises(CheckpointError, match=what):
             predict(cfg)
+
+
+@pytest.mark.parametrize(
+    ("config", "fields"),
+    [
+        ("quick/atss_shapes.yaml", set()),
+        ("quick/dw_shapes.yaml", set()),
+        ("quick/sparsercnn_shapes.yaml", set()),
+        ("quick/lsnet_segm_shapes.yaml", {"pred_masks"}),
+        ("quick/lsnet_pose_shapes.yaml", {"pred_keypoints"}),
+        ("quick/fcos_rpn_mobilenetv2.yaml", set()),
+    ],
+)
+def test_every_detector_predicts_and_draws(tmp_path: Path, config: str, fields: set[str]) -> None:
+    cfg = get_cfg()
+    cfg.merge_from_file(detkit.get_config_file(config))
+    cfg.MODEL.BACKBONE.WEIGHTS, cfg.MODEL.WEIGHTS, cfg.INPUT.MIN_SIZE_TEST = "", "", 96
+    node = method_node(cfg)
+    thresholds = [key for key, _ in flatten(cfg) if key in (f"{node.path}.TEST.SCORE_THRESH", f"{node.path}.SCORE_THRESH_TEST")]
+    cfg.merge_from_list([word for key in thresholds for word in (key, 0.0)])
+    torch.save(Trainer.build_model(cfg).state_dict(), tmp_path / "weights.pth")
+    predictor = detkit.Predictor(cfg, weights=tmp_path / "weights.pth")
+    photo = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    instances = predictor(photo)
+    assert len(instances) and all(instances.has(field) for field in fields) and len(predictor.class_names) == node.NUM_CLASSES
+    assert predictor.draw(photo, instances[:5], min_score=0.0).width == 520
+    other = cfg.clone()
+    other.merge_from_list([f"{node.path}.NUM_CLASSES", node.NUM_CLASSES + 1])
+    with pytest.raises(CheckpointError, match="fits the model only in part"):
+        detkit.Predictor(other, weights=tmp_path / "weights.pth")
 
 
 def test_weights_of_a_backbone_are_refused(trained: Path, tmp_path: Path) -> None:

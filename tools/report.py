@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import detkit.engine  # noqa: F401  before the others: it silences what dependencies say when they are imported
+from detkit.checkpoint import CONFIG_FILE
 from detkit.config import SafeCfgNode, get_cfg
 from detkit.data import prepare_datasets
 from detkit.report import write_report
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         cfg = get_cfg()
-        cfg.merge_from_file(str(args.config_file or args.output_dir / "config.yaml"))
+        cfg.merge_from_file(args.config_file or args.output_dir / CONFIG_FILE)
         cfg.merge_from_list([*args.opts, "OUTPUT_DIR", str(args.output_dir)])
         _prepare_datasets(cfg)
         print(write_report(cfg, args.output_dir))

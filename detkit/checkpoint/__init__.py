@@ -3,9 +3,10 @@
 from .conversion import ConversionReport, convert_state_dict, read_published_layouts
 from .files import CheckpointError, read_checkpoint
 from .loading import load_state, load_weights, local_file
-from .writer import LAST_CHECKPOINT, RUN_FILE, CheckpointFolder, write_atomically, write_text_atomically
+from .writer import CONFIG_FILE, LAST_CHECKPOINT, RUN_FILE, CheckpointFolder, write_atomically, write_text_atomically
 
 __all__ = [
+    "CONFIG_FILE",
     "LAST_CHECKPOINT",
     "RUN_FILE",
     "CheckpointError",

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import torch
 
-__all__ = ["LAST_CHECKPOINT", "RUN_FILE", "CheckpointFolder", "write_atomically", "write_text_atomically"]
+__all__ = ["CONFIG_FILE", "LAST_CHECKPOINT", "RUN_FILE", "CheckpointFolder", "write_atomically", "write_text_atomically"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 LAST_CHECKPOINT = "last_checkpoint"
 #: The record of the starts of a run; the last one names the run that the folder belongs to.
 RUN_FILE = "run.json"
+#: The config of a run, as it was resolved.
+CONFIG_FILE = "config.yaml"
 _PERIODIC = re.compile(r"model_(\d{7,})\.pth")
 _FINAL = "model_final.pth"
 

@@ -19,7 +19,7 @@ import torch
 from detectron2.config import CfgNode
 
 import detkit
-from detkit.checkpoint import RUN_FILE, write_text_atomically
+from detkit.checkpoint import CONFIG_FILE, RUN_FILE, write_text_atomically
 from detkit.distributed import get_world_size, usable_processors
 
 __all__ = ["command_line", "describe_environment", "save_run_record", "write_record"]
@@ -41,7 +41,7 @@ def save_run_record(
     """
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(folder / "config.yaml", cfg.dump())
+    write_text_atomically(folder / CONFIG_FILE, cfg.dump())
     start = {
         "run": run,
         "iteration": iteration,

@@ -16,7 +16,7 @@ from detkit.distributed import usable_processors
 from detkit.engine.batch_scaling import scale_to_batch
 from detkit.engine.seeding import fresh_seed
 
-__all__ = ["check_config", "read_config", "resolve_config"]
+__all__ = ["check_engine_keys", "read_config", "resolve_config"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def check_config(cfg: CfgNode) -> None:
+def check_engine_keys(cfg: CfgNode) -> None:
     """Checks the keys that the engine, the mappers and Detectron2's solver read.
 
     Raises:
@@ -78,9 +78,9 @@ def resolve_config(cfg: CfgNode, *, given: Collection[str] = ()) -> CfgNode:
         given: keys from the command line, whose values are not scaled.
 
     Raises:
-        ConfigError: see :func:`check_config`.
+        ConfigError: see :func:`check_engine_keys`.
     """
-    check_config(cfg)
+    check_engine_keys(cfg)
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = usable_device(cfg.MODEL.DEVICE)
