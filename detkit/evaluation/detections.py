@@ -20,7 +20,7 @@ from pycocotools.coco import COCO
 from detkit.data import DataError, class_names, id_order, is_published, most_objects, read_coco_json, without_images
 
 from .coco import MOST_DETECTIONS, CocoEvaluation, Task
-from .files import DETECTIONS_FILE, EvaluationError, coco_of
+from .files import DETECTIONS_FILE, EvaluationError, coco_of, write_unreadable
 from .numbering import NumberedGroundTruth
 
 __all__ = ["DetectionEvaluator", "detection_limit"]
@@ -105,6 +105,7 @@ class DetectionEvaluator(DatasetEvaluator):
         if self._output_dir is not None:
             self._output_dir.mkdir(parents=True, exist_ok=True)
             (self._output_dir / DETECTIONS_FILE).write_text(json.dumps(detections), encoding="utf-8")
+            write_unreadable(self._output_dir, left_out)
         if "annotations" not in content:
             self.remarks.append("detections saved; there are no annotations to compare them with.")
             return {}
