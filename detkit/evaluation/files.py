@@ -27,7 +27,7 @@ class EvaluationError(ValueError):
 
 
 def read_ground_truth(path: str | os.PathLike[str]) -> COCO:
-    """The annotations of a dataset in COCO format, under the ids of the file. They are shared: nobody changes them.
+    """The annotations of a dataset in COCO format, under the ids of the file. They are shared: do not change them.
 
     Raises:
         EvaluationError: the file is missing, not json, or not in COCO's format.
