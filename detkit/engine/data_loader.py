@@ -172,11 +172,7 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict | None]) -> T
     """
     if not cfg.DATASETS.TRAIN:
         raise ConfigError("DATASETS.TRAIN names no dataset to train on. Name a --config-file, or set DATASETS.TRAIN_JSON to a COCO json.")
-    records = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN,
-        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
-    )
+    records = _training_records(cfg)
     schedule = BatchSchedule(
         stream=_build_sampler(cfg, records)._infinite_indices,
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
@@ -191,6 +187,19 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict | None]) -> T
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         pin_memory=torch.device(cfg.MODEL.DEVICE).type == "cuda",
     )
+
+
+def _training_records(cfg: CfgNode) -> list[dict]:
+    min_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
+    try:
+        return get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, min_keypoints=min_keypoints
+        )
+    except AssertionError as error:  # how Detectron2 says that no image is left
+        raise DataError(
+            f"No image is left to train on in {', '.join(cfg.DATASETS.TRAIN)} ({error}). DATALOADER.FILTER_EMPTY_ANNOTATIONS leaves out "
+            "images without objects, MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE those with fewer labeled keypoints."
+        ) from error
 
 
 def _build_sampler(cfg: CfgNode, records: Sequence[dict]) -> TrainingSampler | RepeatFactorTrainingSampler:
