@@ -5,7 +5,7 @@ from .limits import Limit
 from .methods import method_node
 from .plugins import METHOD_PACKAGES, load_method_packages
 from .ranges import check_ranges
-from .reader import ConfigError, SafeCfgNode
+from .reader import ConfigError, SafeCfgNode, flatten
 from .section import Section
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Section",
     "check_ranges",
     "default_value",
+    "flatten",
     "get_cfg",
     "load_method_packages",
     "method_node",

@@ -20,6 +20,8 @@ from detectron2.data import DatasetFromList, get_detection_dataset_dicts
 from detectron2.data.samplers import RandomSubsetTrainingSampler, RepeatFactorTrainingSampler, TrainingSampler
 from torch.utils.data import DataLoader, Dataset
 
+from detkit.config import ConfigError
+from detkit.data import DataError
 from detkit.distributed import get_rank, get_world_size
 from detkit.engine.seeding import seeded_on_host
 
@@ -106,7 +108,7 @@ class SeededDataset(Dataset):
                 if mapped is not None:
                     return mapped
                 index = random.randrange(len(self._records))
-        raise RuntimeError(f"{_MAX_SKIPPED} images drawn one after the other could not be used; see the warnings above.")
+        raise DataError(f"{_MAX_SKIPPED} images drawn one after the other could not be used; the warnings above name them.")
 
 
 class TrainLoader:
@@ -166,7 +168,10 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict | None]) -> T
 
     Raises:
         ValueError: a batch that cannot be divided, or an unknown sampler.
+        ConfigError: there is no dataset to train on.
     """
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError("DATASETS.TRAIN names no dataset to train on. Name a --config-file, or set DATASETS.TRAIN_JSON to a COCO json.")
     records = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN,
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
