@@ -1,8 +1,8 @@
 """Weights: read safely and from every known source, written whole or not at all."""
 
-from .checkpointer import DetkitCheckpointer, load_weights
 from .conversion import ConversionReport, convert_state_dict, read_published_layouts
 from .files import CheckpointError, read_checkpoint
+from .loading import load_weights
 from .writer import LAST_CHECKPOINT, CheckpointFolder, write_atomically, write_text_atomically
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "CheckpointError",
     "CheckpointFolder",
     "ConversionReport",
-    "DetkitCheckpointer",
     "convert_state_dict",
     "load_weights",
     "read_checkpoint",

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What became of every key of a source and of every weight of the model.
+    """Which keys of a source and which weights of the model have found each other.
 
     Attributes:
         source: name of the layout that was recognized.
@@ -75,7 +75,7 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module) -> tuple
     Args:
         state_dict: of our own model or of any source in :data:`detkit.checkpoint.key_maps.KEY_MAPS`, as tensors or numpy arrays, with or
             without the ``module.`` of a parallel wrapper.
-        model: whose names and shapes count. It is not changed.
+        model: its names and shapes decide. It is not changed.
 
     Returns:
         the state dict to load, without keys whose shape differs, and the report.
@@ -164,12 +164,12 @@ def read_published_layouts(model: nn.Module) -> None:
 
 
 def _convert_in_place(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    if prefix or not state_dict or any(not isinstance(value, Tensor) for value in state_dict.values()):
+    if prefix or state_dict.keys() <= model.state_dict().keys() or any(not isinstance(value, Tensor) for value in state_dict.values()):
         return
     try:
         converted, report = convert_state_dict(state_dict, model)
     except CheckpointError:
-        return  # torch says what it lacks
+        return  # torch reports the missing keys
     if report.source == OURS.name:
         return
     logger.info("Converted %s", report)

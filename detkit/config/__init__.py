@@ -4,7 +4,6 @@ from .defaults import default_value, get_cfg
 from .limits import Limit
 from .methods import method_node
 from .plugins import METHOD_PACKAGES, load_method_packages
-from .ranges import check_ranges
 from .reader import ConfigError, SafeCfgNode, flatten
 from .section import Section
 
@@ -14,7 +13,6 @@ __all__ = [
     "Limit",
     "SafeCfgNode",
     "Section",
-    "check_ranges",
     "default_value",
     "flatten",
     "get_cfg",

@@ -4,7 +4,28 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-__all__ = ["add_data_config"]
+from .limits import Limit
+
+__all__ = ["DATA_LIMITS", "add_data_config"]
+
+#: what the keys of data and loader may be, by section
+DATA_LIMITS: dict[str, dict[str, Limit]] = {
+    "DATASETS": {"ON_BAD_IMAGE": ("error", "skip"), "ON_BAD_BOX": ("error", "fix")},
+    "DATALOADER": {
+        "NUM_WORKERS": "[0, inf)",
+        "SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler"),
+        "REPEAT_THRESHOLD": "[0, 1]",
+    },
+    "INPUT": {
+        **dict.fromkeys(("MIN_SIZE_TRAIN", "MAX_SIZE_TRAIN", "MAX_SIZE_TEST", "CROP.MIN_SIZES"), "[1, inf)"),
+        "MIN_SIZE_TEST": "[0, inf)",
+        "MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
+        "RANDOM_FLIP": ("horizontal", "vertical", "none"),
+        "CROP.TYPE": ("relative", "relative_range", "absolute", "absolute_range"),
+        "CROP.SIZE": "(0, inf)",
+        "MASK_FORMAT": ("polygon", "bitmask"),
+    },
+}
 
 
 def add_data_config(cfg: CfgNode) -> None:

@@ -39,10 +39,10 @@ class SafeCfgNode(CfgNode):
     """
 
     @classmethod
-    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
+    def load_yaml_with_base(cls, filename: str | os.PathLike[str], allow_unsafe: bool = False) -> dict[str, Any]:
         """The content of a file merged over its ``_BASE_`` files. ``allow_unsafe`` is ignored: unsafe yaml is never read."""
         tree: dict[str, Any] = {}
-        for key, setting in _read_with_bases(filename, ()).items():
+        for key, setting in _read_with_bases(os.fspath(filename), ()).items():
             *sections, last = key.split(".")
             node = tree
             for section in sections:
@@ -50,14 +50,14 @@ class SafeCfgNode(CfgNode):
             node[last] = setting.value
         return tree
 
-    def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
+    def merge_from_file(self, cfg_filename: str | os.PathLike[str], allow_unsafe: bool = False) -> None:
         """Merges a yaml file and its ``_BASE_`` files. ``allow_unsafe`` is ignored.
 
         Raises:
             ConfigError: file missing or not yaml, ``_BASE_`` missing or cyclic, keys that do not exist, values of a wrong type,
                 another VERSION of Detectron2's config format.
         """
-        settings = _read_with_bases(cfg_filename, ())
+        settings = _read_with_bases(os.fspath(cfg_filename), ())
         version = settings.get("VERSION")
         if version is not None and version.value != self.get("VERSION"):
             raise ConfigError(f"{version.source}: VERSION {version.value} of the config format is not read, only {self.get('VERSION')}")
@@ -124,7 +124,7 @@ def _read_with_bases(filename: str, includers: tuple[str, ...]) -> dict[str, _Se
     """Dotted keys of a file and of the files it builds on, each with the file that sets it. Nearer files win."""
     path = os.path.normpath(os.path.expanduser(filename)) if "://" not in filename else filename
     if path in includers:
-        raise ConfigError(f"{includers[-1]}: its {BASE_KEY} leads in a circle: {' -> '.join((*includers, path))}")
+        raise ConfigError(f"{includers[-1]}: its {BASE_KEY} is circular: {' -> '.join((*includers, path))}")
     tree = _read_yaml(path, includers)
     bases = tree.pop(BASE_KEY, [])
     if isinstance(bases, str):
@@ -210,6 +210,8 @@ def _coerce(raw: Any, current: Any, key: str) -> Any:
     """A new value in the type of the current one. None stands for any type; int becomes float, list and tuple each other."""
     if isinstance(current, CfgNode):
         raise ConfigError(f"'{key}' is a section, not a value; its keys are {', '.join(sorted(current))}")
+    if isinstance(raw, os.PathLike):
+        raw = os.fspath(raw)
     value = CfgNode._decode_cfg_value(raw)
     if type(value) not in _LEAF_TYPES:
         raise ConfigError(f"'{key}' cannot take the {type(value).__name__} {value!r}")

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-__all__ = ["add_tta_config"]
+from .limits import Limit
+
+__all__ = ["TTA_LIMITS", "add_tta_config"]
+
+#: what the keys below ``TEST.AUG`` may be
+TTA_LIMITS: dict[str, Limit] = {
+    "MIN_SIZES": "[1, inf)",
+    "MAX_SIZE": "[1, inf)",
+    "AREA_UNIT": ("original", "input"),
+    "MERGE": ("nms", "vote", "soft_vote"),
+    "MERGE_THRESH": "(0, 1]",
+    "SOFT_VOTE_MIN_SCORE": "[0, 1]",
+}
 
 
 def add_tta_config(cfg: CfgNode) -> None:

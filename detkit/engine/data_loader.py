@@ -17,10 +17,10 @@ import cv2
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, get_detection_dataset_dicts
-from detectron2.data.samplers import RandomSubsetTrainingSampler, RepeatFactorTrainingSampler, TrainingSampler
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from torch.utils.data import DataLoader, Dataset
 
-from detkit.config import ConfigError
+from detkit.config import ConfigError, Section
 from detkit.data import DataError
 from detkit.distributed import get_rank, get_world_size
 from detkit.engine.seeding import seeded_on_host
@@ -60,8 +60,8 @@ class BatchSchedule:
     ) -> None:
         if parts < 1 or batch_size < 1 or batch_size % (parts * world_size):
             raise ValueError(
-                f"SOLVER.IMS_PER_BATCH {batch_size} cannot be divided among {world_size} processes in SOLVER.ACCUMULATE {parts} "
-                f"parts. Make it a multiple of {max(parts, 1) * world_size}."
+                f"batch_size {batch_size} cannot be divided among {world_size} processes in {parts} parts: make it a multiple of "
+                f"{max(parts, 1) * world_size}."
             )
         self.parts = parts
         self._stream, self._batch_size, self._groups = stream, batch_size, groups
@@ -167,11 +167,13 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict | None]) -> T
         mapper: prepares an image for training.
 
     Raises:
-        ValueError: a batch that cannot be divided, or an unknown sampler.
-        ConfigError: there is no dataset to train on.
+        ConfigError: there is no dataset to train on, a batch that cannot be divided, or an unknown sampler.
     """
     if not cfg.DATASETS.TRAIN:
         raise ConfigError("DATASETS.TRAIN names no dataset to train on. Name a --config-file, or set DATASETS.TRAIN_JSON to a COCO json.")
+    solver = Section(cfg, "SOLVER")
+    if solver.IMS_PER_BATCH % (solver.ACCUMULATE * get_world_size()):
+        raise solver.refusal("IMS_PER_BATCH", f"a multiple of {get_world_size()} processes times SOLVER.ACCUMULATE {solver.ACCUMULATE}")
     records = get_detection_dataset_dicts(
         cfg.DATASETS.TRAIN,
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
@@ -195,17 +197,11 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict | None]) -> T
 
 def _build_sampler(cfg: CfgNode, records: Sequence[dict]) -> TrainingSampler | RepeatFactorTrainingSampler:
     """Detectron2's sampler; its endless sequence over all processes is what counts here."""
-    name = cfg.DATALOADER.SAMPLER_TRAIN
-    if name == "TrainingSampler":
-        return TrainingSampler(len(records), seed=cfg.SEED)
-    if name == "RandomSubsetTrainingSampler":
-        return RandomSubsetTrainingSampler(len(records), cfg.DATALOADER.RANDOM_SUBSET_RATIO, seed_shuffle=cfg.SEED, seed_subset=cfg.SEED)
-    if name == "RepeatFactorTrainingSampler":
-        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            records, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
-        )
+    node = Section(cfg, "DATALOADER")
+
+    def repeated() -> RepeatFactorTrainingSampler:
+        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(records, node.REPEAT_THRESHOLD, sqrt=node.REPEAT_SQRT)
         return RepeatFactorTrainingSampler(factors, seed=cfg.SEED)
-    raise ValueError(
-        f"DATALOADER.SAMPLER_TRAIN {name!r} is not known here; take TrainingSampler, RepeatFactorTrainingSampler or "
-        "RandomSubsetTrainingSampler."
-    )
+
+    samplers = {"TrainingSampler": lambda: TrainingSampler(len(records), seed=cfg.SEED), "RepeatFactorTrainingSampler": repeated}
+    return node.choice("SAMPLER_TRAIN", samplers)()

@@ -40,7 +40,7 @@ _INPUT_ERRORS = (ValueError, OSError, KeyError)
 _TRAINING_ERRORS = (FloatingPointError, DataError, EvaluationError, ConfigError, OSError)
 #: How torch says that a data worker was ended from outside.
 _WORKER_KILLED = re.compile(r"DataLoader worker \(pid[^)]*\) (?:is killed by signal: (.*?)\.? ?$|exited unexpectedly)", re.MULTILINE)
-#: Seconds that the other workers give the first one to speak.
+#: Seconds that the other workers wait for rank 0 to report an error.
 _PATIENCE = 5.0
 
 
@@ -71,7 +71,7 @@ def main(args: argparse.Namespace) -> Results:
         else:
             trainer = Trainer(cfg)
             trainer.resume_or_load(resume=args.resume)
-            trainer.data_loader  # noqa: B018  made now, so that what is wrong with the data is said before training starts
+            trainer.data_loader  # noqa: B018  made now, so that faults of the data are reported before training starts
     if not args.eval_only:
         with _one_clear_error(_TRAINING_ERRORS):
             return trainer.train()
@@ -89,7 +89,7 @@ def _set_up(args: argparse.Namespace) -> CfgNode:
     setup_logging(cfg.OUTPUT_DIR, get_rank())
     if cfg.TEST.AUG.ENABLED:
         check_tta_config(cfg)
-    with _first_worker_first():  # it writes what the others find
+    with _first_worker_first():  # it writes the files that the others read
         prepare_datasets(cfg, eval_only=args.eval_only)
     cfg = resolve_config(cfg, given=(args.opts or [])[0::2])
     if cfg.MODEL.DEVICE == "cpu":
@@ -138,7 +138,7 @@ def _one_clear_error(errors: tuple[type[Exception], ...]) -> Iterator[None]:
 
 
 def _message(error: Exception) -> str:
-    """What an error says; of one that a data worker passed on, without the traceback that torch puts before it."""
+    """The message of an error; of one that a data worker passed on, without the traceback that torch puts before it."""
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     if not text.startswith("Caught ") or "Original Traceback" not in text:
         return text
@@ -148,7 +148,7 @@ def _message(error: Exception) -> str:
 
 
 def _stop(message: str) -> NoReturn:
-    """Ends the process, rank 0 first: what is wrong for all is said by it, and its end ends the others."""
+    """Ends the process: rank 0 reports errors that all workers share, and its exit ends the others."""
     logger.debug("Stopped by:", exc_info=True)
     if get_rank() == 0:
         sys.exit(f"error: {message}")

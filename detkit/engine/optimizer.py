@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,8 @@ from detectron2.config import CfgNode
 from detectron2.solver.build import reduce_param_groups
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+
+from detkit.config import ConfigError, Section
 
 __all__ = ["GradientClipper", "ParameterFactor", "build_gradient_clipper", "build_optimizer", "parameter_groups"]
 
@@ -37,10 +40,20 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer that ``cfg.SOLVER`` describes, for the parameters of ``model`` that require gradients.
 
     Raises:
-        ValueError: unknown ``SOLVER.OPTIMIZER``, or ``SOLVER.PARAMETER_FACTORS`` that fit no parameter.
+        ConfigError: unknown ``SOLVER.OPTIMIZER``, or ``SOLVER.PARAMETER_FACTORS`` that fit no parameter.
     """
-    solver = cfg.SOLVER
-    groups = parameter_groups(
+    solver = Section(cfg, "SOLVER")
+    try:
+        groups = _groups_of(model, solver)
+    except ValueError as error:
+        raise ConfigError(f"SOLVER.PARAMETER_FACTORS is {solver.PARAMETER_FACTORS}: {error}") from None
+    sgd = partial(torch.optim.SGD, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
+    optimizers: dict[str, Callable[..., torch.optim.Optimizer]] = {"SGD": sgd, "AdamW": torch.optim.AdamW}
+    return solver.choice("OPTIMIZER", optimizers)(groups, lr=solver.BASE_LR)
+
+
+def _groups_of(model: nn.Module, solver: Section) -> list[dict[str, Any]]:
+    return parameter_groups(
         model,
         lr=solver.BASE_LR,
         weight_decay=solver.WEIGHT_DECAY,
@@ -49,11 +62,6 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         factors=[_parse_factor(entry) for entry in solver.PARAMETER_FACTORS],
     )
-    if solver.OPTIMIZER == "SGD":
-        return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
-    if solver.OPTIMIZER == "AdamW":
-        return torch.optim.AdamW(groups, lr=solver.BASE_LR)
-    raise ValueError(f"SOLVER.OPTIMIZER {solver.OPTIMIZER!r} is not known; take 'SGD' or 'AdamW'.")
 
 
 def parameter_groups(
@@ -100,8 +108,7 @@ def parameter_groups(
     if unused:
         tops = sorted({name.split(".")[0] for name, _ in model.named_parameters()})
         raise ValueError(
-            f"SOLVER.PARAMETER_FACTORS: no parameter's name begins with {', '.join(map(repr, sorted(unused)))}. "
-            f"The model's names begin with {', '.join(tops)}."
+            f"no parameter's name begins with {', '.join(map(repr, sorted(unused)))}. The model's names begin with {', '.join(tops)}."
         )
     return reduce_param_groups(groups)
 
@@ -114,7 +121,7 @@ def _parse_factor(entry: Sequence[Any]) -> ParameterFactor:
         return ParameterFactor(prefix, *map(float, numbers))
     except (TypeError, ValueError):
         raise ValueError(
-            f"SOLVER.PARAMETER_FACTORS: {entry!r} is not [prefix of parameter names, factor on the learning rate, factor on the "
+            f"{entry!r} is not [prefix of parameter names, factor on the learning rate, factor on the "
             "weight decay], for instance ['backbone.', 0.1, 1.0]."
         ) from None
 
@@ -126,9 +133,9 @@ def build_gradient_clipper(cfg: CfgNode) -> GradientClipper | None:
     gradients together.
 
     Raises:
-        ValueError: unknown ``CLIP_TYPE``.
+        ConfigError: unknown ``CLIP_TYPE``.
     """
-    clip = cfg.SOLVER.CLIP_GRADIENTS
+    clip = Section(cfg, "SOLVER.CLIP_GRADIENTS")
     if not clip.ENABLED:
         return None
     value, norm_type = float(clip.CLIP_VALUE), float(clip.NORM_TYPE)
@@ -143,7 +150,4 @@ def build_gradient_clipper(cfg: CfgNode) -> GradientClipper | None:
     def clip_whole_norm(parameters: Sequence[nn.Parameter]) -> None:
         clip_grad_norm_(parameters, value, norm_type)
 
-    clippers = {"value": clip_values, "norm": clip_each_norm, "full_model": clip_whole_norm}
-    if clip.CLIP_TYPE not in clippers:
-        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE {clip.CLIP_TYPE!r} is not known; take one of {', '.join(clippers)}.")
-    return clippers[clip.CLIP_TYPE]
+    return clip.choice("CLIP_TYPE", {"value": clip_values, "norm": clip_each_norm, "full_model": clip_whole_norm})

@@ -1,10 +1,9 @@
-"""What a run was: its config, seed, command, code and machine."""
+"""The record of a run: its config, seed, command, code and machine."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import shlex
 import subprocess
@@ -21,9 +20,9 @@ from detectron2.config import CfgNode
 
 import detkit
 from detkit.checkpoint import write_text_atomically
-from detkit.distributed import get_world_size
+from detkit.distributed import get_world_size, usable_processors
 
-__all__ = ["command_line", "describe_environment", "save_run_record", "write_json"]
+__all__ = ["command_line", "describe_environment", "save_run_record", "write_record"]
 
 _PACKAGES = ("torchvision", "timm", "fvcore", "pycocotools", "opencv-python-headless", "numpy", "Pillow", "scipy")
 
@@ -41,7 +40,7 @@ def save_run_record(cfg: CfgNode) -> None:
         **describe_environment(),
     }
     path = folder / "run.json"
-    write_json(path, {"starts": [*_earlier_starts(path), start]})
+    write_record(path, {"starts": [*_earlier_starts(path), start]})
 
 
 def command_line() -> str:
@@ -50,7 +49,7 @@ def command_line() -> str:
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, code and hardware; only what can be looked up at once."""
+    """Versions, code and hardware; only what is found without a measurement."""
     return {
         "versions": {
             "detkit": detkit.__version__,
@@ -63,14 +62,14 @@ def describe_environment() -> dict[str, Any]:
         "hardware": {
             "machine": platform.platform(),
             "cpu": _cpu_name(),
-            "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cpus": usable_processors(),
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
             "cuda": torch.version.cuda,
         },
     }
 
 
-def write_json(path: str | Path, content: Any) -> None:
+def write_record(path: str | Path, content: Any) -> None:
     """Writes readable json, whole or not at all. NaN and infinity, which json does not have, become null."""
     write_text_atomically(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase, TrainerBase, hooks
-from detectron2.modeling import build_model
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
@@ -20,9 +20,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from detkit.backbones import check_deformable
+from detkit.backbones import check_backbone
 from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint
-from detkit.config import load_method_packages
+from detkit.config import Section, load_method_packages
 from detkit.data import build_train_mapper
 from detkit.distributed import get_rank, get_world_size
 from detkit.engine.console import setup_logging
@@ -92,7 +92,8 @@ class Trainer(TrainerBase):
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The model on its device."""
         load_method_packages()  # in a started process the config has come by pickle, and nothing is registered yet
-        check_deformable(cfg)
+        check_backbone(cfg)
+        Section(cfg, "MODEL").check({"META_ARCHITECTURE": [name for name, _ in META_ARCH_REGISTRY]})
         model = build_model(cfg)
         logger.debug("Model:\n%s", model)
         return model
@@ -294,6 +295,4 @@ def _data_parallel(model: nn.Module) -> nn.Module:
 def _amp_dtype(cfg: CfgNode) -> torch.dtype | None:
     if not cfg.SOLVER.AMP.ENABLED:
         return None
-    if cfg.SOLVER.AMP.DTYPE not in _AMP_DTYPES:
-        raise ValueError(f"SOLVER.AMP.DTYPE {cfg.SOLVER.AMP.DTYPE!r} is not known; take one of {', '.join(_AMP_DTYPES)}.")
-    return _AMP_DTYPES[cfg.SOLVER.AMP.DTYPE]
+    return Section(cfg, "SOLVER.AMP").choice("DTYPE", _AMP_DTYPES)

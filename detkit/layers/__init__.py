@@ -1,6 +1,6 @@
 """Layers and operators that several heads and detectors are made of."""
 
-from .deform import DeformConv2d, DeformConv2dPack, deform_conv2d
+from .deform import DeformConv2dPack, deform_conv2d
 from .nms import nms_mask, nms_mask_by_offsets
 from .ranking import ABSENT, best_indices, gather_rows
 from .sampling import sample_channels
@@ -9,7 +9,6 @@ from .towers import Tower, init_conv
 
 __all__ = [
     "ABSENT",
-    "DeformConv2d",
     "DeformConv2dPack",
     "Scale",
     "Tower",

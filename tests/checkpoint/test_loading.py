@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
-from detkit.checkpoint import CheckpointError, DetkitCheckpointer, convert_state_dict, load_weights
+from detkit.checkpoint import CheckpointError, conversion, convert_state_dict, load_weights, loading
 from tests.toys.detectors import tiny_cfg
 
 
@@ -139,24 +140,17 @@ def test_frozen_statistics_without_epsilon(model: nn.Module) -> None:
     torch.testing.assert_close(converted["backbone.bottom_up.stem.conv1.norm.running_var"], torch.full((2,), 1 - 1e-5))
 
 
-def test_checkpointer_loads_and_returns_the_rest(model: nn.Module, tmp_path: Path) -> None:
+def test_a_file_is_converted_once(model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = other_weights(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    path = str(tmp_path / "weights.pth")
-    torch.save({"model": state, "optimizer": torch.optim.SGD(model.parameters(), lr=0.25).state_dict(), "iteration": 3}, path)
-    rest = DetkitCheckpointer(model, optimizer=optimizer).load(path)
-    assert rest == {"iteration": 3}
-    assert optimizer.param_groups[0]["lr"] == 0.25
+    torch.save(as_adelaidet(state), tmp_path / "weights.pth")
+    calls = []
+
+    def counted(*args: Any) -> Any:
+        calls.append(args)
+        return convert_state_dict(*args)
+
+    for module in (conversion, loading):
+        monkeypatch.setattr(module, "convert_state_dict", counted)
+    load_weights(model, tmp_path / "weights.pth", strict=True)
+    assert len(calls) == 1
     torch.testing.assert_close(dict(model.state_dict()), state)
-
-
-def test_checkpointer_errors(model: nn.Module, tmp_path: Path) -> None:
-    checkpointer = DetkitCheckpointer(model, strict=True)
-    with pytest.raises(CheckpointError, match="There is no checkpoint"):
-        checkpointer.load(str(tmp_path / "nowhere.pth"))
-    state = other_weights(model)
-    state.pop("head.cls_score.bias")
-    torch.save({"model": state}, tmp_path / "part.pth")
-    with pytest.raises(CheckpointError, match="only in part"):
-        checkpointer.load(str(tmp_path / "part.pth"))
-    assert checkpointer.load("") == {}

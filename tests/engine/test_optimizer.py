@@ -74,10 +74,10 @@ def test_the_named_optimizer_is_built(name: str, kind: type) -> None:
 def test_unknown_names_list_the_known_ones() -> None:
     cfg = get_cfg()
     cfg.SOLVER.OPTIMIZER = "Adam"
-    with pytest.raises(ValueError, match="'SGD' or 'AdamW'"):
+    with pytest.raises(ValueError, match="SOLVER.OPTIMIZER is 'Adam'. It has to be one of 'SGD', 'AdamW'"):
         build_optimizer(cfg, _model())
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED, cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = True, "all"
-    with pytest.raises(ValueError, match="value, norm, full_model"):
+    with pytest.raises(ValueError, match="'value', 'norm', 'full_model'"):
         build_gradient_clipper(cfg)
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from detkit.config import get_cfg
-from detkit.engine.run_record import command_line, save_run_record, write_json
+from detkit.engine.run_record import command_line, save_run_record, write_record
 
 
 def test_a_resumed_run_adds_its_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +38,7 @@ def test_a_broken_record_is_begun_anew(tmp_path: Path, broken: str) -> None:
 
 
 def test_what_json_does_not_have_becomes_null(tmp_path: Path) -> None:
-    write_json(
+    write_record(
         tmp_path / "a.json", {"AP": float("nan"), "nested": [1.5, float("inf"), (2, -float("inf"))], 3: "x", "cfg": get_cfg().INPUT.CROP}
     )
     content = json.loads((tmp_path / "a.json").read_text(), parse_constant=pytest.fail)

@@ -7,7 +7,7 @@ from detkit.layers import DeformConv2dPack, Tower
 
 
 def test_a_tower_builds_what_it_describes() -> None:
-    tower = Tower(num_convs=3, channels=32, bias=False, num_deformable=1)
+    tower = Tower(num_convs=3, channels=32, bias=False, deformable=[2])
     first, second = tower.build(8), tower.build(8)
     assert [isinstance(conv, DeformConv2dPack) for conv in first] == [False, False, True]
     assert first[0].bias is None and not torch.equal(first[0].weight, second[0].weight)
