@@ -80,13 +80,20 @@ def test_kinds_that_no_case_has_fail_at_collection() -> None:
 
 def test_without_the_full_set_the_compact_selection_remains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.parity.cases.FULL_FOLDER", tmp_path / "nowhere")
-    assert [case.id for case in find_cases(sets=("dw",))] == ["compact:dw/loss", "compact:dw/refine", "compact:dw/pieces", "compact:dw/weighting"]
+    assert [case.id for case in find_cases(sets=("dw",))] == [
+        "compact:dw/loss",
+        "compact:dw/refine",
+        "compact:dw/pieces",
+        "compact:dw/weighting",
+    ]
     assert find_cases("train", sets=("atss_official", "mmdet_fcos")) == []
 
 
 def test_every_clone_has_a_whole_model_of_every_method() -> None:
     whole = {
-        set_name: [case.name for case in find_cases(sets=(set_name,)) if case.folder == COMPACT_FOLDER and case.state_shapes and _detects(case)]
+        set_name: [
+            case.name for case in find_cases(sets=(set_name,)) if case.folder == COMPACT_FOLDER and case.state_shapes and _detects(case)
+        ]
         for set_name in ("fcos", "mmdet_fcos", "mmdet_atss", "dw", "mmdet_tood", "lsnet", "sparsercnn")
     }
     assert all(whole.values()), whole
