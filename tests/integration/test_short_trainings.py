@@ -1,4 +1,4 @@
-"""A short training of every method with the config that is shipped for a laptop, on the embedded dataset: minutes, so with the slow tests."""
+"""A short training of every method with the config that is shipped for a laptop, on the embedded dataset."""
 
 from __future__ import annotations
 
