@@ -34,10 +34,9 @@ from tqdm import tqdm
 from detkit import analysis
 from detkit.assigners import ATSSAssigner
 from detkit.checkpoint import load_weights
-from detkit.config import get_cfg
+from detkit.config import get_cfg, usable_device
 from detkit.data import find_image_folder, register_coco_folder
 from detkit.dense import DenseDetector, PriorGenerator
-from detkit.engine.setup import usable_device
 from detkit.evaluation import read_detections, read_ground_truth
 from detkit.geometry import square_anchors
 from lsnet.analysis import PAPER_BOUND, contour_bound
@@ -246,9 +245,9 @@ def landmarks(args: argparse.Namespace) -> None:
     inputs = labeled_input(cfg, record)
     found = None
     if _names_a_file(cfg):
-        cfg.MODEL.DEVICE = usable_device(cfg)
+        cfg.MODEL.DEVICE = usable_device(cfg.MODEL.DEVICE)
         model = build_model(cfg).eval()
-        load_weights(model, cfg.MODEL.WEIGHTS)
+        load_weights(model, cfg.MODEL.WEIGHTS, strict=True)
         found = detect_with_stages(model, inputs["image"], score_thresh=args.score_thresh)
     figure = stages_figure(inputs, found, build_task(cfg), image_format=cfg.INPUT.FORMAT, dataset_name=cfg.DATASETS.TRAIN[0])
     analysis.save_figure(figure, args.output_dir / "landmarks.png")
@@ -278,12 +277,12 @@ def _models(configs: dict[str, Any], record: dict[str, Any]) -> tuple[dict[str, 
         raise ValueError("--config-files: name the configs whose assigners are to be compared.")
     models: dict[str, DenseDetector] = {}
     for name, cfg in configs.items():
-        cfg.MODEL.DEVICE = usable_device(cfg)
+        cfg.MODEL.DEVICE = usable_device(cfg.MODEL.DEVICE)
         model = build_model(cfg)
         if not isinstance(model, DenseDetector):
             raise ValueError(f"{name}: {cfg.MODEL.META_ARCHITECTURE} has no grid that an assigner could pick from.")
         if _names_a_file(cfg):
-            load_weights(model, cfg.MODEL.WEIGHTS)
+            load_weights(model, cfg.MODEL.WEIGHTS, strict=True)
         models[name] = model
     cfg = next(iter(configs.values()))
     batched_input = _test_size_mapper(cfg)(record)

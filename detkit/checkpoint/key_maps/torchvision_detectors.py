@@ -3,16 +3,19 @@
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 from .base import KeyMap
-from .torchvision import TORCHVISION_RESNET
+from .common import resnet_rules, tower_rules
 
 __all__ = ["TORCHVISION_FCOS", "TORCHVISION_RETINANET", "TORCHVISION_RETINANET_V2"]
 
 #: COCO's category numbers in the order of our classes
 _CLASSES = tuple(category["id"] for category in COCO_CATEGORIES if category["isthing"])
+#: pyramids from res3 on; before version 0.14 the convolutions stood without the ".0"
 _BACKBONE = {
-    **{f"backbone.body.{source}": ours for source, ours in TORCHVISION_RESNET.rules.items()},
+    **resnet_rules("backbone.body."),
     "backbone.fpn.inner_blocks.{l}.0.{param}": "backbone.fpn_lateral{l+3}.{param}",
+    "backbone.fpn.inner_blocks.{l}.{param}": "backbone.fpn_lateral{l+3}.{param}",
     "backbone.fpn.layer_blocks.{l}.0.{param}": "backbone.fpn_output{l+3}.{param}",
+    "backbone.fpn.layer_blocks.{l}.{param}": "backbone.fpn_output{l+3}.{param}",
     "backbone.fpn.extra_blocks.p{l}.{param}": "backbone.top_block.p{l}.{param}",
 }
 _OUTPUTS = {
@@ -24,10 +27,8 @@ TORCHVISION_FCOS = KeyMap(
     name="torchvision FCOS",
     rules={
         **_BACKBONE,
-        "head.classification_head.conv.{3i}.{param}": "head.cls_tower.{i}.{param}",
-        "head.classification_head.conv.{3i+1}.{param}": "head.cls_tower.{i}.norm.{param}",
-        "head.regression_head.conv.{3i}.{param}": "head.box_tower.{i}.{param}",
-        "head.regression_head.conv.{3i+1}.{param}": "head.box_tower.{i}.norm.{param}",
+        **tower_rules("head.classification_head.conv", "head.cls_tower"),
+        **tower_rules("head.regression_head.conv", "head.box_tower"),
         **_OUTPUTS,
         "head.regression_head.bbox_ctrness.{param}": "head.quality.{param}",
     },
@@ -35,13 +36,15 @@ TORCHVISION_FCOS = KeyMap(
     class_rows=_CLASSES,
 )
 
-#: retinanet_resnet50_fpn, whose released weights go with batch norms without epsilon
+#: retinanet_resnet50_fpn, whose released weights go with batch norms without epsilon; before version 0.14 its towers were "conv.{2i}"
 TORCHVISION_RETINANET = KeyMap(
     name="torchvision RetinaNet",
     rules={
         **_BACKBONE,
         "head.classification_head.conv.{i}.0.{param}": "head.cls_tower.{i}.{param}",
         "head.regression_head.conv.{i}.0.{param}": "head.box_tower.{i}.{param}",
+        **tower_rules("head.classification_head.conv", "head.cls_tower", norm=False),
+        **tower_rules("head.regression_head.conv", "head.box_tower", norm=False),
         **_OUTPUTS,
     },
     num_classes=91,
