@@ -1,4 +1,4 @@
-"""What a loss needs to know of the other workers.
+"""Workers and processors: what a loss needs to know of the other workers, and how many processors this process may use.
 
 Loss normalizers (number of positives, sum of centerness, ...) are averaged over the workers: gradients are averaged too, so that
 `local sum / mean normalizer`, averaged over the workers, is `global sum / global normalizer` -- the loss of one process on the
@@ -7,10 +7,12 @@ whole batch.
 
 from __future__ import annotations
 
+import os
+
 import torch
 import torch.distributed as dist
 
-__all__ = ["get_rank", "get_world_size", "reduce_mean"]
+__all__ = ["get_rank", "get_world_size", "reduce_mean", "usable_processors"]
 
 
 def get_world_size() -> int:
@@ -21,6 +23,11 @@ def get_world_size() -> int:
 def get_rank() -> int:
     """Index of this worker, in [0, world size)."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def usable_processors() -> int:
+    """Number of processors that this process may run on, at least 1."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def reduce_mean(tensor: torch.Tensor) -> torch.Tensor:

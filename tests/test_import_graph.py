@@ -20,11 +20,12 @@ FLOORS = (
     {"structures", "distributed", "config_files", "onnx_predictor"},
     {"geometry", "config"},
     {"registry"},
-    {"losses", "layers", "checkpoint", "data", "evaluation", "tta"},
-    {"assigners", "backbones"},
+    {"losses", "layers", "checkpoint", "data", "tta"},
+    {"assigners", "backbones", "evaluation"},
     {"dense"},
     {"visualization", "engine"},
     {"analysis", "report", "export"},
+    {"predictor"},
 )
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 #: packages of the project that each package may import, itself included

@@ -12,6 +12,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from detkit.distributed import usable_processors
+
 __all__ = ["NonFiniteCostError", "match"]
 
 #: Threads that match, at most; a batch is some hundred problems of about a millisecond each.
@@ -75,8 +77,7 @@ def _solve(packed: np.ndarray, gt_index: np.ndarray, problem: int) -> bool:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ThreadPoolExecutor(min(usable, _MAX_THREADS), thread_name_prefix="matching")
+    return ThreadPoolExecutor(min(usable_processors(), _MAX_THREADS), thread_name_prefix="matching")
 
 
 if hasattr(os, "register_at_fork"):

@@ -4,7 +4,7 @@ Importing this package registers ``build_torchvision_backbone``, ``build_timm_ba
 ``build_fpn_backbone`` and ``build_hrfpn_backbone`` in Detectron2's ``BACKBONE_REGISTRY``. The keys stand in :mod:`detkit.config.backbones`.
 """
 
-from .deformable import build_deformable_resnet_backbone, check_deformable
+from .deformable import build_deformable_resnet_backbone, check_backbone
 from .extractor import FeatureExtractor
 from .hrfpn import HRFPN, build_hrfpn_backbone
 from .levels import levels_named
@@ -23,6 +23,6 @@ __all__ = [
     "build_hrfpn_backbone",
     "build_timm_backbone",
     "build_torchvision_backbone",
-    "check_deformable",
+    "check_backbone",
     "levels_named",
 ]

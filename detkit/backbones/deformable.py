@@ -14,12 +14,15 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.resnet import ResNet, build_resnet_backbone
 from torch import nn
 
-from detkit.config import ConfigError
+from detkit.config import ConfigError, Section
+from detkit.config.backbones import BACKBONE_LIMITS
 from detkit.layers import DeformConv2dPack
 
-__all__ = ["build_deformable_resnet_backbone", "check_deformable", "deform_units", "deformable_stages"]
+__all__ = ["PYRAMIDS", "build_deformable_resnet_backbone", "check_backbone", "deform_units", "deformable_stages"]
 
 STAGES = ("res2", "res3", "res4", "res5")
+#: builders that stand on another one, MODEL.FPN.BOTTOM_UP
+PYRAMIDS = ("build_fpn_backbone", "build_hrfpn_backbone")
 
 
 def deformable_stages(cfg: CfgNode) -> tuple[str, ...]:
@@ -55,34 +58,50 @@ def build_deformable_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Re
     Raises:
         ConfigError: depth 18 or 34, whose blocks Detectron2 does not make deformable either.
     """
-    stages = deformable_stages(cfg)
-    if stages and cfg.MODEL.RESNETS.DEPTH < 50:
-        raise ConfigError(
-            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE: the blocks of ResNet-{cfg.MODEL.RESNETS.DEPTH} cannot be deformable. "
-            "Take MODEL.RESNETS.DEPTH 50, 101 or 152."
-        )
+    _check_resnet(Section(cfg, "MODEL.RESNETS"))
     plain = cfg.clone()
     plain.defrost()
     plain.MODEL.RESNETS.DEFORM_ON_PER_STAGE = [False] * len(STAGES)
     resnet = build_resnet_backbone(plain, input_shape)
-    deform_units(resnet, stages, cfg)
+    deform_units(resnet, deformable_stages(cfg), cfg)
     return resnet.freeze(cfg.MODEL.BACKBONE.FREEZE_AT)
 
 
-def check_deformable(cfg: CfgNode) -> None:
-    """Refuses a config whose deformable stages would need Detectron2's compiled operators.
+def check_backbone(cfg: CfgNode) -> None:
+    """Checks the keys of backbone and pyramid, before they are built.
 
     Raises:
-        ConfigError: DEFORM_ON_PER_STAGE with a builder of Detectron2's.
+        ConfigError: a value that cannot be, a key that the chosen backbone does not read, or deformable stages with a builder of
+            Detectron2's, which would need its compiled operators.
     """
-    name = cfg.MODEL.BACKBONE.NAME
-    above = name in ("build_fpn_backbone", "build_hrfpn_backbone")
-    builder, key = (cfg.MODEL.FPN.BOTTOM_UP, "MODEL.FPN.BOTTOM_UP") if above else (name, "MODEL.BACKBONE.NAME")
-    if not deformable_stages(cfg) or builder not in BACKBONE_REGISTRY:
-        return
-    if BACKBONE_REGISTRY.get(builder).__module__.startswith("detectron2."):
+    model = Section(cfg, "MODEL")
+    model.check({key: limit for key, limit in BACKBONE_LIMITS.items() if key in cfg.MODEL or "." in key})
+    if len(cfg.MODEL.PIXEL_MEAN) != len(cfg.MODEL.PIXEL_STD):
+        raise model.refusal("PIXEL_STD", f"as long as MODEL.PIXEL_MEAN, {len(cfg.MODEL.PIXEL_MEAN)}")
+    if len(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE) != len(STAGES):
+        raise model.refusal("RESNETS.DEFORM_ON_PER_STAGE", f"one True or False for each of {', '.join(STAGES)}")
+    if "GN" in (cfg.MODEL.FPN.NORM, cfg.MODEL.FPN.TOP_BLOCK_NORM) and cfg.MODEL.FPN.OUT_CHANNELS % 32:
+        raise model.refusal("FPN.OUT_CHANNELS", "divisible by 32 for group norm")
+    above = cfg.MODEL.BACKBONE.NAME in PYRAMIDS
+    key = "FPN.BOTTOM_UP" if above else "BACKBONE.NAME"
+    model.check({key: sorted(name for name, _ in BACKBONE_REGISTRY if name not in PYRAMIDS)})
+    builder = model.value(key)
+    theirs = BACKBONE_REGISTRY.get(builder).__module__.startswith("detectron2.")
+    if theirs or builder == "build_deformable_resnet_backbone":
+        model.refuse_unread([f"BACKBONE.{name}" for name in ("ARCH", "NORM", "WEIGHTS", "LAST_CONV", "OUT_NORM")], builder)
+        _check_resnet(model.RESNETS)
+    if deformable_stages(cfg) and theirs:
         raise ConfigError(
-            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE asks for deformable convolutions, which {key} '{builder}' makes with Detectron2's compiled "
-            "operators. Set MODEL.BACKBONE.NAME build_fpn_backbone and MODEL.FPN.BOTTOM_UP build_deformable_resnet_backbone (with "
+            f"MODEL.RESNETS.DEFORM_ON_PER_STAGE asks for deformable convolutions, which MODEL.{key} '{builder}' makes with Detectron2's "
+            "compiled operators. Set MODEL.BACKBONE.NAME build_fpn_backbone and MODEL.FPN.BOTTOM_UP build_deformable_resnet_backbone (with "
             "MODEL.FPN.TOP_BLOCK for the levels above), or for a ResNet without FPN MODEL.BACKBONE.NAME build_deformable_resnet_backbone."
         )
+
+
+def _check_resnet(node: Section) -> None:
+    """What Detectron2's ResNets of basic blocks cannot be."""
+    if node.DEPTH > 34:
+        return
+    for key, needed in (("RES2_OUT_CHANNELS", 64), ("RES5_DILATION", 1), ("NUM_GROUPS", 1), ("DEFORM_ON_PER_STAGE", [False] * 4)):
+        if node.value(key) != needed:
+            raise node.refusal(key, f"{needed} for MODEL.RESNETS.DEPTH {node.DEPTH}")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from detectron2.layers import ShapeSpec
 
 from detkit.config import ConfigError
+from detkit.config.limits import allowed_values
 
 __all__ = ["levels_named"]
 
@@ -22,12 +23,11 @@ def levels_named(names: Sequence[str], shapes: Mapping[str, ShapeSpec], key: str
     Raises:
         ConfigError: none is named, the backbone lacks one, or they do not go from fine to coarse.
     """
-    if not names:
-        raise ConfigError(f"{key} names no level of the pyramid; the backbone gives {sorted(shapes)}.")
-    missing = [name for name in names if name not in shapes]
-    if missing:
-        raise ConfigError(f"{key} names {missing}, but the backbone gives {sorted(shapes)}: change {key} or the backbone's own keys.")
-    strides = [shapes[name].stride for name in names]
-    if strides != sorted(set(strides)):
-        raise ConfigError(f"{key} is {list(names)}, with the strides {strides}: name each level once, from fine to coarse.")
+    allowed = allowed_values(names, list(shapes)) if names else "one or more levels"
+    strides = [] if allowed else [shapes[name].stride for name in names]
+    if allowed or strides != sorted(set(strides)):
+        raise ConfigError(
+            f"{key} is {list(names)}. It has to be {allowed or f'from fine to coarse, each level once; their strides are {strides}'}. "
+            f"The backbone gives {', '.join(shapes)}."
+        )
     return [shapes[name] for name in names]

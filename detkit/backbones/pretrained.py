@@ -16,19 +16,14 @@ from detkit.checkpoint import CheckpointError, read_checkpoint
 from detkit.config import ConfigError
 
 from .deformable import deform_units, deformable_stages
-from .extractor import NORMS, FeatureExtractor
+from .extractor import FeatureExtractor
 
-__all__ = ["finish_extractor", "load_pretrained", "read_pretrained", "wanted_features"]
+__all__ = ["finish_extractor", "load_pretrained", "read_pretrained"]
 
 logger = logging.getLogger(__name__)
 
 KEY = "MODEL.BACKBONE.WEIGHTS"
 SUFFIXES = (".pth", ".pt", ".safetensors")
-
-
-def wanted_features(cfg: CfgNode) -> tuple[str, ...]:
-    """The outputs of the extractor that the FPN takes; empty if the config names none."""
-    return tuple(cfg.MODEL.FPN.IN_FEATURES)
 
 
 def finish_extractor(backbone: FeatureExtractor, cfg: CfgNode) -> None:
@@ -38,8 +33,6 @@ def finish_extractor(backbone: FeatureExtractor, cfg: CfgNode) -> None:
     need them.
     """
     node = cfg.MODEL.BACKBONE
-    if node.NORM not in NORMS:
-        raise ConfigError(f"MODEL.BACKBONE.NORM: the batch norms of '{node.ARCH}' can be {', '.join(NORMS)}, not '{node.NORM}'.")
     if node.WEIGHTS and not cfg.MODEL.WEIGHTS:
         load_pretrained(backbone, read_pretrained(node.WEIGHTS, arch=node.ARCH), source=node.WEIGHTS)
         _check_input(cfg)
@@ -89,8 +82,8 @@ def read_pretrained(source: str, *, arch: str) -> dict[str, Tensor]:
 def load_pretrained(backbone: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
     """Copies the weights of a classification network into a feature extractor made of it.
 
-    Every parameter and statistic that the extractor has from the network has to be there with its shape. What is over (the classifier,
-    later stages) is left.
+    Every parameter and statistic that the extractor has from the network has to be there with its shape. Extra tensors (the
+    classifier, later stages) are ignored.
 
     Raises:
         ConfigError: a tensor is missing or has another shape; says how many, and the first.

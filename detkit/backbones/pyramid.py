@@ -12,9 +12,10 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P
 from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 
-from detkit.config import ConfigError
+from detkit.config import Section
+from detkit.layers import train_affine
 
-from .deformable import check_deformable
+from .deformable import check_backbone
 
 __all__ = ["LinearP6P7", "build_bottom_up", "build_fpn_backbone"]
 
@@ -70,18 +71,19 @@ def build_bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
         ConfigError: see :func:`build_fpn_backbone`.
     """
     node = cfg.MODEL.FPN
-    if node.BOTTOM_UP not in BACKBONE_REGISTRY or node.BOTTOM_UP in ("build_fpn_backbone", "build_hrfpn_backbone"):
-        raise ConfigError(
-            f"MODEL.FPN.BOTTOM_UP: '{node.BOTTOM_UP}' is no backbone to stand below an FPN. "
-            "Known: build_resnet_backbone, build_deformable_resnet_backbone, build_torchvision_backbone, build_timm_backbone."
-        )
-    check_deformable(cfg)
+    check_backbone(cfg)
     bottom_up = BACKBONE_REGISTRY.get(node.BOTTOM_UP)(cfg, input_shape)
+    if cfg.MODEL.BACKBONE.TRAIN_AFFINE and not train_affine(bottom_up):
+        raise Section(cfg, "MODEL.BACKBONE").refusal(
+            "TRAIN_AFFINE",
+            f"False for {node.BOTTOM_UP} without batch norms of fixed statistics outside of its frozen stages; for a ResNet they are "
+            "MODEL.RESNETS.NORM FrozenBN, for a network of torchvision or timm MODEL.BACKBONE.NORM FrozenBN",
+        )
     shapes = bottom_up.output_shape()
     if not _are_contiguous([shapes[name].stride if name in shapes else 0 for name in node.IN_FEATURES]):
-        raise ConfigError(
-            f"MODEL.FPN.IN_FEATURES is {list(node.IN_FEATURES)}, but {node.BOTTOM_UP} gives {list(shapes)}. "
-            "Set it to contiguous outputs such as ['res3', 'res4', 'res5'], and for a ResNet MODEL.RESNETS.OUT_FEATURES to the same."
+        raise Section(cfg, "MODEL.FPN").refusal(
+            "IN_FEATURES",
+            f"contiguous outputs of {node.BOTTOM_UP}, which gives {list(shapes)}; for a ResNet set MODEL.RESNETS.OUT_FEATURES to the same",
         )
     return bottom_up
 
@@ -103,10 +105,8 @@ def _top_block(cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> nn.Module | None:
         pool.in_feature = f"p{level}"
         return pool
     if node.RELU_BEFORE_P7 and node.TOP_BLOCK_NORM:
-        raise ConfigError("MODEL.FPN.TOP_BLOCK_NORM goes with MODEL.FPN.RELU_BEFORE_P7 False only.")
+        raise Section(cfg, "MODEL.FPN").refusal("TOP_BLOCK_NORM", "'' with MODEL.FPN.RELU_BEFORE_P7 True")
     kind = LastLevelP6P7 if node.RELU_BEFORE_P7 else partial(LinearP6P7, norm=node.TOP_BLOCK_NORM)
-    if node.TOP_BLOCK == "p5":
-        return kind(node.OUT_CHANNELS, node.OUT_CHANNELS, in_feature=f"p{level}")
     if node.TOP_BLOCK == "c5":
         return kind(shapes[last].channels, node.OUT_CHANNELS, in_feature=last)
-    raise ConfigError(f"MODEL.FPN.TOP_BLOCK: '{node.TOP_BLOCK}' is none of 'p5', 'c5', 'pool', 'none'.")
+    return kind(node.OUT_CHANNELS, node.OUT_CHANNELS, in_feature=f"p{level}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from typing import Any
 
@@ -14,10 +13,10 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from timm.layers import LayerNorm2d, convert_sync_batchnorm, freeze_batch_norm_2d
 from torch import Tensor, nn
 
-from detkit.config import ConfigError
+from detkit.config import ConfigError, Section
 
-from .extractor import FeatureExtractor, feature_name, named_units, probe_image, stride_of
-from .pretrained import finish_extractor, wanted_features
+from .extractor import NORMS, FeatureExtractor, feature_name, named_units, probe_image, stride_of
+from .pretrained import finish_extractor
 
 __all__ = ["TimmBackbone", "build_timm_backbone"]
 
@@ -90,12 +89,12 @@ class TimmBackbone(FeatureExtractor):
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> TimmBackbone:
     """The timm network ``MODEL.BACKBONE.ARCH`` with the weights, norm and freezing that ``MODEL.BACKBONE`` asks for."""
-    arch = cfg.MODEL.BACKBONE.ARCH
-    if not timm.is_model(arch):
-        near = difflib.get_close_matches(arch, timm.list_models(), n=3, cutoff=0.0)
-        raise ConfigError(f"MODEL.BACKBONE.ARCH: timm has no network '{arch}'. The nearest: {', '.join(near)}.")
+    node = Section(cfg, "MODEL.BACKBONE")
+    node.check({"NORM": NORMS, "ARCH": timm.list_models()})
+    node.refuse_unread(["LAST_CONV"], "build_timm_backbone")
+    arch = node.ARCH
     try:
-        backbone = TimmBackbone(network=_create(arch, wanted_features(cfg)), out_norm=cfg.MODEL.BACKBONE.OUT_NORM)
+        backbone = TimmBackbone(network=_create(arch, tuple(cfg.MODEL.FPN.IN_FEATURES)), out_norm=cfg.MODEL.BACKBONE.OUT_NORM)
     except (ValueError, AssertionError, RuntimeError) as error:
         raise ConfigError(f"MODEL.BACKBONE.ARCH '{arch}' cannot be the backbone: {error}") from error
     finish_extractor(backbone, cfg)

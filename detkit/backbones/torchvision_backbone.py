@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -12,10 +11,10 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor, nn
 
-from detkit.config import ConfigError
+from detkit.config import ConfigError, Section
 
-from .extractor import FeatureExtractor, feature_name, named_units, probe_image, stride_of
-from .pretrained import finish_extractor, wanted_features
+from .extractor import NORMS, FeatureExtractor, feature_name, named_units, probe_image, stride_of
+from .pretrained import finish_extractor
 
 __all__ = ["TorchvisionBackbone", "build_torchvision_backbone"]
 
@@ -114,16 +113,15 @@ def _probe(network: nn.Module, units: dict[str, nn.Module]) -> tuple[dict[str, i
 @BACKBONE_REGISTRY.register()
 def build_torchvision_backbone(cfg: CfgNode, input_shape: ShapeSpec | None = None) -> TorchvisionBackbone:
     """The torchvision network ``MODEL.BACKBONE.ARCH`` with the weights, norm and freezing that ``MODEL.BACKBONE`` asks for."""
-    arch = cfg.MODEL.BACKBONE.ARCH
-    known = torchvision.models.list_models(module=torchvision.models)
-    if arch not in known:
-        near = difflib.get_close_matches(arch, known, n=3, cutoff=0.0)
-        raise ConfigError(f"MODEL.BACKBONE.ARCH: torchvision has no classification network '{arch}'. The nearest: {', '.join(near)}.")
+    node = Section(cfg, "MODEL.BACKBONE")
+    node.check({"NORM": NORMS, "ARCH": torchvision.models.list_models(module=torchvision.models)})
+    node.refuse_unread(["OUT_NORM"], "build_torchvision_backbone")
+    arch = node.ARCH
     network = torchvision.models.get_model(arch, weights=None)
     try:
         backbone = TorchvisionBackbone(
             network=network,
-            out_features=wanted_features(cfg) or ("res2", "res3", "res4", "res5"),
+            out_features=tuple(cfg.MODEL.FPN.IN_FEATURES) or ("res2", "res3", "res4", "res5"),
             last_conv=cfg.MODEL.BACKBONE.LAST_CONV,
         )
     except ValueError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from collections import OrderedDict
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used. The message names the file or the keys and the remedy."""
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     """Reads a file of weights into the memory of the CPU.
 
     Three formats, told apart by the suffix: ``.safetensors``; ``.pkl`` (numpy arrays, as in Detectron2's model zoo); anything else is a

@@ -4,8 +4,7 @@ from .defaults import default_value, get_cfg
 from .limits import Limit
 from .methods import method_node
 from .plugins import METHOD_PACKAGES, load_method_packages
-from .ranges import check_ranges
-from .reader import ConfigError, SafeCfgNode
+from .reader import ConfigError, SafeCfgNode, flatten, usable_device
 from .section import Section
 
 __all__ = [
@@ -14,9 +13,10 @@ __all__ = [
     "Limit",
     "SafeCfgNode",
     "Section",
-    "check_ranges",
     "default_value",
+    "flatten",
     "get_cfg",
     "load_method_packages",
     "method_node",
+    "usable_device",
 ]

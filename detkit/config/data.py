@@ -4,7 +4,29 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-__all__ = ["add_data_config"]
+from .limits import Limit
+
+__all__ = ["DATA_LIMITS", "add_data_config"]
+
+#: what the keys of data and loader may be, by section
+DATA_LIMITS: dict[str, dict[str, Limit]] = {
+    "DATASETS": {"ON_BAD_IMAGE": ("error", "skip"), "ON_BAD_BOX": ("error", "fix")},
+    "DATALOADER": {
+        "NUM_WORKERS": "[0, inf)",
+        "SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler"),
+        "REPEAT_THRESHOLD": "[0, 1]",
+    },
+    "INPUT": {
+        **dict.fromkeys(("MIN_SIZE_TRAIN", "MAX_SIZE_TRAIN", "MAX_SIZE_TEST", "CROP.MIN_SIZES"), "[1, inf)"),
+        "MIN_SIZE_TEST": "[0, inf)",
+        "MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
+        "RANDOM_FLIP": ("horizontal", "vertical", "none"),
+        "CROP.TYPE": ("relative", "relative_range", "absolute", "absolute_range"),
+        "CROP.MAX_SIZE": "[0, inf)",
+        "CROP.SIZE": "(0, inf)",
+        "MASK_FORMAT": ("polygon", "bitmask"),
+    },
+}
 
 
 def add_data_config(cfg: CfgNode) -> None:
@@ -35,7 +57,11 @@ def add_data_config(cfg: CfgNode) -> None:
     # images without objects train: they teach what is background (Detectron2 leaves them out)
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
 
+    # images of more than 8 bits per channel: "error"; "full_range": scale 0 to 65535 (16 bits), 0 to 2**31 - 1 (32 bits) or 0 to 1
+    # (floating point) to 0..255; "own_range": scale the values of each image
+    cfg.INPUT.DEEP_IMAGES = "error"
     # what prepares an image and its annotations for training; the configs of LSNet name its "LandmarkMapper"
     cfg.INPUT.MAPPER = "DatasetMapper"
     # "CropMapper": shorter sides at which every second image is cropped (DETR, Sparse R-CNN), by INPUT.CROP.TYPE and SIZE
     cfg.INPUT.CROP.MIN_SIZES = [400, 500, 600]
+    cfg.INPUT.CROP.MAX_SIZE = 0  # bound of the longer side at that, 0 for none; mmdetection's Sparse R-CNN: 1333

@@ -4,7 +4,26 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode as CN
 
-__all__ = ["add_engine_config"]
+from .limits import Limit
+
+__all__ = ["SOLVER_LIMITS", "add_engine_config"]
+
+_RATES = ("BASE_LR", "BASE_LR_END", "GAMMA", "BIAS_LR_FACTOR", "WEIGHT_DECAY", "WEIGHT_DECAY_BIAS", "WEIGHT_DECAY_NORM")
+_COUNTS = ("WARMUP_ITERS", "STEPS", "REFERENCE_BATCH_SIZE", "CHECKPOINT_KEEP")
+#: what the keys below ``SOLVER`` may be; WEIGHT_DECAY_BIAS and WEIGHT_DECAY_NORM may also be None: as of all other weights
+SOLVER_LIMITS: dict[str, Limit] = {
+    "OPTIMIZER": ("SGD", "AdamW"),
+    "LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
+    "WARMUP_METHOD": ("linear", "constant"),
+    "AMP.DTYPE": ("float16", "bfloat16"),
+    "CLIP_GRADIENTS.CLIP_TYPE": ("value", "norm", "full_model"),
+    **dict.fromkeys((*_RATES, *_COUNTS), "[0, inf)"),
+    **dict.fromkeys(("MAX_ITER", "IMS_PER_BATCH", "ACCUMULATE", "NUM_DECAYS"), "[1, inf)"),
+    **dict.fromkeys(("MOMENTUM", "WARMUP_FACTOR"), "[0, 1]"),
+    "EMA.DECAY": "[0, 1)",
+    "CLIP_GRADIENTS.CLIP_VALUE": "(0, inf)",
+    "CLIP_GRADIENTS.NORM_TYPE": "(0, inf]",
+}
 
 
 def add_engine_config(cfg: CN) -> None:
@@ -14,6 +33,9 @@ def add_engine_config(cfg: CN) -> None:
     # [[prefix of parameter names, factor on the learning rate, factor on the weight decay], ...]; the longest matching prefix counts.
     # BIAS_LR_FACTOR, WEIGHT_DECAY_BIAS and WEIGHT_DECAY_NORM are Detectron2's.
     solver.PARAMETER_FACTORS = []
+    # whether BIAS_LR_FACTOR holds for the biases of normalization layers too (Detectron2 and the official FCOS and ATSS), or for those of
+    # convolutions and linear layers alone (mmdetection's bias_lr_mult)
+    solver.BIAS_LR_FACTOR_OF_NORMS = True
 
     # The batch that BASE_LR and the schedule are meant for; 0: they are meant for IMS_PER_BATCH as it stands. Where IMS_PER_BATCH
     # differs, BASE_LR is scaled with it, and MAX_ITER, STEPS, WARMUP_ITERS, CHECKPOINT_PERIOD and TEST.EVAL_PERIOD inversely, so
@@ -29,7 +51,7 @@ def add_engine_config(cfg: CN) -> None:
     # An exponential moving average of the weights, evaluated and saved as the model; the weights being trained are saved beside it.
     solver.EMA = CN()
     solver.EMA.ENABLED = False
-    solver.EMA.DECAY = 0.9998  # after t iterations at most (1 + t) / (10 + t), so that short trainings profit too
+    solver.EMA.DECAY = 0.9998  # after t iterations at most (1 + t) / (10 + t), so that the average is useful in short trainings too
 
     solver.CHECKPOINT_KEEP = 0  # newest periodic checkpoints to keep; 0: all
 

@@ -13,11 +13,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
-__all__ = ["ConfigError", "SafeCfgNode"]
+__all__ = ["ConfigError", "SafeCfgNode", "flatten", "usable_device"]
 
 BASE_KEY = "_BASE_"
 
@@ -39,10 +40,10 @@ class SafeCfgNode(CfgNode):
     """
 
     @classmethod
-    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> dict[str, Any]:
+    def load_yaml_with_base(cls, filename: str | os.PathLike[str], allow_unsafe: bool = False) -> dict[str, Any]:
         """The content of a file merged over its ``_BASE_`` files. ``allow_unsafe`` is ignored: unsafe yaml is never read."""
         tree: dict[str, Any] = {}
-        for key, setting in _read_with_bases(filename, ()).items():
+        for key, setting in _read_with_bases(os.fspath(filename), ()).items():
             *sections, last = key.split(".")
             node = tree
             for section in sections:
@@ -50,14 +51,16 @@ class SafeCfgNode(CfgNode):
             node[last] = setting.value
         return tree
 
-    def merge_from_file(self, cfg_filename: str, allow_unsafe: bool = False) -> None:
+    def merge_from_file(self, cfg_filename: str | os.PathLike[str], allow_unsafe: bool = False) -> None:
         """Merges a yaml file and its ``_BASE_`` files. ``allow_unsafe`` is ignored.
+
+        ``MODEL.DEVICE: cuda``, which a run on a GPU leaves in its ``config.yaml``, becomes ``cpu`` where there is no GPU.
 
         Raises:
             ConfigError: file missing or not yaml, ``_BASE_`` missing or cyclic, keys that do not exist, values of a wrong type,
                 another VERSION of Detectron2's config format.
         """
-        settings = _read_with_bases(cfg_filename, ())
+        settings = _read_with_bases(os.fspath(cfg_filename), ())
         version = settings.get("VERSION")
         if version is not None and version.value != self.get("VERSION"):
             raise ConfigError(f"{version.source}: VERSION {version.value} of the config format is not read, only {self.get('VERSION')}")
@@ -65,7 +68,7 @@ class SafeCfgNode(CfgNode):
 
     def merge_from_other_cfg(self, cfg_other: CfgNode) -> None:
         """Merges another config, whose keys must all exist here."""
-        self._merge_settings({key: _Setting(value, "config") for key, value in _flatten(cfg_other, "config")})
+        self._merge_settings({key: _Setting(value, "config") for key, value in flatten(cfg_other)})
 
     def merge_from_list(self, cfg_list: Sequence[Any]) -> None:
         """Merges overrides as ``["SOLVER.BASE_LR", "0.01", ...]``, for instance from a command line."""
@@ -107,7 +110,7 @@ class SafeCfgNode(CfgNode):
         return node, name, _coerce(copy.deepcopy(value), node[name], key)
 
     def _no_such_key(self, key: str) -> str:
-        known = [name for name, _ in _flatten(self, "config")]
+        known = [name for name, _ in flatten(self)]
         folded = {name.casefold(): name for name in known}
         near = difflib.get_close_matches(key.casefold(), folded, n=1, cutoff=0.0)
         hint = f" The nearest that exists is '{folded[near[0]]}'." if near else ""
@@ -124,7 +127,7 @@ def _read_with_bases(filename: str, includers: tuple[str, ...]) -> dict[str, _Se
     """Dotted keys of a file and of the files it builds on, each with the file that sets it. Nearer files win."""
     path = os.path.normpath(os.path.expanduser(filename)) if "://" not in filename else filename
     if path in includers:
-        raise ConfigError(f"{includers[-1]}: its {BASE_KEY} leads in a circle: {' -> '.join((*includers, path))}")
+        raise ConfigError(f"{includers[-1]}: its {BASE_KEY} is circular: {' -> '.join((*includers, path))}")
     tree = _read_yaml(path, includers)
     bases = tree.pop(BASE_KEY, [])
     if isinstance(bases, str):
@@ -135,7 +138,7 @@ def _read_with_bases(filename: str, includers: tuple[str, ...]) -> dict[str, _Se
     for base in bases:
         beside = os.path.join(os.path.dirname(path), os.path.expanduser(base)) if "://" not in base else base
         settings |= _read_with_bases(beside, (*includers, path))
-    return settings | {key: _Setting(value, path) for key, value in _flatten(tree, path)}
+    return settings | {key: _Setting(value, path) for key, value in flatten(tree, path)}
 
 
 def _read_yaml(path: str, includers: tuple[str, ...]) -> dict[str, Any]:
@@ -192,13 +195,13 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _flatten(tree: Mapping[Any, Any], source: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(tree: Mapping[Any, Any], source: str = "config", prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys of the leaves and their values. An empty section has none."""
     for key, value in tree.items():
         if not isinstance(key, str):
             raise ConfigError(f"{source}: {prefix}{key!r} is no config key, keys are words")
         if isinstance(value, Mapping):
-            yield from _flatten(value, source, f"{prefix}{key}.")
+            yield from flatten(value, source, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 
@@ -206,11 +209,28 @@ def _flatten(tree: Mapping[Any, Any], source: str, prefix: str = "") -> Iterator
 _LEAF_TYPES = (bool, int, float, str, list, tuple, type(None))
 
 
+def usable_device(name: str) -> str:
+    """The name of a device of torch, or "cpu" where it asks for CUDA and there is none.
+
+    Raises:
+        ConfigError: torch has no such device.
+    """
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise ConfigError(f"MODEL.DEVICE is {name!r}. It has to be a device of torch such as 'cpu', 'cuda' or 'cuda:1'.") from None
+    return "cpu" if kind == "cuda" and not torch.cuda.is_available() else name
+
+
 def _coerce(raw: Any, current: Any, key: str) -> Any:
     """A new value in the type of the current one. None stands for any type; int becomes float, list and tuple each other."""
     if isinstance(current, CfgNode):
         raise ConfigError(f"'{key}' is a section, not a value; its keys are {', '.join(sorted(current))}")
+    if isinstance(raw, os.PathLike):
+        raw = os.fspath(raw)
     value = CfgNode._decode_cfg_value(raw)
+    if key == "MODEL.DEVICE" and isinstance(value, str):
+        return usable_device(value)
     if type(value) not in _LEAF_TYPES:
         raise ConfigError(f"'{key}' cannot take the {type(value).__name__} {value!r}")
     if current is None or value is None or type(value) is type(current):

@@ -24,16 +24,8 @@ def scale_to_batch(cfg: CfgNode, keep: Collection[str] = ()) -> None:
     Args:
         cfg: changed in place.
         keep: keys to leave alone, for instance those given on the command line.
-
-    Raises:
-        ValueError: Detectron2's ``REFERENCE_WORLD_SIZE``, which changes the batch, is set.
     """
     solver = cfg.SOLVER
-    if solver.REFERENCE_WORLD_SIZE:
-        raise ValueError(
-            "SOLVER.REFERENCE_WORLD_SIZE would change the batch with the number of processes. Set it to 0, give the batch as "
-            "SOLVER.IMS_PER_BATCH and the one that the learning rate is meant for as SOLVER.REFERENCE_BATCH_SIZE."
-        )
     if solver.REFERENCE_BATCH_SIZE in (0, solver.IMS_PER_BATCH):
         return
     ratio = solver.IMS_PER_BATCH / solver.REFERENCE_BATCH_SIZE

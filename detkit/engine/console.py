@@ -1,4 +1,4 @@
-"""What a run says and where: a clean console, everything in ``log.txt``.
+"""Where messages go: the important ones to the console, all of them to ``log.txt``.
 
 This is the one place where warnings of dependencies are silenced, each by its text and its module, so that nothing else is.
 """

@@ -17,9 +17,11 @@ import cv2
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, get_detection_dataset_dicts
-from detectron2.data.samplers import RandomSubsetTrainingSampler, RepeatFactorTrainingSampler, TrainingSampler
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from torch.utils.data import DataLoader, Dataset
 
+from detkit.config import ConfigError, Section
+from detkit.data import DataError
 from detkit.distributed import get_rank, get_world_size
 from detkit.engine.seeding import seeded_on_host
 
@@ -58,8 +60,8 @@ class BatchSchedule:
     ) -> None:
         if parts < 1 or batch_size < 1 or batch_size % (parts * world_size):
             raise ValueError(
-                f"SOLVER.IMS_PER_BATCH {batch_size} cannot be divided among {world_size} processes in SOLVER.ACCUMULATE {parts} "
-                f"parts. Make it a multiple of {max(parts, 1) * world_size}."
+                f"batch_size {batch_size} cannot be divided among {world_size} processes in {parts} parts: make it a multiple of "
+                f"{max(parts, 1) * world_size}."
             )
         self.parts = parts
         self._stream, self._batch_size, self._groups = stream, batch_size, groups
@@ -106,7 +108,7 @@ class SeededDataset(Dataset):
                 if mapped is not None:
                     return mapped
                 index = random.randrange(len(self._records))
-        raise RuntimeError(f"{_MAX_SKIPPED} images drawn one after the other could not be used; see the warnings above.")
+        raise DataError(f"{_MAX_SKIPPED} images drawn one after the other could not be used; the warnings above name them.")
 
 
 class TrainLoader:
@@ -165,13 +167,14 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict | None]) -> T
         mapper: prepares an image for training.
 
     Raises:
-        ValueError: a batch that cannot be divided, or an unknown sampler.
+        ConfigError: there is no dataset to train on, a batch that cannot be divided, or an unknown sampler.
     """
-    records = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN,
-        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
-    )
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError("DATASETS.TRAIN names no dataset to train on. Name a --config-file, or set DATASETS.TRAIN_JSON to a COCO json.")
+    solver = Section(cfg, "SOLVER")
+    if solver.IMS_PER_BATCH % (solver.ACCUMULATE * get_world_size()):
+        raise solver.refusal("IMS_PER_BATCH", f"a multiple of {get_world_size()} processes times SOLVER.ACCUMULATE {solver.ACCUMULATE}")
+    records = _training_records(cfg)
     schedule = BatchSchedule(
         stream=_build_sampler(cfg, records)._infinite_indices,
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
@@ -188,19 +191,26 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict | None]) -> T
     )
 
 
+def _training_records(cfg: CfgNode) -> list[dict]:
+    min_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
+    try:
+        return get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, min_keypoints=min_keypoints
+        )
+    except AssertionError as error:  # how Detectron2 says that no image is left
+        raise DataError(
+            f"No image is left to train on in {', '.join(cfg.DATASETS.TRAIN)} ({error}). DATALOADER.FILTER_EMPTY_ANNOTATIONS leaves out "
+            "images without objects, MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE those with fewer labeled keypoints."
+        ) from error
+
+
 def _build_sampler(cfg: CfgNode, records: Sequence[dict]) -> TrainingSampler | RepeatFactorTrainingSampler:
     """Detectron2's sampler; its endless sequence over all processes is what counts here."""
-    name = cfg.DATALOADER.SAMPLER_TRAIN
-    if name == "TrainingSampler":
-        return TrainingSampler(len(records), seed=cfg.SEED)
-    if name == "RandomSubsetTrainingSampler":
-        return RandomSubsetTrainingSampler(len(records), cfg.DATALOADER.RANDOM_SUBSET_RATIO, seed_shuffle=cfg.SEED, seed_subset=cfg.SEED)
-    if name == "RepeatFactorTrainingSampler":
-        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            records, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
-        )
+    node = Section(cfg, "DATALOADER")
+
+    def repeated() -> RepeatFactorTrainingSampler:
+        factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(records, node.REPEAT_THRESHOLD, sqrt=node.REPEAT_SQRT)
         return RepeatFactorTrainingSampler(factors, seed=cfg.SEED)
-    raise ValueError(
-        f"DATALOADER.SAMPLER_TRAIN {name!r} is not known here; take TrainingSampler, RepeatFactorTrainingSampler or "
-        "RandomSubsetTrainingSampler."
-    )
+
+    samplers = {"TrainingSampler": lambda: TrainingSampler(len(records), seed=cfg.SEED), "RepeatFactorTrainingSampler": repeated}
+    return node.choice("SAMPLER_TRAIN", samplers)()

@@ -26,7 +26,7 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"SOLVER.EMA.DECAY {decay} is not in [0, 1).")
+            raise ValueError(f"decay is {decay}, not in [0, 1).")
         self._decay = decay
         self._averaged = AveragedModel(model, multi_avg_fn=self._update)
 

@@ -1,7 +1,7 @@
 """Starts the workers of a run, or joins the ones that somebody else has started.
 
-``torchrun`` (and with it the launchers of SLURM and Kubernetes) starts the processes itself and tells each in its environment who
-it is; else `--num-gpus` processes are started here. GPUs talk by NCCL, CPUs by gloo.
+``torchrun`` (and with it the launchers of SLURM and Kubernetes) starts the processes itself and passes each its rank in environment
+variables; else `--num-gpus` processes are started here. GPUs talk by NCCL, CPUs by gloo.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Worker:
 
 
 def joined_worker() -> Worker | None:
-    """Who this process is, if ``torchrun`` or a launcher that sets the same variables has started it; else None."""
+    """Rank and world size of this process, if ``torchrun`` or a launcher that sets the same variables has started it; else None."""
     env = os.environ
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= env.keys():
         return None
@@ -86,7 +86,7 @@ def launch(
 
     Raises:
         ValueError: see :func:`check_processes`.
-        SystemExit: a worker has stopped with this exit code; it has said why.
+        SystemExit: a worker has stopped with this exit code, after printing the reason.
     """
     worker = joined_worker()
     if worker is not None:
@@ -100,7 +100,7 @@ def launch(
         Worker(machine_rank * num_processes + local_rank, local_rank, world_size, num_processes, dist_url)
         for local_rank in range(num_processes)
     ]
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # a worker that fails speaks for itself
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # a worker that fails prints its own error
     context = mp.start_processes(
         _started_worker, args=(workers, device, main, args), nprocs=num_processes, join=False, start_method="spawn"
     )
@@ -130,10 +130,10 @@ def check_processes(num_processes: int, *, num_machines: int = 1, machine_rank: 
 
 @contextlib.contextmanager
 def process_group(worker: Worker, device: str) -> Iterator[None]:
-    """Makes this process a worker of its group and, unless it fails, leaves the group in peace at the end.
+    """Makes this process a worker of its group; on success the group is destroyed at the end.
 
     Args:
-        worker: who it is.
+        worker: rank, world size and meeting point of this process.
         device: "cuda" (NCCL; GPU ``worker.local_rank``) or "cpu" (gloo).
     """
     on_gpu = device == "cuda"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,9 @@ from detectron2.config import CfgNode
 from detectron2.solver.build import reduce_param_groups
 from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+
+from detkit.config import ConfigError, Section
+from detkit.layers import FixedStatisticsBatchNorm
 
 __all__ = ["GradientClipper", "ParameterFactor", "build_gradient_clipper", "build_optimizer", "parameter_groups"]
 
@@ -22,6 +26,7 @@ _NORM_LAYERS = (
     nn.GroupNorm,
     nn.LayerNorm,
     nn.LocalResponseNorm,
+    FixedStatisticsBatchNorm,
 )
 
 
@@ -37,23 +42,29 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer that ``cfg.SOLVER`` describes, for the parameters of ``model`` that require gradients.
 
     Raises:
-        ValueError: unknown ``SOLVER.OPTIMIZER``, or ``SOLVER.PARAMETER_FACTORS`` that fit no parameter.
+        ConfigError: unknown ``SOLVER.OPTIMIZER``, or ``SOLVER.PARAMETER_FACTORS`` that fit no parameter.
     """
-    solver = cfg.SOLVER
-    groups = parameter_groups(
+    solver = Section(cfg, "SOLVER")
+    try:
+        groups = _groups_of(model, solver)
+    except ValueError as error:
+        raise ConfigError(f"SOLVER.PARAMETER_FACTORS is {solver.PARAMETER_FACTORS}: {error}") from None
+    sgd = partial(torch.optim.SGD, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
+    optimizers: dict[str, Callable[..., torch.optim.Optimizer]] = {"SGD": sgd, "AdamW": torch.optim.AdamW}
+    return solver.choice("OPTIMIZER", optimizers)(groups, lr=solver.BASE_LR)
+
+
+def _groups_of(model: nn.Module, solver: Section) -> list[dict[str, Any]]:
+    return parameter_groups(
         model,
         lr=solver.BASE_LR,
         weight_decay=solver.WEIGHT_DECAY,
         norm_weight_decay=solver.WEIGHT_DECAY_NORM,
         bias_weight_decay=solver.WEIGHT_DECAY_BIAS,
         bias_lr_factor=solver.BIAS_LR_FACTOR,
+        norm_bias_lr_factor=solver.BIAS_LR_FACTOR if solver.BIAS_LR_FACTOR_OF_NORMS else 1.0,
         factors=[_parse_factor(entry) for entry in solver.PARAMETER_FACTORS],
     )
-    if solver.OPTIMIZER == "SGD":
-        return torch.optim.SGD(groups, lr=solver.BASE_LR, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
-    if solver.OPTIMIZER == "AdamW":
-        return torch.optim.AdamW(groups, lr=solver.BASE_LR)
-    raise ValueError(f"SOLVER.OPTIMIZER {solver.OPTIMIZER!r} is not known; take 'SGD' or 'AdamW'.")
 
 
 def parameter_groups(
@@ -64,6 +75,7 @@ def parameter_groups(
     norm_weight_decay: float | None = 0.0,
     bias_weight_decay: float | None = None,
     bias_lr_factor: float = 1.0,
+    norm_bias_lr_factor: float | None = None,
     factors: Iterable[ParameterFactor] = (),
 ) -> list[dict[str, Any]]:
     """The parameters that require gradients, grouped by learning rate and weight decay; each parameter stands in one group.
@@ -74,6 +86,7 @@ def parameter_groups(
         norm_weight_decay: of weights and biases of normalization layers; None: as of all others.
         bias_weight_decay: of parameters named ``bias``, those of normalization layers included; None: as of all others.
         bias_lr_factor: on the learning rate of parameters named ``bias`` (2 in the official FCOS and ATSS).
+        norm_bias_lr_factor: the same for biases of normalization layers; None: ``bias_lr_factor``.
         factors: by prefix of the name, on top of the rest. The longest prefix that fits counts.
 
     Raises:
@@ -92,7 +105,7 @@ def parameter_groups(
         if id(parameter) in of_norms and norm_weight_decay is not None:
             group_decay = norm_weight_decay
         if name.rpartition(".")[2] == "bias":
-            group_lr *= bias_lr_factor
+            group_lr *= bias_lr_factor if norm_bias_lr_factor is None or id(parameter) not in of_norms else norm_bias_lr_factor
             group_decay = group_decay if bias_weight_decay is None else bias_weight_decay
         if fitting:
             group_lr, group_decay = group_lr * fitting[0].lr, group_decay * fitting[0].weight_decay
@@ -100,8 +113,7 @@ def parameter_groups(
     if unused:
         tops = sorted({name.split(".")[0] for name, _ in model.named_parameters()})
         raise ValueError(
-            f"SOLVER.PARAMETER_FACTORS: no parameter's name begins with {', '.join(map(repr, sorted(unused)))}. "
-            f"The model's names begin with {', '.join(tops)}."
+            f"no parameter's name begins with {', '.join(map(repr, sorted(unused)))}. The model's names begin with {', '.join(tops)}."
         )
     return reduce_param_groups(groups)
 
@@ -114,7 +126,7 @@ def _parse_factor(entry: Sequence[Any]) -> ParameterFactor:
         return ParameterFactor(prefix, *map(float, numbers))
     except (TypeError, ValueError):
         raise ValueError(
-            f"SOLVER.PARAMETER_FACTORS: {entry!r} is not [prefix of parameter names, factor on the learning rate, factor on the "
+            f"{entry!r} is not [prefix of parameter names, factor on the learning rate, factor on the "
             "weight decay], for instance ['backbone.', 0.1, 1.0]."
         ) from None
 
@@ -126,9 +138,9 @@ def build_gradient_clipper(cfg: CfgNode) -> GradientClipper | None:
     gradients together.
 
     Raises:
-        ValueError: unknown ``CLIP_TYPE``.
+        ConfigError: unknown ``CLIP_TYPE``.
     """
-    clip = cfg.SOLVER.CLIP_GRADIENTS
+    clip = Section(cfg, "SOLVER.CLIP_GRADIENTS")
     if not clip.ENABLED:
         return None
     value, norm_type = float(clip.CLIP_VALUE), float(clip.NORM_TYPE)
@@ -143,7 +155,4 @@ def build_gradient_clipper(cfg: CfgNode) -> GradientClipper | None:
     def clip_whole_norm(parameters: Sequence[nn.Parameter]) -> None:
         clip_grad_norm_(parameters, value, norm_type)
 
-    clippers = {"value": clip_values, "norm": clip_each_norm, "full_model": clip_whole_norm}
-    if clip.CLIP_TYPE not in clippers:
-        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE {clip.CLIP_TYPE!r} is not known; take one of {', '.join(clippers)}.")
-    return clippers[clip.CLIP_TYPE]
+    return clip.choice("CLIP_TYPE", {"value": clip_values, "norm": clip_each_norm, "full_model": clip_whole_norm})

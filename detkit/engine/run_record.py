@@ -1,15 +1,14 @@
-"""What a run was: its config, seed, command, code and machine."""
+"""The record of a run: its config, seed, command, code and machine."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -20,28 +19,42 @@ import torch
 from detectron2.config import CfgNode
 
 import detkit
-from detkit.checkpoint import write_text_atomically
-from detkit.distributed import get_world_size
+from detkit.checkpoint import CONFIG_FILE, RUN_FILE, write_text_atomically
+from detkit.distributed import get_world_size, usable_processors
 
-__all__ = ["command_line", "describe_environment", "save_run_record", "write_json"]
+__all__ = ["command_line", "describe_environment", "save_run_record", "write_record"]
 
 _PACKAGES = ("torchvision", "timm", "fvcore", "pycocotools", "opencv-python-headless", "numpy", "Pillow", "scipy")
 
 
-def save_run_record(cfg: CfgNode) -> None:
-    """Writes ``config.yaml`` and ``run.json`` into ``OUTPUT_DIR``. A resumed run adds its start to the record."""
+def save_run_record(
+    cfg: CfgNode, *, run: str | None = None, iteration: int = 0, classes: Sequence[str] = (), changes: Mapping[str, Any] | None = None
+) -> None:
+    """Writes ``config.yaml`` and ``run.json`` into ``OUTPUT_DIR``. Every start of the folder adds one to the record.
+
+    Args:
+        cfg: what really runs. Call this when weights and data have been accepted: a start that fails must not change a finished run.
+        run: its identity, which its checkpoints hold too; None: unknown.
+        iteration: the first one of this start; above 0 where the run was resumed.
+        classes: names of the classes, in the order of the model.
+        changes: keys that are different since the checkpoint, with their old and new values.
+    """
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(folder / "config.yaml", cfg.dump())
+    write_text_atomically(folder / CONFIG_FILE, cfg.dump())
     start = {
+        "run": run,
+        "iteration": iteration,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command_line(),
         "seed": cfg.SEED,
         "workers": get_world_size(),
+        "classes": list(classes),
+        "changes": dict(changes or {}),
         **describe_environment(),
     }
-    path = folder / "run.json"
-    write_json(path, {"starts": [*_earlier_starts(path), start]})
+    path = folder / RUN_FILE
+    write_record(path, {"starts": [*_earlier_starts(path), start]})
 
 
 def command_line() -> str:
@@ -50,7 +63,7 @@ def command_line() -> str:
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, code and hardware; only what can be looked up at once."""
+    """Versions, code and hardware; only what is found without a measurement."""
     return {
         "versions": {
             "detkit": detkit.__version__,
@@ -63,14 +76,14 @@ def describe_environment() -> dict[str, Any]:
         "hardware": {
             "machine": platform.platform(),
             "cpu": _cpu_name(),
-            "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cpus": usable_processors(),
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
             "cuda": torch.version.cuda,
         },
     }
 
 
-def write_json(path: str | Path, content: Any) -> None:
+def write_record(path: str | Path, content: Any) -> None:
     """Writes readable json, whole or not at all. NaN and infinity, which json does not have, become null."""
     write_text_atomically(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
 

@@ -1,21 +1,22 @@
-"""From the command line to a config that says what will really be done."""
+"""From the command line to a config in which nothing is left open."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import os
 from collections.abc import Collection
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from detkit.config import get_cfg
+from detkit.config import ConfigError, Section, get_cfg, usable_device
+from detkit.config.data import DATA_LIMITS
+from detkit.config.engine import SOLVER_LIMITS
+from detkit.distributed import usable_processors
 from detkit.engine.batch_scaling import scale_to_batch
 from detkit.engine.seeding import fresh_seed
 
-__all__ = ["read_config", "resolve_config", "usable_device"]
+__all__ = ["check_engine_keys", "read_config", "resolve_config"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +34,36 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def usable_device(cfg: CfgNode) -> str:
-    """``MODEL.DEVICE``, or "cpu" where it asks for CUDA and there is none."""
-    wants_cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
-    return "cpu" if wants_cuda and not torch.cuda.is_available() else cfg.MODEL.DEVICE
+def check_engine_keys(cfg: CfgNode) -> None:
+    """Checks the keys that the engine, the mappers and Detectron2's solver read.
+
+    Raises:
+        ConfigError: a value that cannot be, or a key that nothing here reads.
+    """
+    solver, inputs = Section(cfg, "SOLVER"), Section(cfg, "INPUT")
+    solver.check({key: limit for key, limit in SOLVER_LIMITS.items() if solver.value(key) is not None})
+    for name, limits in DATA_LIMITS.items():
+        Section(cfg, name).check(limits)
+    if solver.REFERENCE_WORLD_SIZE:
+        raise solver.refusal(
+            "REFERENCE_WORLD_SIZE",
+            "0: it would change the batch with the number of processes. Give the batch as SOLVER.IMS_PER_BATCH and the one that the "
+            "learning rate is meant for as SOLVER.REFERENCE_BATCH_SIZE",
+        )
+    if list(solver.STEPS) != sorted(set(solver.STEPS)):
+        raise solver.refusal("STEPS", "ascending")
+    sizes = len(inputs.MIN_SIZE_TRAIN)
+    if sizes != 2 if inputs.MIN_SIZE_TRAIN_SAMPLING == "range" else not sizes:
+        raise inputs.refusal("MIN_SIZE_TRAIN", "the least and the greatest size for 'range', one or more sizes for 'choice'")
+    if cfg.VIS_PERIOD:
+        raise ConfigError(f"VIS_PERIOD is {cfg.VIS_PERIOD}, but no detector here draws while it trains. Leave it at 0.")
+    for key in ("MODEL.LOAD_PROPOSALS", "DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST"):
+        section, name = key.split(".")
+        if cfg[section][name]:
+            raise ConfigError(
+                f"{key} is {cfg[section][name]!r}. Proposals from files are not used: Detectron2 reads them with pickle, which runs code "
+                "that a file contains. Leave it out, and train a proposal generator (MODEL.PROPOSAL_GENERATOR.NAME)."
+            )
 
 
 def resolve_config(cfg: CfgNode, *, given: Collection[str] = ()) -> CfgNode:
@@ -49,20 +76,17 @@ def resolve_config(cfg: CfgNode, *, given: Collection[str] = ()) -> CfgNode:
 
     Args:
         given: keys from the command line, whose values are not scaled.
+
+    Raises:
+        ConfigError: see :func:`check_engine_keys`.
     """
+    check_engine_keys(cfg)
     cfg = cfg.clone()
     cfg.defrost()
-    device = usable_device(cfg)
-    if device != cfg.MODEL.DEVICE:
-        logger.info("There is no CUDA device: running on the CPU (MODEL.DEVICE cpu).")
-        cfg.MODEL.DEVICE = device
+    cfg.MODEL.DEVICE = usable_device(cfg.MODEL.DEVICE)
     if cfg.SEED < 0:
         cfg.SEED = comm.all_gather(fresh_seed())[0]
-    cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, _num_cpus())
+    cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, usable_processors())
     scale_to_batch(cfg, keep=given)
     cfg.freeze()
     return cfg
-
-
-def _num_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

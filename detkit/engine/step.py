@@ -25,7 +25,7 @@ class NonFiniteLossError(FloatingPointError):
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a step has to say.
+    """The result of one training step.
 
     Attributes:
         losses: mean over workers and parts, by name.

@@ -1,4 +1,4 @@
-"""A polite end when the system takes the machine away."""
+"""Graceful shutdown on SIGTERM or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class StopRequest:
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a process that a signal has ended; that of SIGTERM where another worker was asked."""
+        """The exit code that shells expect of a process that a signal has ended; that of SIGTERM where another worker was asked."""
         return 128 + (self._signal or signal.SIGTERM)
 
     @contextlib.contextmanager

@@ -1,18 +1,20 @@
 """Layers and operators that several heads and detectors are made of."""
 
-from .deform import DeformConv2d, DeformConv2dPack, deform_conv2d
+from .batch_norm import FixedStatisticsBatchNorm, train_affine
+from .deform import DeformConv2dPack, deform_conv2d
 from .nms import nms_mask, nms_mask_by_offsets
 from .pooling import PyramidPooler, pool_pyramid, pool_pyramid_densely
 from .ranking import ABSENT, best_indices, gather_rows
 from .sampling import sample_channels
 from .scale import Scale
-from .towers import Tower, init_conv
+from .towers import ConvTower, Tower, init_conv
 from .tracing import refuse_tracing
 
 __all__ = [
     "ABSENT",
-    "DeformConv2d",
+    "ConvTower",
     "DeformConv2dPack",
+    "FixedStatisticsBatchNorm",
     "PyramidPooler",
     "Scale",
     "Tower",
@@ -26,4 +28,5 @@ __all__ = [
     "pool_pyramid_densely",
     "refuse_tracing",
     "sample_channels",
+    "train_affine",
 ]

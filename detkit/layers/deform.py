@@ -12,7 +12,7 @@ import torchvision
 from detectron2.layers import get_norm
 from torch import Tensor, nn
 
-__all__ = ["DeformConv2d", "DeformConv2dPack", "deform_conv2d"]
+__all__ = ["DeformConv2dPack", "deform_conv2d"]
 
 
 def deform_conv2d(
@@ -59,58 +59,7 @@ def deform_conv2d(
     return y.to(x.dtype)
 
 
-class _DeformConv(nn.Conv2d):
-    """Weights of a convolution, norm and activation, applied at moved points. Starts as :class:`torch.nn.Conv2d` does."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        *,
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        norm: str = "",
-        activation: nn.Module | None = None,
-    ) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
-        self.norm = get_norm(norm, out_channels)
-        self.activation = activation
-
-    def _convolve(self, x: Tensor, offset: Tensor, mask: Tensor | None) -> Tensor:
-        x = deform_conv2d(
-            x,
-            offset,
-            self.weight,
-            self.bias,
-            mask=mask,
-            stride=self.stride,  # type: ignore[arg-type]
-            padding=self.padding,  # type: ignore[arg-type]
-            dilation=self.dilation,  # type: ignore[arg-type]
-        )
-        if self.norm is not None:
-            x = self.norm(x)
-        return x if self.activation is None else self.activation(x)
-
-
-class DeformConv2d(_DeformConv):
-    """Deformable convolution at offsets that the caller gives; norm and activation as in Detectron2's ``Conv2d``.
-
-    Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as for a convolution.
-        norm: a Detectron2 norm name, "" for none.
-        activation: applied last.
-    """
-
-    def forward(self, x: Tensor, offset: Tensor, mask: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """See :func:`deform_conv2d`."""
-        return self._convolve(x, offset, mask)
-
-
-class DeformConv2dPack(_DeformConv):
+class DeformConv2dPack(nn.Conv2d):
     """Deformable convolution that predicts its own offsets, and masks if modulated, by a convolution ``conv_offset`` that starts at zero.
 
     So it starts as the plain convolution, with all samples halved by the masks' sigmoid if it is modulated. State-dict keys are those of
@@ -146,18 +95,8 @@ class DeformConv2dPack(_DeformConv):
         norm: str = "",
         activation: nn.Module | None = None,
     ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            groups=groups,
-            bias=bias,
-            norm=norm,
-            activation=activation,
-        )
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+        self.norm, self.activation = get_norm(norm, out_channels), activation
         self.modulated = modulated
         points = offset_groups * self.kernel_size[0] * self.kernel_size[1]
         self.conv_offset = nn.Conv2d(in_channels, (3 if modulated else 2) * points, kernel_size, stride, padding, dilation)
@@ -166,12 +105,24 @@ class DeformConv2dPack(_DeformConv):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, out_channels, H', W')."""
-        predicted = self.conv_offset(x)
-        if not self.modulated:
-            return self._convolve(x, predicted, None)
-        points = predicted.shape[1] // 3
-        offset, mask = predicted.split((2 * points, points), dim=1)
-        return self._convolve(x, offset, mask.sigmoid())
+        offset, mask = self.conv_offset(x), None
+        if self.modulated:
+            points = offset.shape[1] // 3
+            offset, mask = offset.split((2 * points, points), dim=1)
+            mask = mask.sigmoid()
+        x = deform_conv2d(
+            x,
+            offset,
+            self.weight,
+            self.bias,
+            mask=mask,
+            stride=self.stride,  # type: ignore[arg-type]
+            padding=self.padding,  # type: ignore[arg-type]
+            dilation=self.dilation,  # type: ignore[arg-type]
+        )
+        if self.norm is not None:
+            x = self.norm(x)
+        return x if self.activation is None else self.activation(x)
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, *, modulated: bool, offset_groups: int) -> DeformConv2dPack:

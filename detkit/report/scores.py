@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from detkit.engine.evaluate import RESULTS_FILE
+from detkit.engine.writers import METRICS_FILE
 from detkit.evaluation import CocoEvaluation, Task
 
 from .errors import ReportError
-from .run import METRICS_FILE, Run
+from .run import Run
 
 __all__ = ["Scores", "coco_scores", "crowd_scores"]
 

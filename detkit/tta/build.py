@@ -8,11 +8,12 @@ from detectron2.data.detection_utils import create_keypoint_hflip_indices
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from detkit.config import ConfigError
+from detkit.config import Section
+from detkit.config.tta import TTA_LIMITS
 
-from .detector import AREA_UNITS, MultiScaleDetector
+from .detector import MultiScaleDetector
 from .fields import field_rules
-from .merging import MERGE_WAYS, MergeRule, SoftVoting
+from .merging import MERGE_RULES, MergeRule, SoftVoting
 
 __all__ = ["build_multi_scale_detector", "check_tta_config"]
 
@@ -40,39 +41,32 @@ def build_multi_scale_detector(cfg: CfgNode, model: nn.Module, dataset_name: str
         flip=cfg.TEST.AUG.FLIP,
         area_ranges=cfg.TEST.AUG.AREA_RANGES,
         area_unit=cfg.TEST.AUG.AREA_UNIT,
-        merge_way=_merge_way(cfg.TEST.AUG),
-        max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+        merge_rule=_merge_rule(cfg.TEST.AUG),
+        max_detections=cfg.TEST.AUG.MAX_DETECTIONS or cfg.TEST.DETECTIONS_PER_IMAGE,
         fields=field_rules(getattr(model, "tta_fields", {}), permutation),
     )
 
 
 def check_tta_config(cfg: CfgNode) -> None:
-    """Looks at the keys below ``TEST.AUG``.
+    """Checks the keys below ``TEST.AUG``.
 
     Raises:
-        ConfigError: names the key, its value and what it takes.
+        ConfigError: names the key, its value and what is allowed.
     """
-    aug = cfg.TEST.AUG
-    if not aug.MIN_SIZES or min(aug.MIN_SIZES) <= 0:
-        raise ConfigError(f"TEST.AUG.MIN_SIZES is {aug.MIN_SIZES}; it takes one or more positive sizes of the shorter side.")
+    aug = Section(cfg, "TEST.AUG")
+    aug.check(TTA_LIMITS)
+    if not aug.MIN_SIZES:
+        raise aug.refusal("MIN_SIZES", "one or more sizes of the shorter side, in pixels")
     if aug.MAX_SIZE < max(aug.MIN_SIZES):
-        raise ConfigError(f"TEST.AUG.MAX_SIZE is {aug.MAX_SIZE}, less than the greatest of TEST.AUG.MIN_SIZES, {max(aug.MIN_SIZES)}.")
-    if aug.AREA_RANGES and len(aug.AREA_RANGES) != len(aug.MIN_SIZES):
-        raise ConfigError(
-            f"TEST.AUG.AREA_RANGES has {len(aug.AREA_RANGES)} entries, TEST.AUG.MIN_SIZES {len(aug.MIN_SIZES)}: it takes one [min, max] "
-            "per size, or [] to keep all boxes."
-        )
-    if not all(isinstance(entry, (list, tuple)) and len(entry) == 2 and entry[0] <= entry[1] for entry in aug.AREA_RANGES):
-        raise ConfigError(f"TEST.AUG.AREA_RANGES is {aug.AREA_RANGES}; its entries are [min, max].")
-    if aug.AREA_UNIT not in AREA_UNITS:
-        raise ConfigError(f"TEST.AUG.AREA_UNIT is '{aug.AREA_UNIT}'; it takes one of {', '.join(AREA_UNITS)}.")
-    if aug.MERGE not in MERGE_WAYS:
-        raise ConfigError(f"TEST.AUG.MERGE is '{aug.MERGE}'; it takes one of {', '.join(MERGE_WAYS)}.")
-    if not 0 < aug.MERGE_THRESH <= 1:
-        raise ConfigError(f"TEST.AUG.MERGE_THRESH is {aug.MERGE_THRESH}; it is an IoU, above 0 and at most 1.")
+        raise aug.refusal("MAX_SIZE", f"at least the greatest of TEST.AUG.MIN_SIZES, {max(aug.MIN_SIZES)}")
+    ranges_are_pairs = all(isinstance(entry, (list, tuple)) and len(entry) == 2 and entry[0] <= entry[1] for entry in aug.AREA_RANGES)
+    if aug.AREA_RANGES and (not ranges_are_pairs or len(aug.AREA_RANGES) != len(aug.MIN_SIZES)):
+        raise aug.refusal("AREA_RANGES", f"one [min, max] for each of the {len(aug.MIN_SIZES)} TEST.AUG.MIN_SIZES, or [] to keep all boxes")
+    if aug.MERGE != "soft_vote":
+        aug.refuse_unread(["SOFT_VOTE_MIN_SCORE"], f"merging by {aug.MERGE!r}")
 
 
-def _merge_way(aug: CfgNode) -> MergeRule:
+def _merge_rule(aug: CfgNode) -> MergeRule:
     if aug.MERGE == "soft_vote":
         return SoftVoting(threshold=aug.MERGE_THRESH, min_score=aug.SOFT_VOTE_MIN_SCORE)
-    return MERGE_WAYS[aug.MERGE](threshold=aug.MERGE_THRESH)
+    return MERGE_RULES[aug.MERGE](threshold=aug.MERGE_THRESH)

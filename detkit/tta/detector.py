@@ -1,4 +1,4 @@
-"""A detector that looks at an image at several sizes, also mirrored, and merges what it finds."""
+"""A detector that runs on an image at several sizes, also mirrored, and merges the detections."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CORE_FIELDS = ("pred_boxes", "scores", "pred_classes")
 
 @dataclass(frozen=True)
 class View:
-    """What a detector finds on one version of an image.
+    """The detections on one version of an image.
 
     Attributes:
         scale: which of the sizes.
@@ -57,11 +57,11 @@ class MultiScaleDetector(nn.Module):
         model: maps Detectron2's dicts (``image``, ``height``, ``width``) to ``{"instances": Instances}`` in pixels of the original image.
         min_sizes: the shorter sides of the versions, in pixels.
         max_size: of the longer sides.
-        flip: look at every version mirrored too.
+        flip: run on every version mirrored too.
         area_ranges: per entry of ``min_sizes`` the least and the greatest square root of a box's area, both inclusive, that is kept;
             empty: all boxes are.
         area_unit: whose pixels these are, one of ``AREA_UNITS``.
-        merge_way: how the detections become one set.
+        merge_rule: how the detections become one set.
         max_detections: of an image, after merging.
         fields: how further fields of the detections are merged, by name.
 
@@ -75,7 +75,7 @@ class MultiScaleDetector(nn.Module):
         model: nn.Module,
         min_sizes: Sequence[int],
         max_size: int,
-        merge_way: MergeRule,
+        merge_rule: MergeRule,
         flip: bool = True,
         area_ranges: Sequence[tuple[float, float]] = (),
         area_unit: str = "original",
@@ -90,7 +90,7 @@ class MultiScaleDetector(nn.Module):
         if area_unit not in AREA_UNITS:
             raise ValueError(f"The unit of areas is '{area_unit}'; it is one of {', '.join(AREA_UNITS)}.")
         self.model = model
-        self.merge_way = merge_way
+        self.merge_rule = merge_rule
         self.area_ranges = tuple(area_ranges) or ((0.0, float("inf")),) * len(min_sizes)
         self.area_unit = area_unit
         self.max_detections = max_detections
@@ -101,12 +101,12 @@ class MultiScaleDetector(nn.Module):
 
     @torch.no_grad()
     def forward(self, batched_inputs: Sequence[dict[str, Any]]) -> list[dict[str, Instances]]:
-        """The merged detections of every image, best first. Every image is looked at by itself."""
+        """The merged detections of every image, best first. Images are processed one by one."""
         return [{"instances": self.merge(self.views(inputs))} for inputs in batched_inputs]
 
     @torch.no_grad()
     def views(self, inputs: dict[str, Any]) -> Iterator[View]:
-        """All that is found at every size, before areas are looked at: the version as it is, then the mirrored one."""
+        """The detections at every size, before the ranges of areas are applied: of the version as it is, then of the mirrored one."""
         height, width = inputs["image"].shape[1:]
         for scale, mapper in enumerate(self._mappers):
             versions = mapper({"height": height, "width": width, **inputs})
@@ -118,7 +118,7 @@ class MultiScaleDetector(nn.Module):
     def merge(self, views: Iterable[View]) -> Instances:
         """One set of detections from the views of an image."""
         found = Instances.cat([self._in_area_range(view) for view in views])
-        merged = merge_per_class(found.pred_boxes, found.scores, found.pred_classes, self.merge_way).best(self.max_detections)
+        merged = merge_per_class(found.pred_boxes, found.scores, found.pred_classes, self.merge_rule).best(self.max_detections)
         result = Instances(
             found.image_size,
             pred_boxes=Boxes(merged.average(found.pred_boxes)),

@@ -1,7 +1,7 @@
 """How detections of several scales of an image become one set.
 
 Every way of merging says which detections remain and how their coordinates are mixed from those of all, so that whatever a detection
-carries (contours, keypoints, masks) merges with its box. Detections of different classes never meet.
+carries (contours, keypoints, masks) merges with its box. Detections of different classes are never merged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torchvision.ops import box_iou, nms
 
 from detkit.geometry import elementwise_iou
 
-__all__ = ["MERGE_WAYS", "BoxVoting", "MergeRule", "Merged", "NonMaximumSuppression", "SoftVoting", "merge_per_class"]
+__all__ = ["MERGE_RULES", "BoxVoting", "MergeRule", "Merged", "NonMaximumSuppression", "SoftVoting", "merge_per_class"]
 
 #: IoU values computed at once: 16 MiB of float32
 _IOU_BLOCK = 2**22
@@ -120,7 +120,7 @@ class SoftVoting(BoxVoting):
 
 
 #: by their names in ``TEST.AUG.MERGE``
-MERGE_WAYS: dict[str, type[MergeRule]] = {"nms": NonMaximumSuppression, "vote": BoxVoting, "soft_vote": SoftVoting}
+MERGE_RULES: dict[str, type[MergeRule]] = {"nms": NonMaximumSuppression, "vote": BoxVoting, "soft_vote": SoftVoting}
 
 
 def merge_per_class(boxes: Tensor, scores: Tensor, classes: Tensor, way: MergeRule) -> Merged:
@@ -150,7 +150,7 @@ def _clusters(boxes: Tensor, scores: Tensor, threshold: float) -> tuple[Tensor, 
     for start in range(0, len(boxes), step):
         iou = box_iou(boxes[start : start + step], boxes[heads])
         overlapping = iou > threshold
-        # the nearest one is for an IoU that NMS has rounded to the other side of the threshold
+        # the nearest one, where NMS has rounded an IoU to the other side of the threshold
         cluster[start : start + step] = torch.where(overlapping.any(1), overlapping.int().argmax(1), iou.argmax(1))
     cluster[heads] = torch.arange(len(heads), device=heads.device)
     return heads, cluster

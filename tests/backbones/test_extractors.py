@@ -203,11 +203,11 @@ def test_images_of_any_size_are_padded_to_what_the_pyramid_divides():
 @pytest.mark.parametrize(
     "builder, arch, features, message",
     [
-        ("build_torchvision_backbone", "mobilnet_v2", (), r"no classification network 'mobilnet_v2'.*mobilenet_v2"),
+        ("build_torchvision_backbone", "mobilnet_v2", (), r"is 'mobilnet_v2'.*80 names.*nearest is 'mobilenet_v2'"),
         ("build_torchvision_backbone", "swin_t", (), r"\(N, C, H, W\)"),
         ("build_torchvision_backbone", "googlenet", (), r"no plain sequence"),
         ("build_torchvision_backbone", "resnet18", ("res3", "res7"), r"no res7; it has res1, res2"),
-        ("build_timm_backbone", "resnet-18", (), r"no network 'resnet-18'.*resnet18"),
+        ("build_timm_backbone", "resnet-18", (), r"is 'resnet-18'.*nearest is 'resnet18'"),
         ("build_timm_backbone", "convnext_atto", ("res1",), r"no res1; it has res2"),
     ],
 )

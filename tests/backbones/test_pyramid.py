@@ -19,8 +19,9 @@ def pyramid_cfg(bottom_up: str = "build_torchvision_backbone", **changed):
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.BACKBONE.NAME = "build_fpn_backbone"
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    cfg.MODEL.BACKBONE.NORM = "BN"
-    cfg.MODEL.BACKBONE.ARCH = "mobilenet_v3_small" if "torchvision" in bottom_up else "resnet18"
+    if "resnet" not in bottom_up:
+        cfg.MODEL.BACKBONE.NORM = "BN"
+        cfg.MODEL.BACKBONE.ARCH = "mobilenet_v3_small" if "torchvision" in bottom_up else "resnet18"
     cfg.MODEL.RESNETS.DEPTH = 18
     cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
@@ -95,10 +96,10 @@ def test_the_norm_of_the_pyramid():
 @pytest.mark.parametrize(
     "changed, message",
     [
-        ({"TOP_BLOCK": "p6"}, r"MODEL.FPN.TOP_BLOCK: 'p6'.*'p5', 'c5'"),
+        ({"TOP_BLOCK": "p6"}, r"MODEL.FPN.TOP_BLOCK is 'p6'.*'p5', 'c5'"),
         ({"IN_FEATURES": []}, r"MODEL.FPN.IN_FEATURES is \[\]"),
         ({"BOTTOM_UP": "build_fpn_backbone"}, r"MODEL.FPN.BOTTOM_UP"),
-        ({"BOTTOM_UP": "build_resnext"}, r"MODEL.FPN.BOTTOM_UP: 'build_resnext'"),
+        ({"BOTTOM_UP": "build_resnext"}, r"MODEL.FPN.BOTTOM_UP is 'build_resnext'.*did you mean 'build_resnet_backbone'"),
         ({"IN_FEATURES": ["res3", "res5"]}, r"MODEL.FPN.IN_FEATURES"),
     ],
 )

@@ -107,6 +107,15 @@ def test_wrong_overrides(overrides: list[str], message: str) -> None:
     assert message in str(error.value)
 
 
+def test_paths_may_be_path_objects(write: Write, tmp_path: Path) -> None:
+    path = Path(write("a.yaml", "SOLVER: {MAX_ITER: 7}"))
+    cfg = get_cfg()
+    cfg.merge_from_file(path)
+    cfg.merge_from_list(["OUTPUT_DIR", tmp_path])
+    assert (cfg.SOLVER.MAX_ITER, cfg.OUTPUT_DIR) == (7, str(tmp_path))
+    assert SafeCfgNode.load_yaml_with_base(path) == {"SOLVER": {"MAX_ITER": 7}}
+
+
 def test_missing_files(write: Write, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"config file '.*nowhere.yaml' does not exist"):
         get_cfg().merge_from_file(str(tmp_path / "nowhere.yaml"))
@@ -120,7 +129,7 @@ def test_missing_files(write: Write, tmp_path: Path) -> None:
 def test_base_files_in_a_circle(write: Write) -> None:
     write("a.yaml", '_BASE_: "b.yaml"')
     path = write("b.yaml", '_BASE_: "./a.yaml"')
-    with pytest.raises(ConfigError, match=r"circle: .*b.yaml -> .*a.yaml -> .*b.yaml"):
+    with pytest.raises(ConfigError, match=r"circular: .*b.yaml -> .*a.yaml -> .*b.yaml"):
         get_cfg().merge_from_file(path)
 
 

@@ -11,9 +11,16 @@ import pytest
 from detectron2.modeling import build_model
 
 from detkit.assigners import ASSIGNER_REGISTRY, build_assigner
+from detkit.backbones import check_backbone
 from detkit.config import ConfigError, Limit, Section, default_value, get_cfg
 from detkit.config.assigners import ASSIGNER_LIMITS
+from detkit.config.backbones import BACKBONE_LIMITS
+from detkit.config.data import DATA_LIMITS
 from detkit.config.dense import DENSE_LIMITS, DENSE_TEST_LIMITS
+from detkit.config.engine import SOLVER_LIMITS
+from detkit.config.tta import TTA_LIMITS
+from detkit.engine.setup import resolve_config
+from detkit.tta import check_tta_config
 from sparsercnn.config import LIMITS as SPARSE_RCNN_LIMITS
 from tests.toys.detectors import tiny_cfg, tiny_sparse_cfg
 
@@ -32,10 +39,10 @@ DENSE = {**DENSE_LIMITS, **DENSE_TEST_LIMITS, **PARTS}
 def values_outside(limit: Limit, like: object) -> Iterator[Any]:
     """Values that a limit excludes, of the type of the default: just beyond each end that there is, or a word of no meaning."""
     if not isinstance(limit, str):
-        yield "no such word"
+        yield type(like)(["no such word"]) if isinstance(like, (list, tuple)) else "no such word"
         return
     low, high = (float(end) for end in limit[1:-1].split(","))
-    number = like[0] if isinstance(like, (list, tuple)) else like
+    number = like[0] if isinstance(like, (list, tuple)) else 0.0 if like is None else like
     step = 1 if isinstance(number, int) else 0.001
     if low == -math.inf:
         yield math.nan
@@ -45,7 +52,7 @@ def values_outside(limit: Limit, like: object) -> Iterator[Any]:
         ends.append(high if limit[-1] == ")" else high + step)
     for end in ends:
         value = type(number)(end)
-        yield [*like[:-1], value] if isinstance(like, list) else value
+        yield type(like)([*like[:-1], value]) if isinstance(like, (list, tuple)) else value
 
 
 def cases(path: str, limits: dict[str, Limit]) -> list[tuple[str, Any, Limit]]:
@@ -157,3 +164,57 @@ def test_values_that_contradict_each_other(options: list[Any], words: str) -> No
     cfg.merge_from_list(options)
     with pytest.raises(ConfigError, match=re.escape(words)):
         build_model(cfg)
+
+
+def engine_cases() -> Iterator[tuple[str, Any, Limit]]:
+    for section, limits in {"SOLVER": SOLVER_LIMITS, "TEST.AUG": TTA_LIMITS, "MODEL": BACKBONE_LIMITS, **DATA_LIMITS}.items():
+        yield from cases(section, limits)
+
+
+def check_all(cfg: Any) -> None:
+    """What a training or an evaluation checks before it builds anything."""
+    resolve_config(cfg)
+    check_tta_config(cfg)
+    check_backbone(cfg)
+
+
+@pytest.mark.parametrize(("key", "value", "limit"), list(engine_cases()), ids=lambda value: str(value).replace(" ", ""))
+def test_engine_data_and_backbones(key: str, value: Any, limit: Limit) -> None:
+    cfg = get_cfg()
+    check_all(cfg)
+    section, _, name = key.rpartition(".")
+    node = cfg
+    for part in section.split("."):
+        node = node[part]
+    node[name] = value
+    with pytest.raises(ConfigError, match=message(key, value, limit)):
+        check_all(cfg)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["VIS_PERIOD", 20], "VIS_PERIOD is 20, but no detector here draws while it trains. Leave it at 0"),
+        (["MODEL.LOAD_PROPOSALS", True], "MODEL.LOAD_PROPOSALS is True. Proposals from files are not used"),
+        (["DATASETS.PROPOSAL_FILES_TRAIN", ("a.pkl",)], "DATASETS.PROPOSAL_FILES_TRAIN is ('a.pkl',). Proposals from files"),
+        (["DATASETS.PROPOSAL_FILES_TEST", ("a.pkl",)], "DATASETS.PROPOSAL_FILES_TEST is ('a.pkl',). Proposals from files"),
+        (["SOLVER.REFERENCE_WORLD_SIZE", 8], "SOLVER.REFERENCE_WORLD_SIZE is 8. It has to be 0"),
+        (["SOLVER.STEPS", (5, 3)], "SOLVER.STEPS is (5, 3). It has to be ascending"),
+        (["INPUT.MIN_SIZE_TRAIN", ()], "INPUT.MIN_SIZE_TRAIN is (). It has to be"),
+        (["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range", "INPUT.MIN_SIZE_TRAIN", (3, 4, 5)], "INPUT.MIN_SIZE_TRAIN is (3, 4, 5). It has to be"),
+        (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu'. It has to be 'cuda'"),
+        (["MODEL.PIXEL_STD", [1.0]], "MODEL.PIXEL_STD is [1.0]. It has to be as long as MODEL.PIXEL_MEAN, 3"),
+        (["MODEL.BACKBONE.NAME", "build_resnet"], "MODEL.BACKBONE.NAME is 'build_resnet'. It has to be one of"),
+        (["MODEL.BACKBONE.WEIGHTS", "timm"], "MODEL.BACKBONE.WEIGHTS is 'timm', but build_resnet_backbone does not read it"),
+        (["MODEL.RESNETS.DEPTH", 18], "MODEL.RESNETS.RES2_OUT_CHANNELS is 256. It has to be 64 for MODEL.RESNETS.DEPTH 18"),
+        (["MODEL.RESNETS.DEFORM_ON_PER_STAGE", [True]], "MODEL.RESNETS.DEFORM_ON_PER_STAGE is [True]. It has to be one True or False"),
+        (["MODEL.FPN.NORM", "GN", "MODEL.FPN.OUT_CHANNELS", 48], "MODEL.FPN.OUT_CHANNELS is 48. It has to be divisible by 32"),
+        (["TEST.AUG.MAX_SIZE", 300], "TEST.AUG.MAX_SIZE is 300. It has to be at least the greatest of TEST.AUG.MIN_SIZES, 1200"),
+        (["TEST.AUG.SOFT_VOTE_MIN_SCORE", 0.3], "TEST.AUG.SOFT_VOTE_MIN_SCORE is 0.3, but merging by 'nms' does not read it"),
+    ],
+)
+def test_keys_of_the_engine_that_contradict_each_other_or_are_not_read(options: list[Any], words: str) -> None:
+    cfg = get_cfg()
+    cfg.merge_from_list(options)
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        check_all(cfg)

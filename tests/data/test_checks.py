@@ -63,12 +63,21 @@ def test_missing_key(coco_folder: CocoFolder, section: str, key: str) -> None:
         check(coco_folder)
 
 
-@pytest.mark.parametrize("section", ["images", "annotations", "categories"])
+@pytest.mark.parametrize("section", ["images", "categories"])
 def test_repeated_id(coco_folder: CocoFolder, section: str) -> None:
     coco_folder.content[section].append(dict(coco_folder.content[section][0]))
     coco_folder.write()
     with pytest.raises(DataError, match=f"id occurs twice in '{section}': 1"):
         check(coco_folder)
+
+
+def test_annotation_ids_may_be_repeated(coco_folder: CocoFolder) -> None:
+    copy, other = dict(coco_folder.content["annotations"][0]), {**coco_folder.content["annotations"][1], "id": 1}
+    coco_folder.content["annotations"] += [copy, other]
+    coco_folder.write()
+    annotations = check(coco_folder).content["annotations"]
+    assert [annotation["id"] for annotation in annotations] == [1, 2, 3, "1 (2)"]  # the copy is gone, the other one has a name of its own
+    assert annotations[3]["image_id"] == 2
 
 
 def test_category_id_without_category(coco_folder: CocoFolder) -> None:
@@ -261,6 +270,28 @@ def test_box_that_sticks_out(coco_folder: CocoFolder) -> None:
     with pytest.raises(DataError, match=r"box sticks out of the image by more than 2 pixels: 1"):
         check(coco_folder)
     assert check(coco_folder, on_bad_box="fix").content["annotations"][1]["bbox"] == [50, 0, 14, 8]
+
+
+@pytest.mark.parametrize(
+    "box, clipped",
+    [
+        ([-8, 10, 20, 16], [0, 10, 12, 16]),
+        ([10, -8, 20, 16], [10, 0, 20, 8]),
+        ([-3, -4, 10, 12], [0, 0, 7, 8]),
+        ([50, 10, 20, 16], [50, 10, 14, 16]),
+        ([10, 40, 20, 16], [10, 40, 20, 8]),
+        ([-5, -6, 90, 80], [0, 0, 64, 48]),
+        ([-2.5, 10, 20, 16], [0, 10, 17.5, 16]),
+    ],
+)
+def test_a_box_ends_at_each_border_of_its_image(coco_folder: CocoFolder, box: list[float], clipped: list[float]) -> None:
+    coco_folder.content["annotations"][1]["bbox"] = box
+    coco_folder.write()
+    with pytest.raises(DataError, match=r"box sticks out of the image by more than 2 pixels: 1"):
+        check(coco_folder)
+    checked = check(coco_folder, on_bad_box="fix")
+    assert checked.changed and checked.content["annotations"][1]["bbox"] == clipped
+    assert [a["bbox"] for a in checked.content["annotations"][::2]] == [[4, 5, 20, 16], [12, 5, 20, 16]]
 
 
 def test_rounding_is_no_fault(coco_folder: CocoFolder) -> None:

@@ -97,8 +97,8 @@ def test_preparing_twice_is_preparing_once(coco_folder: CocoFolder, tmp_path: Pa
 @pytest.mark.parametrize(
     "overrides, words",
     [
-        (["DATASETS.ON_BAD_IMAGE", "ignore"], "DATASETS.ON_BAD_IMAGE is 'ignore'; it takes 'error' or 'skip'"),
-        (["DATASETS.ON_BAD_BOX", "skip"], "DATASETS.ON_BAD_BOX is 'skip'; it takes 'error' or 'fix'"),
+        (["DATASETS.ON_BAD_IMAGE", "ignore"], "DATASETS.ON_BAD_IMAGE is 'ignore'. It has to be one of 'error', 'skip'"),
+        (["DATASETS.ON_BAD_BOX", "skip"], "DATASETS.ON_BAD_BOX is 'skip'. It has to be one of 'error', 'fix'"),
         (["DATASETS.VAL_IMAGES", "images"], "set DATASETS.VAL_JSON too"),
         (["DATASETS.TRAIN", ("shapes_trian",)], "'shapes_trian', which is not registered. Did you mean 'shapes_train'?"),
     ],
@@ -161,6 +161,38 @@ def test_skipped_images_are_neither_trained_nor_evaluated(coco_folder: CocoFolde
     assert json.loads(coco_folder.json_file.read_text()) == coco_folder.content
 
 
+def test_classes_are_numbered_by_their_ids(coco_folder: CocoFolder, tmp_path: Path) -> None:
+    """In whatever order the file lists them."""
+    coco_folder.content["categories"].reverse()
+    coco_folder.write()
+    prepare_datasets(config(coco_folder, tmp_path))
+    metadata = MetadataCatalog.get("custom_train")
+    assert metadata.thing_classes == ["ball", "cube"] and metadata.thing_dataset_id_to_contiguous_id == {3: 0, 7: 1}
+    assert [record["annotations"][0]["category_id"] for record in DatasetCatalog.get("custom_train")] == [0, 1, 0]
+
+
+def test_metadata_survive_a_repair(coco_folder: CocoFolder, tmp_path: Path) -> None:
+    """Keypoints, colors and whatever else stands there mean the copy too, from which training and evaluation then read."""
+    coco_folder.content["categories"][0] |= {"keypoints": ["left_end", "right_end"], "skeleton": [[1, 2]]}
+    coco_folder.content["annotations"][1]["bbox"] = [-8, 10, 20, 16]
+    for annotation in coco_folder.content["annotations"]:
+        if annotation["category_id"] == 3:
+            annotation |= {"keypoints": [1, 1, 2, 3, 3, 2], "num_keypoints": 2}
+    coco_folder.write()
+    register_coco_folder("repaired", coco_folder.json_file, coco_folder.image_root)
+    MetadataCatalog.get("repaired").set(thing_colors=[[1, 2, 3], [4, 5, 6]], my_own="note")
+    cfg = config(None, tmp_path, "DATASETS.TEST", ("repaired",), "DATASETS.ON_BAD_BOX", "fix")
+    prepare_datasets(cfg)
+    metadata = MetadataCatalog.get("repaired")
+    assert Path(metadata.json_file) == Path(cfg.OUTPUT_DIR) / "datasets" / "repaired.json"
+    assert metadata.thing_colors == [[1, 2, 3], [4, 5, 6]] and metadata.my_own == "note"
+    assert metadata.evaluator_type == "coco" and Path(metadata.image_root) == coco_folder.image_root
+    records = DatasetCatalog.get("repaired")
+    assert [record["annotations"][0]["bbox"] for record in records] == [[4, 5, 20, 16], [0, 10, 12, 16], [12, 5, 20, 16]]
+    assert metadata.thing_classes == ["ball", "cube"] and metadata.thing_dataset_id_to_contiguous_id == {3: 0, 7: 1}
+    assert metadata.keypoint_names == ["left_end", "right_end"]
+
+
 def test_json_without_areas_can_be_evaluated(coco_folder: CocoFolder, tmp_path: Path) -> None:
     del coco_folder.content["info"]
     for annotation in coco_folder.content["annotations"]:
@@ -171,9 +203,10 @@ def test_json_without_areas_can_be_evaluated(coco_folder: CocoFolder, tmp_path: 
 
 
 def test_encoded_masks_need_bitmasks(coco_folder: CocoFolder, tmp_path: Path) -> None:
-    coco_folder.content["annotations"][0]["segmentation"] = {"size": [48, 64], "counts": [100, 20, 48 * 64 - 120]}
+    for annotation in coco_folder.content["annotations"]:
+        annotation["segmentation"] = {"size": [48, 64], "counts": [100, 20, 48 * 64 - 120]}
     coco_folder.write()
-    with pytest.raises(ConfigError, match=r"1 annotations \(the first is 1\) are run-length encoded.*Set INPUT.MASK_FORMAT bitmask"):
+    with pytest.raises(ConfigError, match=r"3 annotations \(the first is 1\) are run-length encoded.*Set INPUT.MASK_FORMAT bitmask"):
         prepare_datasets(config(coco_folder, tmp_path, "MODEL.MASK_ON", True))
     prepare_datasets(config(coco_folder, tmp_path, "MODEL.MASK_ON", True, "INPUT.MASK_FORMAT", "bitmask"))
 

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from detkit.config import get_cfg
+from detkit.config import ConfigError, get_cfg
 from detkit.engine.batch_scaling import scale_to_batch
+from detkit.engine.setup import resolve_config
 
 
 def _cfg(batch: int, reference: int = 16):
@@ -44,5 +45,5 @@ def test_what_the_command_line_gives_is_kept() -> None:
 def test_the_reference_number_of_workers_is_refused() -> None:
     cfg = _cfg(16)
     cfg.SOLVER.REFERENCE_WORLD_SIZE = 8
-    with pytest.raises(ValueError, match="REFERENCE_BATCH_SIZE"):
-        scale_to_batch(cfg)
+    with pytest.raises(ConfigError, match="SOLVER.REFERENCE_WORLD_SIZE is 8.*REFERENCE_BATCH_SIZE"):
+        resolve_config(cfg)

@@ -1,26 +1,35 @@
 """aim-uofa/AdelaiDet."""
 
 from .base import KeyMap
+from .common import DETECTRON2_OFFSETS, tower_rules
 
 __all__ = ["ADELAIDET_FCOS"]
 
 ADELAIDET_FCOS = KeyMap(
     name="AdelaiDet FCOS",
     rules={
-        "backbone.bottom_up.res{s}.{b}.conv{n}_offset.{param}": "backbone.bottom_up.res{s}.{b}.conv{n}.conv_offset.{param}",
+        **DETECTRON2_OFFSETS,
+        # DLA-34 as timm has it
+        "backbone.bottom_up.base_layer.{...}": "backbone.bottom_up.body.base_layer.{...}",
+        "backbone.bottom_up.level{s}.{...}": "backbone.bottom_up.body.level{s}.{...}",
         "backbone.{...}": "backbone.{...}",
-        "proposal_generator.fcos_head.cls_tower.{3i}.{param}": "head.cls_tower.{i}.{param}",
-        "proposal_generator.fcos_head.cls_tower.{3i}.conv.{param}": "head.cls_tower.{i}.{param}",
-        "proposal_generator.fcos_head.cls_tower.{3i}.offset.{param}": "head.cls_tower.{i}.conv_offset.{param}",
-        "proposal_generator.fcos_head.cls_tower.{3i+1}.{param}": "head.cls_tower.{i}.norm.{param}",
-        "proposal_generator.fcos_head.bbox_tower.{3i}.{param}": "head.box_tower.{i}.{param}",
-        "proposal_generator.fcos_head.bbox_tower.{3i}.conv.{param}": "head.box_tower.{i}.{param}",
-        "proposal_generator.fcos_head.bbox_tower.{3i}.offset.{param}": "head.box_tower.{i}.conv_offset.{param}",
-        "proposal_generator.fcos_head.bbox_tower.{3i+1}.{param}": "head.box_tower.{i}.norm.{param}",
+        **tower_rules("proposal_generator.fcos_head.cls_tower", "head.cls_tower"),
+        **tower_rules("proposal_generator.fcos_head.bbox_tower", "head.box_tower"),
+        **tower_rules("proposal_generator.fcos_head.share_tower", "head.shared_tower"),
+        # batch norms of the towers, one for each level
+        "proposal_generator.fcos_head.cls_tower.{3i+1}.{l}.{param}": "head.cls_tower.{i}.norm.{l}.{param}",
+        "proposal_generator.fcos_head.bbox_tower.{3i+1}.{l}.{param}": "head.box_tower.{i}.norm.{l}.{param}",
+        "proposal_generator.fcos_head.share_tower.{3i+1}.{l}.{param}": "head.shared_tower.{i}.norm.{l}.{param}",
         "proposal_generator.fcos_head.cls_logits.{param}": "head.cls_score.{param}",
         "proposal_generator.fcos_head.bbox_pred.{param}": "head.box_pred.{param}",
         "proposal_generator.fcos_head.ctrness.{param}": "head.quality.{param}",
         "proposal_generator.fcos_head.scales.{l}.scale": "head.scales.{l}.scale",
     },
-    ignore=("pixel_mean", "pixel_std"),
+    # DLA-34 holds two projections that it never uses
+    ignore=(
+        "pixel_mean",
+        "pixel_std",
+        "backbone.bottom_up.level3.project.{...}",
+        "backbone.bottom_up.level4.project.{...}",
+    ),
 )

@@ -1,22 +1,19 @@
 """Detectron2's own FCOS and RetinaNet, and its ImageNet weights."""
 
 from .base import KeyMap
+from .common import DETECTRON2_OFFSETS, tower_rules
 
 __all__ = ["DETECTRON2_BACKBONE", "DETECTRON2_FCOS", "DETECTRON2_RETINANET"]
 
-#: what predicts the offsets of its deformable blocks
-_OFFSETS = "backbone.bottom_up.res{s}.{b}.conv{n}_offset.{param}"
 _IGNORE = ("pixel_mean", "pixel_std", "anchor_generator.cell_anchors.{l}", "head._ema.{...}")
 
 DETECTRON2_FCOS = KeyMap(
     name="Detectron2 FCOS",
     rules={
-        _OFFSETS: "backbone.bottom_up.res{s}.{b}.conv{n}.conv_offset.{param}",
+        **DETECTRON2_OFFSETS,
         "backbone.{...}": "backbone.{...}",
-        "head.cls_subnet.{3i}.{param}": "head.cls_tower.{i}.{param}",
-        "head.cls_subnet.{3i+1}.{param}": "head.cls_tower.{i}.norm.{param}",
-        "head.bbox_subnet.{3i}.{param}": "head.box_tower.{i}.{param}",
-        "head.bbox_subnet.{3i+1}.{param}": "head.box_tower.{i}.norm.{param}",
+        **tower_rules("head.cls_subnet", "head.cls_tower"),
+        **tower_rules("head.bbox_subnet", "head.box_tower"),
         "head.cls_score.{param}": "head.cls_score.{param}",
         "head.bbox_pred.{param}": "head.box_pred.{param}",
         "head.ctrness.{param}": "head.quality.{param}",
@@ -28,10 +25,10 @@ DETECTRON2_FCOS = KeyMap(
 DETECTRON2_RETINANET = KeyMap(
     name="Detectron2 RetinaNet",
     rules={
-        _OFFSETS: "backbone.bottom_up.res{s}.{b}.conv{n}.conv_offset.{param}",
+        **DETECTRON2_OFFSETS,
         "backbone.{...}": "backbone.{...}",
-        "head.cls_subnet.{2i}.{param}": "head.cls_tower.{i}.{param}",
-        "head.bbox_subnet.{2i}.{param}": "head.box_tower.{i}.{param}",
+        **tower_rules("head.cls_subnet", "head.cls_tower", norm=False),
+        **tower_rules("head.bbox_subnet", "head.box_tower", norm=False),
         "head.cls_score.{param}": "head.cls_score.{param}",
         "head.bbox_pred.{param}": "head.box_pred.{param}",
     },

@@ -1,19 +1,14 @@
-"""mmdetection's FCOS, ATSS and TOOD, of all versions, and strongwolf/DW, which is made from it."""
+"""mmdetection's FCOS, ATSS, RetinaNet, AutoAssign and TOOD, of all versions, and strongwolf/DW, which is made from it."""
 
 from .base import KeyMap
+from .common import resnet_rules
 
 __all__ = ["MMDETECTION"]
 
 MMDETECTION = KeyMap(
     name="mmdetection FCOS, ATSS or TOOD, or strongwolf/DW",
     rules={
-        "backbone.conv1.{param}": "backbone.bottom_up.stem.conv1.{param}",
-        "backbone.bn1.{param}": "backbone.bottom_up.stem.conv1.norm.{param}",
-        "backbone.layer{s}.{b}.conv{n}.{param}": "backbone.bottom_up.res{s+1}.{b}.conv{n}.{param}",
-        "backbone.layer{s}.{b}.conv{n}.conv_offset.{param}": "backbone.bottom_up.res{s+1}.{b}.conv{n}.conv_offset.{param}",
-        "backbone.layer{s}.{b}.bn{n}.{param}": "backbone.bottom_up.res{s+1}.{b}.conv{n}.norm.{param}",
-        "backbone.layer{s}.{b}.downsample.0.{param}": "backbone.bottom_up.res{s+1}.{b}.shortcut.{param}",
-        "backbone.layer{s}.{b}.downsample.1.{param}": "backbone.bottom_up.res{s+1}.{b}.shortcut.norm.{param}",
+        **resnet_rules("backbone."),
         "neck.lateral_convs.{l}.conv.{param}": "backbone.fpn_lateral{l+3}.{param}",
         # the fourth and fifth output convolution make P6 and P7
         "neck.fpn_convs.3.conv.{param}": "backbone.top_block.p6.{param}",
@@ -36,6 +31,9 @@ MMDETECTION = KeyMap(
         "bbox_head.atss_cls.{param}": "head.cls_score.{param}",
         "bbox_head.atss_reg.{param}": "head.box_pred.{param}",
         "bbox_head.atss_centerness.{param}": "head.quality.{param}",
+        # RetinaNet
+        "bbox_head.retina_cls.{param}": "head.cls_score.{param}",
+        "bbox_head.retina_reg.{param}": "head.box_pred.{param}",
         "bbox_head.scales.{l}.scale": "head.scales.{l}.scale",
         # strongwolf/DW
         "bbox_head.reg_offset.{param}": "head.offset_pred.{param}",

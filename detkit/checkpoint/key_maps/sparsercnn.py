@@ -1,7 +1,7 @@
 """PeizeSun/SparseR-CNN, and Sparse R-CNN of mmdetection."""
 
 from .base import KeyMap
-from .mmdetection import MMDETECTION
+from .common import resnet_rules
 
 __all__ = ["MMDETECTION_SPARSE_RCNN", "SPARSE_RCNN"]
 
@@ -31,7 +31,7 @@ SPARSE_RCNN = KeyMap(
 MMDETECTION_SPARSE_RCNN = KeyMap(
     name="mmdetection Sparse R-CNN",
     rules={
-        **{source: ours for source, ours in MMDETECTION.rules.items() if source.startswith("backbone.")},
+        **resnet_rules("backbone."),
         "neck.lateral_convs.{l}.conv.{param}": "backbone.fpn_lateral{l+2}.{param}",
         "neck.fpn_convs.{l}.conv.{param}": "backbone.fpn_output{l+2}.{param}",
         "rpn_head.init_proposal_bboxes.weight": "proposals.boxes",
