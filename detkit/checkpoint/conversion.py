@@ -105,6 +105,8 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module) -> tuple
     mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
     for key, value in tensors.items():
         name = key_map.rename(key)
+        if name in ours:
+            value = _used_classes(name, value, ours[name], key_map)
         if name in converted:
             raise CheckpointError(f"'{key}' and another key of the checkpoint both stand for '{name}'.")
         if name not in ours:
@@ -146,6 +148,14 @@ def _tensors(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
             raise CheckpointError(f"The entry '{key}' of the checkpoint is a {type(value).__name__}, not a tensor.")
         tensors[key.removeprefix(prefix)] = value
     return tensors
+
+
+def _used_classes(name: str, value: Tensor, ours: Tensor, key_map: KeyMap) -> Tensor:
+    """The rows of a class layer that stand for our classes, where the source has more."""
+    total = key_map.num_classes
+    if total is None or ".cls_score." not in name or value.shape[0] == ours.shape[0] or value.shape[0] % total:
+        return value
+    return value.unflatten(0, (-1, total))[:, list(key_map.class_rows)].flatten(0, 1)
 
 
 def _value(name: str, value: Tensor, key_map: KeyMap) -> Tensor:
