@@ -207,7 +207,7 @@ def test_softmax_variant() -> None:
         ("HEAD.INTERACTION", "static", "SPARSE_RCNN.HEAD.SELF_ATTENTION is True. It has to be False with HEAD.INTERACTION 'static'"),
         ("HEAD.INTERACTION", "magic", r"HEAD\.INTERACTION is 'magic'\. It has to be one of 'attention', 'concat', 'dynamic', 'static'"),
         ("IN_FEATURES", ["p2", "p3"], r"IN_FEATURES is \['p2', 'p3'\]"),
-        ("IN_FEATURES", [], "IN_FEATURES is \[\]. It has to be one or more levels"),
+        ("IN_FEATURES", [], r"IN_FEATURES is \[\]. It has to be one or more levels"),
         ("IN_FEATURES", ["p4", "p3"], "IN_FEATURES is .* from fine to coarse"),
         ("IN_FEATURES", ["p3", "p5"], "IN_FEATURES is .*p5.*half as fine"),
         ("NUM_STAGES", 0, r"MODEL\.SPARSE_RCNN\.NUM_STAGES is 0\. It has to be in \[1, inf\)"),
