@@ -4,8 +4,8 @@
     python benchmarks/soak.py --methods fcos --steps 500 INPUT.MIN_SIZE_TRAIN "(64,)"
 
 Each method trains ``configs/quick/<method>_shapes.yaml`` in a process of its own, with checkpoints of which two are kept. Resident memory
-is read every 50 steps; the peak after the warm-up, a fifth of the steps, is compared with that at its end. Files that may grow are the logs:
-``log.txt``, ``metrics.json``, TensorBoard's. The exit status is 1 where memory has grown by more than 2 percent or another file has.
+is read every 50 steps; the peak after the warm-up, a fifth of the steps, is compared with that at its end. Files that may grow are the
+logs: ``log.txt``, ``metrics.json``, TensorBoard's. The exit status is 1 where memory has grown by more than 2 percent or another file has.
 """
 
 from __future__ import annotations
@@ -51,9 +51,8 @@ def _soak(method: str, steps: int, opts: list[str]) -> int:
     memory, warm = found["memory"], len(found["memory"]) // 5
     start, largest = memory[warm], max(memory[warm:])
     growth = 100 * (largest / start - 1)
-    print(
-        f"{method:12} {steps:6}  {start / 2**20:16.1f} MiB  {largest / 2**20:9.1f} MiB  {growth:8.2f} %  {', '.join(found['grown']) or 'none'}"
-    )
+    grown = ", ".join(found["grown"]) or "none"
+    print(f"{method:12} {steps:6}  {start / 2**20:16.1f} MiB  {largest / 2**20:9.1f} MiB  {growth:8.2f} %  {grown}")
     return int(growth > 2 or bool(found["grown"]))
 
 

@@ -25,6 +25,7 @@ FLOORS = (
     {"dense"},
     {"visualization", "engine"},
     {"analysis", "report", "export"},
+    {"predictor"},
 )
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 #: packages of the project that each package may import, itself included

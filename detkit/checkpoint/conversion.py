@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
 from .files import CheckpointError
@@ -31,6 +32,8 @@ class ConversionReport:
         missing: our weights that the source does not have.
         mismatched: our keys whose shape differs, with the source's shape and ours.
         backbone_only: the source is a pretrained classifier, so that weights of the head are missing as a matter of course.
+        frozen: our weights that are not set although training does not change them either.
+        parts: of every part of the model its name, how many of its weights are set, and how many it has.
     """
 
     source: str
@@ -40,6 +43,8 @@ class ConversionReport:
     missing: tuple[str, ...]
     mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     backbone_only: bool
+    frozen: tuple[str, ...] = ()
+    parts: tuple[tuple[str, int, int], ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -47,7 +52,10 @@ class ConversionReport:
         return not (self.unexpected or self.missing or self.mismatched)
 
     def __str__(self) -> str:
-        lines = [f"{len(self.loaded)} weights from the layout of {self.source}."]
+        layout = f"the layout of {self.source}" if not self.unexpected else f"a layout that is most like that of {self.source}"
+        lines = [f"{len(self.loaded)} weights from {layout}."]
+        if self.parts and not self.complete:
+            lines.append(f"  set by part: {', '.join(f'{name} {count} of {total}' for name, count, total in self.parts)}")
         for key, theirs, ours in self.mismatched:
             lines.append(f"  {key} has shape {theirs} in the file and {ours} in the model: left at its initial value.")
         if any("cls_score" in key for key, _, _ in self.mismatched):
@@ -56,6 +64,11 @@ class ConversionReport:
             lines.append(f"  not in the file, left at the initial value ({len(self.missing)}): {_summary(self.missing)}")
         if self.unexpected:
             lines.append(f"  in the file, but not in the model ({len(self.unexpected)}): {_summary(self.unexpected)}")
+        if self.frozen:
+            lines.append(
+                f"  Random and frozen ({len(self.frozen)}): {_summary(self.frozen)}. Training does not change these, so the model would "
+                "learn on top of noise. Name weights that hold them, or train them: MODEL.BACKBONE.FREEZE_AT 0 and no FrozenBN."
+            )
         return "\n".join(lines)
 
 
@@ -92,6 +105,8 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module) -> tuple
     mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
     for key, value in tensors.items():
         name = key_map.rename(key)
+        if name in ours:
+            value = _used_classes(name, value, ours[name], key_map)
         if name in converted:
             raise CheckpointError(f"'{key}' and another key of the checkpoint both stand for '{name}'.")
         if name not in ours:
@@ -106,7 +121,9 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module) -> tuple
     if key_map.backbone_only:
         _add_identity_statistics(converted, ours)
     accounted = {*converted, *(name for name, _, _ in mismatched)}
-    missing = [name for name in _weights(model) if name not in accounted]
+    weights = _weights(model)
+    missing = [name for name in weights if name not in accounted]
+    frozen = _frozen(model)
     report = ConversionReport(
         key_map.name,
         tuple(converted),
@@ -115,6 +132,8 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module) -> tuple
         tuple(missing),
         tuple(mismatched),
         key_map.backbone_only,
+        tuple(name for name in weights if name in frozen and name not in converted),
+        _parts(weights, converted),
     )
     return converted, report
 
@@ -129,6 +148,14 @@ def _tensors(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
             raise CheckpointError(f"The entry '{key}' of the checkpoint is a {type(value).__name__}, not a tensor.")
         tensors[key.removeprefix(prefix)] = value
     return tensors
+
+
+def _used_classes(name: str, value: Tensor, ours: Tensor, key_map: KeyMap) -> Tensor:
+    """The rows of a class layer that stand for our classes, where the source has more."""
+    total = key_map.num_classes
+    if total is None or ".cls_score." not in name or value.shape[0] == ours.shape[0] or value.shape[0] % total:
+        return value
+    return value.unflatten(0, (-1, total))[:, list(key_map.class_rows)].flatten(0, 1)
 
 
 def _value(name: str, value: Tensor, key_map: KeyMap) -> Tensor:
@@ -151,6 +178,26 @@ def _weights(model: nn.Module) -> list[str]:
     return [name for name in state if name in parameters or name.endswith((".running_mean", ".running_var", ".weight", ".bias"))]
 
 
+def _frozen(model: nn.Module) -> set[str]:
+    """Names of the weights that training leaves alone: parameters without gradient, and the buffers of norms that are frozen."""
+    names = {name for name, parameter in model.named_parameters(remove_duplicate=False) if not parameter.requires_grad}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, FrozenBatchNorm2d):
+            names |= {f"{path}.{name}" for name, _ in module.named_buffers(recurse=False)}
+    return names
+
+
+def _parts(weights: Iterable[str], converted: Container[str]) -> tuple[tuple[str, int, int], ...]:
+    """Name, number of set and of all weights of the network below the pyramid, the rest of the backbone, the head, and so on."""
+    counts: dict[str, list[int]] = {}
+    for name in weights:
+        part = "backbone.bottom_up" if name.startswith("backbone.bottom_up.") else name.partition(".")[0]
+        count = counts.setdefault(part, [0, 0])
+        count[0] += name in converted
+        count[1] += 1
+    return tuple((part, found, total) for part, (found, total) in counts.items())
+
+
 def _fits_nothing(tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str:
     return (
         f"Not one of the checkpoint's {len(tensors)} keys fits the model. It has {_summary(tensors, 4)}; the model has "
@@ -159,21 +206,39 @@ def _fits_nothing(tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> 
 
 
 def read_published_layouts(model: nn.Module) -> None:
-    """Makes ``model.load_state_dict`` take the layout of any known source, whoever calls it (Detectron2's ``DefaultPredictor`` does)."""
+    """Makes ``model.load_state_dict`` take the layout of any known source, whoever calls it (Detectron2's ``DefaultPredictor`` does).
+
+    A model in evaluation mode takes weights that set all of it only: with a random classifier its predictions would mean nothing. To
+    load a part of a model, put it into training mode.
+    """
     model.register_load_state_dict_pre_hook(_convert_in_place)
 
 
 def _convert_in_place(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    if prefix or state_dict.keys() <= model.state_dict().keys() or any(not isinstance(value, Tensor) for value in state_dict.values()):
+    if prefix or not state_dict or any(not isinstance(value, Tensor) for value in state_dict.values()):
         return
-    try:
-        converted, report = convert_state_dict(state_dict, model)
-    except CheckpointError:
-        return  # torch reports the missing keys
-    if report.source == OURS.name:
-        return
-    logger.info("Converted %s", report)
-    kept = {name: state_dict[name] for name in report.unexpected}
-    state_dict.clear()
-    state_dict.update(kept)
-    state_dict.update(converted)
+    if not state_dict.keys() <= model.state_dict().keys():
+        try:
+            converted, report = convert_state_dict(state_dict, model)
+        except CheckpointError:
+            if model.training:
+                return  # torch reports the missing keys
+            raise
+        if report.source != OURS.name:
+            logger.info("Converted %s", report)
+            kept = {name: state_dict[name] for name in report.unexpected}
+            state_dict.clear()
+            state_dict.update(kept)
+            state_dict.update(converted)
+    if not model.training:
+        _require_all_weights(model, state_dict)
+
+
+def _require_all_weights(model: nn.Module, state_dict: Container[str]) -> None:
+    missing = [name for name in _weights(model) if name not in state_dict]
+    if missing:
+        raise CheckpointError(
+            f"The weights do not fit the model, so its predictions would mean nothing: {len(missing)} are missing or have another shape: "
+            f"{_summary(missing)}. Predict with the config that the weights were trained with (config.yaml in the folder of a run), with "
+            "its number of classes. To load them as a start for training, put the model into training mode."
+        )

@@ -7,6 +7,7 @@ disk, a power cut), the file of that name is either the old one or the new one.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -16,12 +17,16 @@ from typing import IO, Any
 
 import torch
 
-__all__ = ["LAST_CHECKPOINT", "CheckpointFolder", "write_atomically", "write_text_atomically"]
+__all__ = ["CONFIG_FILE", "LAST_CHECKPOINT", "RUN_FILE", "CheckpointFolder", "write_atomically", "write_text_atomically"]
 
 logger = logging.getLogger(__name__)
 
 #: Name of the file that names the checkpoint to resume from, as in Detectron2.
 LAST_CHECKPOINT = "last_checkpoint"
+#: The record of the starts of a run; the last one names the run that the folder belongs to.
+RUN_FILE = "run.json"
+#: The config of a run, as it was resolved.
+CONFIG_FILE = "config.yaml"
 _PERIODIC = re.compile(r"model_(\d{7,})\.pth")
 _FINAL = "model_final.pth"
 
@@ -111,6 +116,9 @@ class CheckpointFolder:
     def load_last(self, read: Callable[[str], Mapping[str, Any]]) -> tuple[Path, Mapping[str, Any]] | None:
         """The newest whole checkpoint that a run can resume from.
 
+        Checkpoints of an earlier run are passed over: a fresh start in a used folder replaces the run there (:data:`RUN_FILE`), and
+        names of checkpoints repeat from run to run.
+
         Args:
             read: reads one file and raises where that fails.
 
@@ -120,8 +128,8 @@ class CheckpointFolder:
         Raises:
             OSError: there are checkpoints, and every one is broken.
         """
-        candidates = self._candidates()
-        broken = []
+        candidates, run = self._candidates(), self._run()
+        broken, earlier = [], []
         for path in candidates:
             try:
                 data = read(str(path))
@@ -130,14 +138,31 @@ class CheckpointFolder:
                 logger.warning("Checkpoint %s is broken (%s); looking for the one before it.", path, reason)
                 broken.append(path.name)
                 continue
+            if run is not None and data.get("run") != run:
+                earlier.append(path.name)
+                continue
             if broken:
-                logger.warning("Resuming from %s, the newest whole checkpoint.", path)
+                logger.warning("Taking %s, the newest whole checkpoint.", path)
             return path, data
         if broken:
             raise OSError(
                 f"Every checkpoint in {self.folder} is broken: {', '.join(broken)}. Remove them to start anew, or start without --resume."
             )
+        if earlier:
+            logger.warning(
+                "%s: %s belong to an earlier run, which a later start in this folder has replaced. To continue that one, move them to a "
+                "folder of their own.",
+                self.folder,
+                ", ".join(earlier),
+            )
         return None
+
+    def _run(self) -> str | None:
+        """Identity of the run that the folder belongs to; None where nothing says so."""
+        try:
+            return json.loads((self.folder / RUN_FILE).read_text(encoding="utf-8"))["starts"][-1].get("run")
+        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+            return None
 
     def _candidates(self) -> list[Path]:
         """The checkpoint named as last, then the others from newest to oldest."""

@@ -24,8 +24,7 @@ from detkit.engine.allocator import keep_freed_memory
 from detkit.engine.console import setup_logging
 from detkit.engine.evaluate import Results, check_expected_results, evaluate, save_results
 from detkit.engine.launch import check_processes, launch
-from detkit.engine.run_record import save_run_record
-from detkit.engine.setup import read_config, resolve_config, usable_device
+from detkit.engine.setup import read_config, resolve_config
 from detkit.engine.trainer import Trainer
 from detkit.evaluation import EvaluationError
 from detkit.tta import check_tta_config
@@ -52,7 +51,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     """
     args = default_argument_parser().parse_args(argv)
     with _one_clear_error(_INPUT_ERRORS):
-        device = torch.device(usable_device(read_config(args))).type
+        device = torch.device(read_config(args).MODEL.DEVICE).type
         machines = {"num_machines": args.num_machines, "machine_rank": args.machine_rank, "device": device}
         check_processes(args.num_gpus, **machines)
     launch(main, args.num_gpus, **machines, dist_url=args.dist_url, args=(args,))
@@ -84,9 +83,11 @@ def main(args: argparse.Namespace) -> Results:
 
 
 def _set_up(args: argparse.Namespace) -> CfgNode:
-    """Logging, the resolved config, the datasets and the record of the run."""
+    """Logging, the datasets and the resolved config."""
     cfg = read_config(args)
     setup_logging(cfg.OUTPUT_DIR, get_rank())
+    if cfg.MODEL.DEVICE == "cpu" and not torch.cuda.is_available():
+        logger.info("There is no CUDA device: running on the CPU (MODEL.DEVICE cpu).")
     if cfg.TEST.AUG.ENABLED:
         check_tta_config(cfg)
     with _first_worker_first():  # it writes the files that the others read
@@ -95,8 +96,6 @@ def _set_up(args: argparse.Namespace) -> CfgNode:
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
-    if comm.is_main_process() and not args.eval_only:
-        save_run_record(cfg)
     return cfg
 
 

@@ -8,7 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 from detectron2.config import CfgNode
 
 import detkit
-from detkit.checkpoint import write_text_atomically
+from detkit.checkpoint import CONFIG_FILE, RUN_FILE, write_text_atomically
 from detkit.distributed import get_world_size, usable_processors
 
 __all__ = ["command_line", "describe_environment", "save_run_record", "write_record"]
@@ -27,19 +27,33 @@ __all__ = ["command_line", "describe_environment", "save_run_record", "write_rec
 _PACKAGES = ("torchvision", "timm", "fvcore", "pycocotools", "opencv-python-headless", "numpy", "Pillow", "scipy")
 
 
-def save_run_record(cfg: CfgNode) -> None:
-    """Writes ``config.yaml`` and ``run.json`` into ``OUTPUT_DIR``. A resumed run adds its start to the record."""
+def save_run_record(
+    cfg: CfgNode, *, run: str | None = None, iteration: int = 0, classes: Sequence[str] = (), changes: Mapping[str, Any] | None = None
+) -> None:
+    """Writes ``config.yaml`` and ``run.json`` into ``OUTPUT_DIR``. Every start of the folder adds one to the record.
+
+    Args:
+        cfg: what really runs. Call this when weights and data have been accepted: a start that fails must not change a finished run.
+        run: its identity, which its checkpoints hold too; None: unknown.
+        iteration: the first one of this start; above 0 where the run was resumed.
+        classes: names of the classes, in the order of the model.
+        changes: keys that are different since the checkpoint, with their old and new values.
+    """
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(folder / "config.yaml", cfg.dump())
+    write_text_atomically(folder / CONFIG_FILE, cfg.dump())
     start = {
+        "run": run,
+        "iteration": iteration,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command_line(),
         "seed": cfg.SEED,
         "workers": get_world_size(),
+        "classes": list(classes),
+        "changes": dict(changes or {}),
         **describe_environment(),
     }
-    path = folder / "run.json"
+    path = folder / RUN_FILE
     write_record(path, {"starts": [*_earlier_starts(path), start]})
 
 

@@ -1,0 +1,71 @@
+"""What a changed config means for a run that is resumed, key by key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import yaml
+from detectron2.config import CfgNode
+
+from detkit.config import flatten
+
+__all__ = ["Change", "changes_since", "optimizer_state_for", "parameter_names"]
+
+#: what a resumed run does not apply, and why
+_NOT_APPLIED = {
+    "SEED": "the order of the images and all randomness continue as they were",
+    "MODEL.WEIGHTS": "the weights of the checkpoint are continued; start without --resume to use others",
+    "MODEL.BACKBONE.WEIGHTS": "the weights of the checkpoint are continued; start without --resume to use others",
+}
+_SAYS_NOTHING = {"OUTPUT_DIR", "VERSION"}
+
+
+class Change(NamedTuple):
+    """A key whose value is another than that of the checkpoint's run."""
+
+    key: str
+    old: Any
+    new: Any
+
+    @property
+    def applies(self) -> bool:
+        """Whether the new value counts from here on."""
+        return self.key not in _NOT_APPLIED
+
+    def __str__(self) -> str:
+        what = f"{self.key} changed from {self.old!r} to {self.new!r}"
+        return f"{what}: applies from here on." if self.applies else f"{what}: does not apply, {_NOT_APPLIED[self.key]}."
+
+
+def changes_since(saved: str | None, cfg: CfgNode) -> list[Change]:
+    """The keys that differ from the config that a checkpoint holds.
+
+    Args:
+        saved: that config as yaml; None where the checkpoint, of an older version, has none: nothing is known then.
+        cfg: the config of the run that resumes.
+    """
+    if saved is None:
+        return []
+    old, new = (dict(flatten(yaml.safe_load(text))) for text in (saved, cfg.dump()))
+    known = sorted((old.keys() & new.keys()) - _SAYS_NOTHING)
+    return [Change(key, old[key], new[key]) for key in known if old[key] != new[key]]
+
+
+def parameter_names(model_parameters: Iterable[tuple[str, Any]], param_groups: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Names of the parameters in the order in which the optimizer's state numbers them."""
+    names = {id(parameter): name for name, parameter in model_parameters}
+    return [names[id(parameter)] for group in param_groups for parameter in group["params"]]
+
+
+def optimizer_state_for(fresh: Mapping[str, Any], saved: Mapping[str, Any], names: list[str], saved_names: list[str]) -> dict[str, Any]:
+    """The saved state of every parameter (momentum, ...) with the learning rates, decays and groups of a fresh optimizer.
+
+    Args:
+        fresh: ``state_dict`` of the optimizer that the config asks for.
+        saved: that of the checkpoint.
+        names, saved_names: of their parameters, see :func:`parameter_names`. A parameter that was frozen before starts without state.
+    """
+    place = {name: index for index, name in enumerate(names)}
+    state = {place[saved_names[index]]: value for index, value in saved["state"].items() if saved_names[index] in place}
+    return {"state": state, "param_groups": fresh["param_groups"]}
