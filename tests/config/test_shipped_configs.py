@@ -18,7 +18,9 @@ EACH_CONFIG = pytest.mark.parametrize("path", CONFIGS, ids=config_name)
 #: released checkpoints of mmdetection whose architecture one of our configs has
 PUBLISHED = {
     "tood_r50_fpn_anchor-based_1x_coco": "dw/tood_R_50_FPN_1x_mmdet_anchor",
-    "tood_x101-64x4d_fpn_ms-2x_coco": "dw/dw_tood_head_X_101_64x4d_FPN_2x",
+    "tood_x101-64x4d_fpn_ms-2x_coco": "dw/tood_X_101_64x4d_FPN_2x_mmdet",
+    "tood_r101_fpn_ms-2x_coco": "dw/tood_R_101_FPN_2x_mmdet",
+    "tood_r101-dconv-c3-c5_fpn_ms-2x_coco": "dw/tood_R_101_DCN_FPN_2x_mmdet",
     "fcos_r50-caffe_fpn_gn-head_1x_coco": "fcos/fcos_R_50_FPN_1x_mmdet",
     "fcos_r50-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco": "fcos/fcos_R_50_FPN_1x_mmdet_improved",
     "fcos_r50-dcn-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco": "fcos/fcos_R_50_DCN_FPN_1x_mmdet_improved",
