@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -86,5 +87,18 @@ def test_quick_runs_enforce_their_result(path: Path) -> None:
     header = path.read_text()
     assert cfg.SEED >= 0
     assert cfg.TEST.EXPECTED_RESULTS or "not run" in header or "not measured" in header
-    for _, metric, value, tolerance in cfg.TEST.EXPECTED_RESULTS:
-        assert value > tolerance > 0 and f"{metric} {value}" in header
+    for task, metric, value, tolerance in cfg.TEST.EXPECTED_RESULTS:
+        assert value > tolerance > 0 and f"{metric} {value}" in header and f"seed {cfg.SEED}" in header
+        by_seed = measured_by_seed(header, f"{task} {metric}")
+        if not by_seed:
+            assert f"# Spread: not measured: seed {cfg.SEED} alone was run." in header
+            continue
+        assert by_seed.pop(cfg.SEED) == value, "the expected value is that of the seed that the file runs with"
+        deviation = max(abs(other - value) for other in by_seed.values())
+        assert len(by_seed) >= 2 and deviation <= tolerance <= deviation + 3
+
+
+def measured_by_seed(header: str, metric: str) -> dict[int, float]:
+    """Values by seed of the line ``# Spread: bbox AP 37.1 (seed 0), 40.3 (seed 1).``"""
+    line = next((line for line in header.splitlines() if line.startswith(f"# Spread: {metric} ")), "")
+    return {int(seed): float(value) for value, seed in re.findall(r"([\d.]+) \(seed (\d+)\)", line)}
