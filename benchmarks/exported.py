@@ -19,7 +19,8 @@ import torch
 from detectron2.modeling import build_model
 
 from detkit.config import get_cfg
-from detkit.export import DetectorProgram, ExportSettings, export_detector
+from detkit.export import DetectorProgram, ExportSettings
+from detkit.export.formats import save_onnx
 
 
 def main() -> None:
@@ -43,7 +44,9 @@ def main() -> None:
         runs["torch.compile"] = lambda: compiled(images, sizes)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
-        print(export_detector(model, file, settings=ExportSettings(size=size, batch=1)))
+        with torch.no_grad():
+            program(images, sizes)  # tells the names of its outputs
+        save_onnx(program, ExportSettings(size=size, batch=1), file, {})
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

@@ -114,13 +114,15 @@ def verify(program: DetectorProgram, run: Runner, inputs: Sequence[tuple[Tensor,
     """Runs the model and its file on the same inputs.
 
     Raises:
-        ExportError: more than one detection of a hundred differs, or raw outputs by more than 1e-3 of their largest value.
+        ExportError: no detection to compare; more than 1 of 100 differs, or raw outputs by more than 1e-3 of their largest value.
     """
     agreement = Agreement()
     for images, sizes in inputs:
         with torch.no_grad():
             expected = dict(zip(program.output_names, program(images, sizes), strict=True))
         compare_outputs(run(images, sizes), expected, agreement)
+    if not program.raw and not agreement.detections:
+        raise ExportError("no detection passes the score threshold on the images to compare on: give some with objects, by --images.")
     if agreement.unmatched > 0.01 * agreement.detections or agreement.raw > 1e-3:
         raise ExportError(f"the file does not give what the model gives: {agreement}.")
     return agreement

@@ -185,6 +185,14 @@ def test_predictor_refuses_what_it_cannot_read(tmp_path):
         OnnxPredictor("missing.onnx")
 
 
+def test_a_comparison_of_nothing_is_refused(tmp_path):
+    model, settings = detector("FCOS"), ExportSettings(size=(160, 192), batch=1)
+    model.postprocessor.score_thresh = 0.9999
+    with pytest.raises(ExportError, match="no detection passes the score threshold"):
+        export_detector(model, tmp_path / "x.ts", file_format="torchscript", settings=settings)
+    assert not list(tmp_path.iterdir())
+
+
 def test_counts_of_what_differs():
     expected = {"boxes": torch.tensor([[[0.0, 0, 9, 9], [20, 20, 40, 40]]]), "scores": torch.tensor([[0.9, 0.5]])}
     expected |= {"classes": torch.tensor([[0, 1]]), "counts": torch.tensor([2])}

@@ -28,6 +28,7 @@ export, evaluate_onnx = tool("export"), tool("evaluate_onnx")
 
 def test_a_run_is_exported_and_compared(tmp_path, capsys):
     cfg = CONFIGS["FCOS"]()
+    cfg.MODEL.FCOS.TEST.SCORE_THRESH = 0.0
     (tmp_path / "config.yaml").write_text(cfg.dump())
     torch.save(build_model(cfg).state_dict(), tmp_path / "model.pth")
     output = tmp_path / "model.ts"
