@@ -7,6 +7,7 @@ import torch
 from detectron2.modeling import build_model
 
 from detkit.assigners import AssignContext
+from detkit.structures import HardAssignment
 from tests.toys.batch import average_precision, make_batch
 from tests.toys.detectors import tiny_cfg
 
