@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.detkit-installed
+DOCS_STAMP := $(VENV)/.detkit-docs-installed
 DEMO := output/demo
 # small tensors: one thread per process is fastest
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
@@ -19,7 +20,7 @@ help:
 install: $(STAMP)
 	@echo "Everything is in $(VENV)."
 
-$(STAMP): setup.py tools/install.py
+$(STAMP): pyproject.toml setup.py tools/install.py
 	@$(PYTHON) tools/install.py --venv $(VENV)
 
 demo: $(STAMP)
@@ -42,8 +43,13 @@ types: $(STAMP)
 bench: $(STAMP)
 	@$(PY) benchmarks/assigners.py
 
-docs: $(STAMP)  # links and paths in the documentation lead somewhere
-	@$(PY) -m pytest -q tests/test_docs.py
+docs: $(DOCS_STAMP)  # the pages and the API reference; a warning fails
+	@$(PY) -m sphinx -W --keep-going -q -c docs . output/docs
+	@echo "Documentation: output/docs/index.html"
+
+$(DOCS_STAMP): $(STAMP)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
 
 clean:
 	rm -rf output build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

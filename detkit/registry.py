@@ -17,7 +17,7 @@ def registered(registry: Registry, name: str, what: str, *, key: str) -> Any:
 
     Args:
         what: the registry's classes are, for the message ("label assigner").
-        key: where the name stands in the config, for the message.
+        key: the config key that holds the name, for the message.
 
     Raises:
         ConfigError: no such class; names those that exist and the nearest.

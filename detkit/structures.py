@@ -8,15 +8,16 @@ Shapes used in the whole project:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-__all__ = ["DenseOutputs", "GroundTruth", "HardAssignment", "Predictions"]
+__all__ = ["DenseOutputs", "Detections", "GroundTruth", "HardAssignment", "Predictions"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class GroundTruth:
 
     @classmethod
     def from_instances(cls, instances: list[Instances]) -> GroundTruth:
-        """Pads ``gt_boxes``, ``gt_classes`` and, if there, ``gt_landmarks`` of Detectron2 instances. Images without objects are welcome."""
+        """Pads ``gt_boxes``, ``gt_classes`` and, if there, ``gt_landmarks`` of Detectron2 instances. Images without objects are allowed."""
         boxes = [x.gt_boxes.tensor.float() for x in instances]
         classes = [x.gt_classes.long() for x in instances]
         valid = [torch.ones_like(c, dtype=torch.bool) for c in classes]
@@ -49,7 +50,7 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the detector predicts at this step, for assigners that look at it. Detached by whoever makes it where no gradient is wanted.
+    """What the detector predicts at this step, for assigners that read it. Detached where it is made, if no gradient is wanted.
 
     Attributes:
         logits: (B, P, K) class logits.
@@ -66,7 +67,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class HardAssignment:
-    """Each prior belongs to one object, to the background, or to nobody.
+    """Each prior belongs to one object or to the background, or it is ignored.
 
     Attributes:
         gt_index: (B, P) int64, 0-based index into the padded objects of its image, -1 for no object.
@@ -84,7 +85,7 @@ class DenseOutputs:
 
     Attributes:
         logits: per level (B, A*K, H, W) class logits.
-        boxes: per level (B, A*4, H, W) raw regression; a box coder says what it means.
+        boxes: per level (B, A*4, H, W) raw regression; a box coder defines what it means.
         quality: per level (B, A, H, W) logits of centerness, or None.
     """
 
@@ -105,4 +106,42 @@ class DenseOutputs:
 
 
 def _flatten(maps: list[Tensor], channels: int) -> Tensor:
+    if maps[0].shape[1] == channels:  # one anchor: views, so that the maps are copied once
+        return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1).float()
     return torch.cat([permute_to_N_HWA_K(x, channels) for x in maps], dim=1).float()
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The detections of a batch in one shape, best first; rows from an image's count on are padding.
+
+    Attributes:
+        boxes: (B, D, 4) xyxy in pixels of the network's input; zeros where padded.
+        scores: (B, D); zeros where padded.
+        classes: (B, D) int64 in [0, K); -1 where padded.
+        counts: (B,) int64, how many of the rows are detections.
+        fields: anything else per detection, (B, D, ...) by name.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    classes: Tensor
+    counts: Tensor
+    fields: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def to_instances(self, image_sizes: Sequence[tuple[int, int]]) -> list[Instances]:
+        """Per image ``Instances`` with ``pred_boxes``, ``scores``, ``pred_classes`` and the fields.
+
+        Args:
+            image_sizes: (height, width) of every image, which the instances remember.
+        """
+        results = []
+        for i, (image_size, count) in enumerate(zip(image_sizes, self.counts.tolist(), strict=True)):
+            result = Instances(image_size)
+            result.pred_boxes = Boxes(self.boxes[i, :count])
+            result.scores = self.scores[i, :count]
+            result.pred_classes = self.classes[i, :count]
+            for name, value in self.fields.items():
+                result.set(name, value[i, :count])
+            results.append(result)
+        return results

@@ -13,7 +13,7 @@ def add_config(cfg: CfgNode) -> None:
     """Adds ``MODEL.DW``: FCOS's head, class times objectness as score (DW, section 3.5; strongwolf/DW ``dw_head.py``).
 
     ``HEAD.NAME`` is ``"DenseHead"``, ``"RefiningHead"`` (box refinement, section 3.4) or ``"TOODHead"`` (DW* of table 7). The weighting's
-    own keys stand below ``MODEL.ASSIGNERS.DW``.
+    own keys are below ``MODEL.ASSIGNERS.DW``.
     """
     cfg.MODEL.DW = dense_node(
         ASSIGNER="DWAssigner",

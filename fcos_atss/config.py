@@ -15,7 +15,7 @@ def add_fcos_config(cfg: CfgNode) -> None:
 
 
 def add_fcos_rpn_config(cfg: CfgNode) -> None:
-    """Adds ``MODEL.FCOS_RPN``: the keys of FCOS that a proposal generator has. What Detectron2's RPN has too stands in ``MODEL.RPN``."""
+    """Adds ``MODEL.FCOS_RPN``: the keys of FCOS that a proposal generator has, but for those that Detectron2 has in ``MODEL.RPN``."""
     node = dense_node()
     for key in ("NUM_CLASSES", "IN_FEATURES", "PLUS_ONE", "IGNORE_PADDING", "TEST"):
         del node[key]

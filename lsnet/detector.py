@@ -179,13 +179,14 @@ class LSNet(DenseDetector):
         detections = self.postprocessor(
             Predictions(flatten_levels(outputs.logits).transpose(1, 2), boxes),
             priors_per_level=priors.per_level,
-            image_sizes=image_sizes,
+            image_sizes=torch.tensor(image_sizes, dtype=torch.float32, device=boxes.device),
             fields={"pred_landmarks": positions[landmarks.name], "first_landmarks": first},
         )
-        for found in detections:
+        results = detections.to_instances(image_sizes)
+        for found in results:
             height, width = found.image_size
             found.pred_landmarks = found.pred_landmarks.clamp(min=0).minimum(found.pred_landmarks.new_tensor([width, height]))
-        return detections
+        return results
 
 
 def flatten_levels(maps: Sequence[Tensor]) -> Tensor:

@@ -41,7 +41,7 @@ def add_config(cfg: CN) -> None:
     node.NUM_STAGES = 6
     # levels of the pyramid that RoIs are pooled from, from fine to coarse
     node.IN_FEATURES = ["p2", "p3", "p4", "p5"]
-    # a class registered in detkit.assigners.ASSIGNER_REGISTRY that needs no priors; its own keys stand below MODEL.ASSIGNERS
+    # a class registered in detkit.assigners.ASSIGNER_REGISTRY that needs no priors; its own keys are below MODEL.ASSIGNERS
     node.ASSIGNER = "HungarianAssigner"
     # where the proposal boxes start (table 6): "image", "center", "grid", "random"
     node.PROPOSAL_INIT = "image"

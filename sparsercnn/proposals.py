@@ -63,7 +63,7 @@ def center_boxes(count: int) -> Tensor:
 def grid_boxes(count: int) -> Tensor:
     """Boxes (count, 4) that tile the image: as many rows as columns, where that gives ``count``, else rows of unequal numbers.
 
-    The paper speaks of the grid of G-CNN, which has several scales and not as many boxes as there are proposals; this one has one scale.
+    The paper refers to the grid of G-CNN, which has several scales and not as many boxes as there are proposals; this one has one scale.
     """
     rows = max(1, round(math.sqrt(count)))
     boxes = []

@@ -1,14 +1,20 @@
-"""The same random numbers in every run of a test; and at the end the golden cases: how many ran, what was not covered, the worst
-deviations, also over several processes."""
+"""The same random numbers in every run of a test; comparisons that refuse emptiness; and at the end the golden cases: how many ran, what
+was not covered, the worst deviations, also over several processes."""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 from detectron2.utils.env import seed_all_rng
 
+from detkit.engine.console import OUR_LOGGERS
+from tests import comparing
 from tests.parity.cases import FULL_FOLDER
+
+comparing.install()
 
 pytest_plugins = ["tests.toys.fixtures"]
 
@@ -20,6 +26,16 @@ _WORST: dict[tuple[str, str], tuple[float, float]] = {}
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     seed_all_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def _console_of_its_own() -> Iterator[None]:
+    """A command line that ran in a test leaves its loggers behind, which would speak in the next ones."""
+    yield
+    for name in (*OUR_LOGGERS, "detectron2", "fvcore", "py.warnings"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True
+    logging.captureWarnings(False)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

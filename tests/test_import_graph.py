@@ -17,11 +17,11 @@ METHODS = set(METHOD_PACKAGES)
 ABOVE = {"tests", "tools", "benchmarks", "train_net"}
 #: rooms of detkit from the ground floor up; a room imports from floors below its own alone, and no two rooms import each other
 FLOORS = (
-    {"structures", "distributed"},
+    {"structures", "distributed", "config_files"},
     {"geometry", "config"},
     {"registry"},
-    {"losses", "layers", "checkpoint", "data", "evaluation", "tta"},
-    {"assigners", "backbones"},
+    {"losses", "layers", "checkpoint", "data", "tta"},
+    {"assigners", "backbones", "evaluation"},
     {"dense"},
     {"visualization", "engine"},
     {"analysis", "report"},

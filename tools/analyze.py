@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,42 @@ PAPER = {
 }
 
 
+Command = Callable[[argparse.Namespace], None]
+Option = Callable[[argparse.ArgumentParser], Any]
+
+#: the sub-commands, each with what adds its options to a parser
+_COMMANDS: list[tuple[Command, tuple[Option, ...]]] = []
+
+
+def command(*options: Option) -> Callable[[Command], Command]:
+    """Makes a function the sub-command of its name; its docstring is the help."""
+
+    def register(function: Command) -> Command:
+        _COMMANDS.append((function, options))
+        return function
+
+    return register
+
+
+def option(name: str, **settings: Any) -> Option:
+    """An option or a positional argument, with the words of :mod:`argparse`."""
+    return lambda parser: parser.add_argument(name, **settings)
+
+
+DATASET = option("--dataset", required=True, help="name of a registered dataset, or a COCO json")
+IMAGE = option("--image", required=True, help="id or file name")
+SIZES = (
+    option("--min-size", type=int, default=800, help="shorter side of the images"),
+    option("--max-size", type=int, default=1333, help="longer side at most"),
+)
+CONFIGS = (
+    option("--config-files", nargs="+", type=Path, default=[], help="default: the settings of the paper's table"),
+    option("--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides of config keys, for all configs"),
+)
+DETECTIONS = option("files", nargs="+", metavar="NAME=PATH", help="detections in COCO's result format")
+
+
+@command(DATASET, *SIZES, *CONFIGS)
 def recall(args: argparse.Namespace) -> None:
     """Best possible recall and ambiguous samples (FCOS, Tables 1 and 2)."""
     images = list(analysis.labeled_images(_records(args.dataset), min_size=args.min_size, max_size=args.max_size))
@@ -68,16 +104,17 @@ def recall(args: argparse.Namespace) -> None:
         rows[setting.name] = {
             "objects": bound.objects,
             "recall %": bound.best_possible_recall,
-            "(paper)": paper[0],
+            "recall % (paper)": paper[0],
             "samples": bound.samples,
             "ambiguous %": bound.ambiguous_share,
-            "(paper) ": paper[1],
+            "ambiguous % (paper)": paper[1],
             "across classes %": bound.ambiguous_classes_share,
-            "(paper)  ": paper[2],
+            "across classes % (paper)": paper[2],
         }
     _deliver(args, rows, f"{len(images)} images with objects")
 
 
+@command(DATASET, *SIZES, *CONFIGS)
 def positives(args: argparse.Namespace) -> None:
     """Positives per object by size and by level (ATSS, section 4.1)."""
     images = list(analysis.labeled_images(_records(args.dataset), min_size=args.min_size, max_size=args.max_size))
@@ -90,6 +127,7 @@ def positives(args: argparse.Namespace) -> None:
     _deliver(args, rows, "positives per object")
 
 
+@command(DATASET, IMAGE, *CONFIGS)
 def assigners(args: argparse.Namespace) -> None:
     """What several assigners pick on one image, side by side."""
     record = _record(args)
@@ -98,6 +136,13 @@ def assigners(args: argparse.Namespace) -> None:
     print(args.output_dir / "assigners.png")
 
 
+@command(
+    DATASET,
+    IMAGE,
+    *CONFIGS,
+    option("--assigners", nargs="+", default=["DWAssigner", "GFLAssigner", "VFLAssigner"], help="one row of maps each"),
+    option("--object", type=int, help="number of the object in the image, default: the largest"),
+)
 def weightings(args: argparse.Namespace) -> None:
     """What weightings make of one object: maps of score, IoU and weights; curves and formulas of DW (DW, Figures 3 and 5)."""
     record, configs = _record(args), {}
@@ -117,6 +162,7 @@ def weightings(args: argparse.Namespace) -> None:
     _deliver(args, analysis.formula_rows(), "DW's formulas")
 
 
+@command(DATASET, DETECTIONS)
 def precision(args: argparse.Namespace) -> None:
     """Class-agnostic precision-recall curves (FCOS, Figures 4 to 6 and Table 7)."""
     ground_truth = read_ground_truth(_json_file(args.dataset))
@@ -126,6 +172,7 @@ def precision(args: argparse.Namespace) -> None:
     _deliver(args, {name: result.table() | {"AP90": result.ap(iou=0.9)} for name, result in results.items()}, "all classes taken for one")
 
 
+@command(DATASET, DETECTIONS)
 def scores(args: argparse.Namespace) -> None:
     """Score against IoU of every detection (FCOS, Figure 7)."""
     ground_truth = read_ground_truth(_json_file(args.dataset))
@@ -135,6 +182,11 @@ def scores(args: argparse.Namespace) -> None:
     _deliver(args, {name: result.row() for name, result in results.items()}, "detections")
 
 
+@command(
+    option("files", nargs="+", metavar="NAME=PATH", help="run folders or metrics.json files"),
+    option("--metric", default="bbox/AP"),
+    option("--iterations-per-epoch", type=float),
+)
 def convergence(args: argparse.Namespace) -> None:
     """AP over the training of several runs (Sparse R-CNN, Figure 2)."""
     runs = {name: analysis.read_convergence(path, args.metric) for name, path in _named(args.files).items()}
@@ -147,17 +199,25 @@ def convergence(args: argparse.Namespace) -> None:
     _deliver(args, rows, args.metric)
 
 
+@command(DATASET, option("--landmarks", nargs="+", type=int, default=list(PAPER_BOUND), help="per contour"))
 def contours(args: argparse.Namespace) -> None:
     """The mask AP that contours of a few landmarks can reach at best (LSNet, section 4.4)."""
     ground_truth = read_ground_truth(_json_file(args.dataset))
     rows: dict[str, dict[str, Any]] = {}
     for count in tqdm(args.landmarks, leave=False, disable=None):
         apart, largest = (contour_bound(ground_truth, count, parts) for parts in ("all", "largest"))
-        columns = {"every part": apart.ap(), "(paper)": PAPER_BOUND.get(count), "largest part": largest.ap()}
+        columns = {"every part": apart.ap(), "every part (paper)": PAPER_BOUND.get(count), "largest part": largest.ap()}
         rows[f"{count} landmarks"] = columns | {f"largest, {name}": value for name, value in largest.table().items() if name != "AP"}
     _deliver(args, rows, "mask AP")
 
 
+@command(
+    DATASET,
+    IMAGE,
+    option("--config-file", dest="config_files", nargs=1, type=Path, required=True, help="of an LSNet"),
+    option("--score-thresh", type=float, default=0.3),
+    option("--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides; without MODEL.WEIGHTS the objects alone"),
+)
 def landmarks(args: argparse.Namespace) -> None:
     """The landmarks of an image's objects, and what both stages of LSNet find."""
     (cfg,) = _configs(args).values()
@@ -268,37 +328,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (recall, positives, assigners, weightings, precision, scores, convergence, contours, landmarks):
-        sub = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
-        sub.set_defaults(run=command)
+    for function, options in _COMMANDS:
+        sub = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
+        sub.set_defaults(run=function)
         sub.add_argument("--output-dir", type=Path, default=Path("output/analysis"))
-        if command is not convergence:
-            sub.add_argument("--dataset", required=True, help="name of a registered dataset, or a COCO json")
-        if command in (recall, positives):
-            sub.add_argument("--min-size", type=int, default=800, help="shorter side of the images")
-            sub.add_argument("--max-size", type=int, default=1333, help="longer side at most")
-        if command in (recall, positives, assigners, weightings):
-            sub.add_argument("--config-files", nargs="+", type=Path, default=[], help="default: the settings of the paper's table")
-            sub.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides of config keys, for all configs")
-        if command is landmarks:
-            sub.add_argument("--config-file", dest="config_files", nargs=1, type=Path, required=True, help="of an LSNet")
-            sub.add_argument("--score-thresh", type=float, default=0.3)
-            sub.add_argument(
-                "--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides; without MODEL.WEIGHTS the objects alone"
-            )
-        if command in (assigners, weightings, landmarks):
-            sub.add_argument("--image", required=True, help="id or file name")
-        if command is weightings:
-            sub.add_argument("--assigners", nargs="+", default=["DWAssigner", "GFLAssigner", "VFLAssigner"], help="one row of maps each")
-            sub.add_argument("--object", type=int, help="number of the object in the image, default: the largest")
-        if command in (precision, scores, convergence):
-            what = "run folders or metrics.json files" if command is convergence else "detections in COCO's result format"
-            sub.add_argument("files", nargs="+", metavar="NAME=PATH", help=what)
-        if command is convergence:
-            sub.add_argument("--metric", default="bbox/AP")
-            sub.add_argument("--iterations-per-epoch", type=float)
-        if command is contours:
-            sub.add_argument("--landmarks", nargs="+", type=int, default=list(PAPER_BOUND), help="per contour")
+        for add in options:
+            add(sub)
     return parser.parse_args(argv)
 
 

@@ -17,7 +17,7 @@ def compare_assigners(models: Mapping[str, DenseDetector], batched_input: dict[s
     """Pictures of the positives of one image, one row per assigner: colored by object (left) and by level (right).
 
     Args:
-        models: by the name in the picture. An assigner that looks at predictions shows what it makes of this model's.
+        models: by the name in the picture. An assigner that reads predictions is given this model's.
         batched_input: as for training, see :func:`detkit.visualization.assignment_pictures`.
         channels: of the image.
     """

@@ -39,7 +39,7 @@ class AssignmentSetting:
     def __post_init__(self) -> None:
         if self.assigner.needs_predictions:
             raise ValueError(
-                f"{self.name}: {type(self.assigner).__name__} looks at predictions, so its labels change during training. "
+                f"{self.name}: {type(self.assigner).__name__} reads predictions, so its labels change during training. "
                 "Recall bounds and counts are defined for assigners that see the grid and the objects alone."
             )
 
@@ -48,7 +48,7 @@ class AssignmentSetting:
         """The setting of a dense detector's config; strides follow from the names of ``IN_FEATURES`` (p3 is 8 pixels).
 
         Raises:
-            ConfigError: the meta-architecture is no dense detector of this project, or its assigner looks at predictions.
+            ConfigError: the meta-architecture is no dense detector of this project, or its assigner reads predictions.
         """
         node = method_node(cfg)
         if "ASSIGNER" not in node or "ANCHORS" not in node:

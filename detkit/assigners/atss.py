@@ -103,7 +103,7 @@ def nearest_on_grid(gt_boxes: Tensor, priors: Priors, k: int, valid_sizes: Tenso
     Exactly those, also at borders, on levels of fewer than ``k`` cells (all of them then) and for centers outside the image. Squared
     distances are compared in float64 to about 40 binary digits; equally near locations go by their index, the lower first.
 
-    Only the cells of :func:`detkit.assigners.windows.rank_pairs` are looked at, 23 for k = 9, whatever the size of the level.
+    Only the cells of :func:`detkit.assigners.windows.rank_pairs` are visited, 23 for k = 9, whatever the size of the level.
 
     Args:
         gt_boxes: (B, G, 4) xyxy in pixels.

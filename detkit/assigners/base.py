@@ -25,7 +25,7 @@ __all__ = ["AssignContext", "Assigner"]
 
 @dataclass(frozen=True)
 class AssignContext:
-    """All that an assigner may look at.
+    """The input of an assigner.
 
     Attributes:
         gt: the objects.
@@ -45,7 +45,7 @@ class AssignContext:
 
     @property
     def grid_priors(self) -> Priors:
-        """The priors, for an assigner that cannot do without.
+        """The priors, for an assigner that requires them.
 
         Raises:
             ValueError: the detector predicts on no grid.
@@ -56,13 +56,13 @@ class AssignContext:
 
     @property
     def given_predictions(self) -> Predictions:
-        """The predictions, for an assigner that cannot do without.
+        """The predictions, for an assigner that requires them.
 
         Raises:
             ValueError: none were given.
         """
         if self.predictions is None:
-            raise ValueError("This assigner looks at predictions, but the context has none.")
+            raise ValueError("This assigner reads predictions, but the context has none.")
         return self.predictions
 
 
@@ -70,8 +70,8 @@ class Assigner(nn.Module):
     """Decides which priors are responsible for which objects. Subclasses implement :meth:`forward` and register in
     ``ASSIGNER_REGISTRY``.
 
-    A module, so that constants live in buffers and travel with the checkpoint where they matter. An assigner never sees the network
-    and works without one. Hard labels are made without gradient; an assigner that gives weights looks predictions up once, with gradient,
+    A module, so that constants live in buffers and travel with the checkpoint where they matter. An assigner does not depend
+    on the network. Hard labels are made without gradient; an assigner that gives weights looks predictions up once, with gradient,
     and detaches what its weights take as constant.
     """
 

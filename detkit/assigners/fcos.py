@@ -22,7 +22,7 @@ __all__ = ["FCOSAssigner"]
 class FCOSAssigner(Assigner):
     """A location is responsible for the smallest object that contains it, on the level whose range holds its largest distance to a side.
 
-    Only the cells that can qualify are looked at. A location x with ``x1 - x <= hi`` and ``x - x0 <= hi`` lies in an interval of length
+    Only the cells that can qualify are visited. A location x with ``x1 - x <= hi`` and ``x - x0 <= hi`` lies in an interval of length
     at most ``hi``, so a level with upper bound ``hi`` needs a window of ``hi / stride + 1`` cells per axis, and center sampling one of
     ``2 * radius + 1``. What depends on x alone or y alone is computed per axis. Memory and time: objects x levels x window cells.
 
@@ -63,9 +63,9 @@ class FCOSAssigner(Assigner):
         self._check_levels(grid)
         ranks, order = _ranks_by_area(box_areas(gt.boxes, priors.plus_one), gt.valid)
         index, positive = self._windows(gt.boxes, grid, context.valid_sizes)
-        nobody = ranks.shape[1]
-        claims = torch.where(positive & gt.valid, ranks, nobody)
-        winners = scatter_to_priors(index, claims, nobody, grid.num_points, "amin")
+        unassigned = ranks.shape[1]
+        claims = torch.where(positive & gt.valid, ranks, unassigned)
+        winners = scatter_to_priors(index, claims, unassigned, grid.num_points, "amin")
         order = torch.cat([order, order.new_full((len(order), 1), -1)], dim=1)
         gt_index = order.gather(1, winners.long()).repeat_interleave(priors.anchors_per_point, dim=1)
         return HardAssignment(gt_index, padding_mask(priors, context.valid_sizes))

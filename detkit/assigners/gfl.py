@@ -22,7 +22,7 @@ class GFLAssigner(Assigner):
     carries gradient, as in the published loss.
 
     The box loss of a prior counts by its highest class probability, and boxes are divided by the sum of these weights (``gfl_head.py``).
-    The distribution over distances, the other half of GFL, is a matter of the head and not here.
+    The distribution over distances, the other half of GFL, would be part of the head and is not implemented.
 
     Args:
         base: the hard assigner; ATSS in the paper.

@@ -27,7 +27,7 @@ ClassCost = Callable[[Tensor, Tensor], Tensor]
 class HungarianAssigner(Assigner):
     """Each object gets the one prediction that makes the total cost of classes and boxes least; all others are background.
 
-    It looks at predictions only, so it serves set predictors, which have no priors, and dense heads alike. Several stages are matched in
+    It reads predictions only, so it serves set predictors, which have no priors, and dense heads alike. Several stages are matched in
     one call as more images. Costs are computed in float32, also under autocast. With more objects than predictions, some objects stay
     without one.
 

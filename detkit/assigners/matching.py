@@ -25,7 +25,7 @@ class NonFiniteCostError(FloatingPointError):
 
     Args:
         problems: which of the batched problems.
-        where: human-readable names of them; default: their numbers.
+        where: human-readable description of them; default: their numbers.
     """
 
     def __init__(self, problems: Sequence[int], where: str = "") -> None:
@@ -49,7 +49,7 @@ def match(costs: Tensor, valid: Tensor) -> Tensor:
 
     Returns:
         (M, P) int64 on the device of ``costs``: the object of each prediction, -1 for none. With more objects than predictions, every
-        prediction has an object and the objects that are dearest to match stay without.
+        prediction has an object and the objects that are most expensive to match stay without.
 
     Raises:
         NonFiniteCostError: a cost of a valid object is NaN or infinite.

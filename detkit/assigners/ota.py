@@ -41,7 +41,7 @@ class OTAAssigner(Assigner):
     """Objects supply labels, locations demand one each, the background supplies the rest: the cheapest plan, by Sinkhorn's iteration.
 
     The published code solves for all locations; those inside no object get their label from the background in any case, so that only
-    candidates are looked at here. Time: ``iterations`` times the candidates.
+    candidates are computed here. Time: ``iterations`` times the candidates.
 
     Args:
         topk: IoUs whose sum is an object's supply (section 3.3: 20).
@@ -119,7 +119,7 @@ def transport_plan(
     demand = cost.new_zeros(num_candidates)
     for _ in range(iterations):
         incoming = group_logsumexp(of_pairs + objects[gt_index], candidate, num_candidates)
-        demand = -torch.logaddexp(incoming, background[image])  # each candidate wants one label
+        demand = -torch.logaddexp(incoming, background[image])  # each candidate demands one label
         objects = log_supply - group_logsumexp(of_pairs + demand[candidate], gt_index, num_gts)
         background = log_rest - group_logsumexp(demand, image, num_images)
     return TransportPlan(of_pairs + objects[gt_index] + demand[candidate], background[image] + demand)

@@ -20,7 +20,7 @@ __all__ = ["PAAAssigner", "low_cost_component"]
 
 @ASSIGNER_REGISTRY.register()
 class PAAAssigner(Assigner):
-    """A mixture of two Gaussians, fitted to the losses of an object's best candidates, says which of them are positive.
+    """A mixture of two Gaussians, fitted to the losses of an object's best candidates, decides which of them are positive.
 
     Candidates are the locations inside the object, the ``topk`` with the least loss on each level (the published code takes the anchors
     that overlap the object by an IoU of 0.1 or more, each for one object only). A location wanted by several objects goes to the least

@@ -1,5 +1,5 @@
 """ATSS label assignment on the boxes that a detector predicts (Zhang et al., CVPR 2020, section 3.1), where these stand for anchors: the
-second stage of LSNet looks at what the first one makes of every location."""
+second stage of LSNet is assigned on the boxes that the first one predicts at every location."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def build_assigner(
     """The assigner registered as ``name``.
 
     Args:
-        key: where the name stands in the config, for the message.
+        key: the config key that holds the name, for the message.
         takes_weights: whether the model can learn from weights as well as from hard labels.
         has_anchors: whether the model's priors are anchors with an extent.
         has_priors: whether the model predicts on a grid.

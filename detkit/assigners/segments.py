@@ -1,6 +1,6 @@
 """Sums, extremes and ranks over groups of unequal size: the pairs of each object.
 
-Values and groups are flat, (M, ...) and (M,); a group is named by its number in [0, num_groups). Groups without members are welcome.
+Values and groups are flat, (M, ...) and (M,); a group is named by its number in [0, num_groups). Groups without members are allowed.
 """
 
 from __future__ import annotations

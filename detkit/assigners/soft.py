@@ -21,7 +21,7 @@ __all__ = ["Assignment", "BagAssignment", "PairValues", "Pairs", "SoftAssignment
 
 @dataclass(frozen=True)
 class Pairs:
-    """Which prior is looked at for which object; both may stand in several pairs. Listed object by object.
+    """Pairs of a prior and an object; each may occur in several pairs. Listed object by object.
 
     Attributes:
         prior_index: (M,) int64 in [0, B * P): priors of the batch, image by image.
@@ -40,7 +40,7 @@ class Pairs:
         return gt.boxes.flatten(0, 1).index_select(0, self.gt_index)
 
     def score_index(self, gt: GroundTruth, num_classes: int) -> Tensor:
-        """(M,) int64, where the score of the pair's prior for the class of its object stands in flattened logits (B, P, K)."""
+        """(M,) int64, index into flattened logits (B, P, K) of the score of the pair's prior for the class of its object."""
         return self.prior_index * num_classes + self.classes(gt)
 
     def look_up(self, predictions: Predictions, gt: GroundTruth) -> PairValues:

@@ -4,7 +4,7 @@ from .defaults import default_value, get_cfg
 from .limits import Limit
 from .methods import method_node
 from .plugins import METHOD_PACKAGES, load_method_packages
-from .reader import ConfigError, SafeCfgNode, flat_items
+from .reader import ConfigError, SafeCfgNode, flatten
 from .section import Section
 
 __all__ = [
@@ -14,7 +14,7 @@ __all__ = [
     "SafeCfgNode",
     "Section",
     "default_value",
-    "flat_items",
+    "flatten",
     "get_cfg",
     "load_method_packages",
     "method_node",

@@ -53,7 +53,7 @@ ASSIGNER_LIMITS: dict[str, dict[str, Limit]] = {
 
 
 def add_assigner_config(cfg: CN) -> None:
-    """Adds one node per assigner to ``cfg.MODEL.ASSIGNERS``; the detector's ``ASSIGNER`` key says which is used."""
+    """Adds one node per assigner to ``cfg.MODEL.ASSIGNERS``; the detector's ``ASSIGNER`` key chooses one."""
     cfg.MODEL.ASSIGNERS = CN()
 
     node = cfg.MODEL.ASSIGNERS.FCOS = CN()

@@ -56,6 +56,9 @@ def add_data_config(cfg: CfgNode) -> None:
     # images without objects train: they teach what is background (Detectron2 leaves them out)
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
 
+    # images of more than 8 bits per channel: "error"; "full_range": scale 0 to 65535 (16 bits), 0 to 2**31 - 1 (32 bits) or 0 to 1
+    # (floating point) to 0..255; "own_range": scale the values of each image
+    cfg.INPUT.DEEP_IMAGES = "error"
     # what prepares an image and its annotations for training; the configs of LSNet name its "LandmarkMapper"
     cfg.INPUT.MAPPER = "DatasetMapper"
     # "CropMapper": shorter sides at which every second image is cropped (DETR, Sparse R-CNN), by INPUT.CROP.TYPE and SIZE

@@ -33,7 +33,7 @@ def get_cfg() -> SafeCfgNode:
 
 
 def default_value(key: str, otherwise: object = None) -> object:
-    """What a dotted key is where nothing sets it; ``otherwise`` for keys that somebody else has added."""
+    """The default of a dotted key; ``otherwise`` for keys that the project does not define."""
     value: object = _defaults()
     for name in key.split("."):
         if not isinstance(value, CfgNode) or name not in value:

@@ -57,7 +57,7 @@ def dense_node(**changed: Any) -> CN:
     node.PLUS_ONE = False
     # leave out locations beyond an image's own padded area: mmdetection's anchor heads
     node.IGNORE_PADDING = False
-    # a class registered in detkit.assigners.ASSIGNER_REGISTRY; its own keys stand below MODEL.ASSIGNERS
+    # a class registered in detkit.assigners.ASSIGNER_REGISTRY; its own keys are below MODEL.ASSIGNERS
     node.ASSIGNER = "FCOSAssigner"
 
     node.ANCHORS = CN()

@@ -17,7 +17,7 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
-__all__ = ["ConfigError", "SafeCfgNode", "flat_items"]
+__all__ = ["ConfigError", "SafeCfgNode", "flatten"]
 
 BASE_KEY = "_BASE_"
 
@@ -65,7 +65,7 @@ class SafeCfgNode(CfgNode):
 
     def merge_from_other_cfg(self, cfg_other: CfgNode) -> None:
         """Merges another config, whose keys must all exist here."""
-        self._merge_settings({key: _Setting(value, "config") for key, value in flat_items(cfg_other)})
+        self._merge_settings({key: _Setting(value, "config") for key, value in flatten(cfg_other)})
 
     def merge_from_list(self, cfg_list: Sequence[Any]) -> None:
         """Merges overrides as ``["SOLVER.BASE_LR", "0.01", ...]``, for instance from a command line."""
@@ -107,7 +107,7 @@ class SafeCfgNode(CfgNode):
         return node, name, _coerce(copy.deepcopy(value), node[name], key)
 
     def _no_such_key(self, key: str) -> str:
-        known = [name for name, _ in flat_items(self)]
+        known = [name for name, _ in flatten(self)]
         folded = {name.casefold(): name for name in known}
         near = difflib.get_close_matches(key.casefold(), folded, n=1, cutoff=0.0)
         hint = f" The nearest that exists is '{folded[near[0]]}'." if near else ""
@@ -135,7 +135,7 @@ def _read_with_bases(filename: str, includers: tuple[str, ...]) -> dict[str, _Se
     for base in bases:
         beside = os.path.join(os.path.dirname(path), os.path.expanduser(base)) if "://" not in base else base
         settings |= _read_with_bases(beside, (*includers, path))
-    return settings | {key: _Setting(value, path) for key, value in flat_items(tree, path)}
+    return settings | {key: _Setting(value, path) for key, value in flatten(tree, path)}
 
 
 def _read_yaml(path: str, includers: tuple[str, ...]) -> dict[str, Any]:
@@ -192,13 +192,13 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def flat_items(tree: Mapping[Any, Any], source: str = "config", prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys of a config or of nested mappings, and their values. An empty section has none; ``source`` is for messages."""
+def flatten(tree: Mapping[Any, Any], source: str = "config", prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys of the leaves and their values. An empty section has none."""
     for key, value in tree.items():
         if not isinstance(key, str):
             raise ConfigError(f"{source}: {prefix}{key!r} is no config key, keys are words")
         if isinstance(value, Mapping):
-            yield from flat_items(value, source, f"{prefix}{key}.")
+            yield from flatten(value, source, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 

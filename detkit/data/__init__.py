@@ -3,30 +3,51 @@
 Importing this package registers ``shapes_train`` and ``_val``, ``shapes_people_train`` and ``_val``, ``crowdhuman_train`` and ``_val``.
 """
 
-from .checks import DataError, check_coco_folder
+from .checks import (
+    DataError,
+    check_coco_folder,
+    class_names,
+    id_order,
+    is_box,
+    most_objects,
+    read_coco_json,
+    usable_segmentation,
+    without_images,
+)
 from .crop import CropMapper
 from .crowdhuman import load_crowdhuman, read_odgt, register_crowdhuman, register_crowdhuman_splits
-from .mapper import MAPPER_REGISTRY, ReadErrorMapper, build_train_mapper
+from .mapper import MAPPER_REGISTRY, UNREADABLE, ReadErrorMapper, build_test_mapper, build_train_mapper
 from .motion import Motion
 from .polygons import Polygon, mask_to_polygons, polygon_bounds, polygons_of, signed_area, visible_parts
 from .prepare import prepare_datasets
-from .registration import find_image_folder, register_coco_folder, register_shapes, set_categories
+from .reading import ImageReadError, read_image
+from .registration import find_image_folder, is_published, register_coco_folder, register_shapes, set_categories
 
 __all__ = [
     "MAPPER_REGISTRY",
+    "UNREADABLE",
     "CropMapper",
     "DataError",
+    "ImageReadError",
     "Motion",
     "Polygon",
     "ReadErrorMapper",
+    "build_test_mapper",
     "build_train_mapper",
     "check_coco_folder",
+    "class_names",
     "find_image_folder",
+    "id_order",
+    "is_box",
+    "is_published",
     "load_crowdhuman",
     "mask_to_polygons",
+    "most_objects",
     "polygon_bounds",
     "polygons_of",
     "prepare_datasets",
+    "read_coco_json",
+    "read_image",
     "read_odgt",
     "register_coco_folder",
     "register_crowdhuman",
@@ -34,7 +55,9 @@ __all__ = [
     "register_shapes",
     "set_categories",
     "signed_area",
+    "usable_segmentation",
     "visible_parts",
+    "without_images",
 ]
 
 register_shapes()

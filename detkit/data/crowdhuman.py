@@ -21,7 +21,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from .checks import DataError
-from .checks.errors import Fault, describe_faults
+from .checks.errors import DataFault, describe_faults
 from .checks.images import read_image_sizes
 
 __all__ = ["CrowdImage", "load_crowdhuman", "prepare_crowdhuman", "read_odgt", "register_crowdhuman", "register_crowdhuman_splits"]
@@ -46,7 +46,7 @@ class CrowdImage:
     ignored: tuple[bool, ...]
 
 
-def read_odgt(path: str | Path) -> Iterator[CrowdImage]:
+def read_odgt(path: str | os.PathLike[str]) -> Iterator[CrowdImage]:
     """The images of an annotation file, one line after the other.
 
     What is not tagged "person", or is marked to be ignored, is a region to ignore, as in the official evaluation. Boxes may lie outside
@@ -69,7 +69,9 @@ def read_odgt(path: str | Path) -> Iterator[CrowdImage]:
         logger.warning("%s: %d boxes have no width or height and become regions to ignore.", path, num_empty)
 
 
-def load_crowdhuman(odgt_file: str | Path, image_root: str | Path, *, on_bad_image: OnBadImage = "error") -> list[dict[str, Any]]:
+def load_crowdhuman(
+    odgt_file: str | os.PathLike[str], image_root: str | os.PathLike[str], *, on_bad_image: OnBadImage = "error"
+) -> list[dict[str, Any]]:
     """CrowdHuman as Detectron2's dataset dicts, with the class 0, "person".
 
     The annotations do not tell the size of an image, so that of every file is read from its header.
@@ -85,8 +87,8 @@ def load_crowdhuman(odgt_file: str | Path, image_root: str | Path, *, on_bad_ima
     images = list(read_odgt(odgt_file))
     files = [Path(image_root) / f"{image.image_id}.jpg" for image in images]
     sizes = read_image_sizes(files)
-    _report_faults([size for size in sizes if isinstance(size, Fault)], f"{odgt_file}, images in {image_root}", on_bad_image)
-    usable = [(image, file, size) for image, file, size in zip(images, files, sizes, strict=True) if not isinstance(size, Fault)]
+    _report_faults([size for size in sizes if isinstance(size, DataFault)], f"{odgt_file}, images in {image_root}", on_bad_image)
+    usable = [(image, file, size) for image, file, size in zip(images, files, sizes, strict=True) if not isinstance(size, DataFault)]
     if not usable:
         raise DataError(f"{odgt_file}: there is no image to use; they should lie in {image_root}.")
     return [
@@ -104,7 +106,9 @@ def load_crowdhuman(odgt_file: str | Path, image_root: str | Path, *, on_bad_ima
     ]
 
 
-def register_crowdhuman(name: str, odgt_file: str | Path, image_root: str | Path, *, on_bad_image: OnBadImage = "error") -> None:
+def register_crowdhuman(
+    name: str, odgt_file: str | os.PathLike[str], image_root: str | os.PathLike[str], *, on_bad_image: OnBadImage = "error"
+) -> None:
     """Registers an odgt file and the folder of its images with Detectron2. Nothing is read before the data is asked for.
 
     A name that is registered already now means these files.
@@ -130,15 +134,17 @@ def register_crowdhuman_splits() -> None:
         register_crowdhuman(f"crowdhuman_{split}", root / f"annotation_{split}.odgt", root / "Images")
 
 
-def prepare_crowdhuman(name: str, *, on_bad_image: OnBadImage) -> None:
+def prepare_crowdhuman(name: str, *, on_bad_image: OnBadImage, in_training: bool = False) -> None:
     """Reads a registered set once, so that what is wrong with it is said now; ``on_bad_image`` holds from now on.
 
     Raises:
-        DataError: see :func:`load_crowdhuman`.
+        DataError: see :func:`load_crowdhuman`; or there is nobody to train on.
     """
     metadata = MetadataCatalog.get(name)
     register_crowdhuman(name, metadata.odgt_file, metadata.image_root, on_bad_image=on_bad_image)
-    DatasetCatalog.get(name)
+    records = DatasetCatalog.get(name)
+    if in_training and all(annotation["iscrowd"] for record in records for annotation in record["annotations"]):
+        raise DataError(f"{name}: {metadata.odgt_file} lists no person to train on, only regions to ignore. Name another file.")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -195,7 +201,7 @@ def _is_ignored(entry: dict[str, Any]) -> bool:
     return entry.get("tag") != "person" or bool(isinstance(extra, dict) and extra.get("ignore", 0))
 
 
-def _report_faults(faults: list[Fault], where: str, on_bad_image: OnBadImage) -> None:
+def _report_faults(faults: list[DataFault], where: str, on_bad_image: OnBadImage) -> None:
     if faults and on_bad_image == "error":
         raise DataError(
             f"CrowdHuman cannot be used as it is ({where}):\n{describe_faults(faults)}\nPut the images there, or set DATASETS.ON_BAD_IMAGE "

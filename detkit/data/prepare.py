@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import itertools
+import json
 import logging
+import os
+import tempfile
 from pathlib import Path
+from typing import Any, Literal
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
 
-from detkit.config import ConfigError, get_cfg
+from detkit.config import ConfigError, Section, get_cfg
+from detkit.config.data import DATA_LIMITS
 
-from .checks import CheckedData, DataError, check_coco_folder, read_coco_json, write_json
+from .checks import (
+    AnnotationFile,
+    CheckedData,
+    DataError,
+    check_coco_folder,
+    check_training_objects,
+    most_objects,
+    open_annotations,
+    read_coco_json,
+    share_annotations,
+    training_objects,
+)
 from .crowdhuman import prepare_crowdhuman, read_odgt, register_crowdhuman
-from .registration import find_image_folder, register_coco_folder, set_categories
+from .keypoints import COCO_PERSON_KEYPOINTS
+from .registration import find_image_folder, is_published, register_coco_folder, set_categories
 from .shapes import SHAPES_SETS, default_shapes_root, ensure_shapes
 
 __all__ = ["prepare_datasets"]
 
 logger = logging.getLogger(__name__)
+
+#: images of a file that are looked for, to find their folder
+_TRIED_IMAGES = 20
 
 # where Detectron2's own meta-architectures keep their number of classes, below MODEL
 _CLASS_SECTIONS = {"GeneralizedRCNN": "ROI_HEADS", "PanopticFPN": "ROI_HEADS", "RetinaNet": "RETINANET", "SparseRCNN": "SPARSE_RCNN"}
@@ -39,22 +62,44 @@ def prepare_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
         ConfigError: a key has an impossible value; a dataset is not registered; the model has fewer classes than the data.
         DataError: the data cannot be used.
     """
-    _check_choices(cfg)
+    _check_keys(cfg)
     _register_own_files(cfg, eval_only)
-    names = list(dict.fromkeys([*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST]))
+    train = () if eval_only else cfg.DATASETS.TRAIN
+    names = list(dict.fromkeys([*train, *cfg.DATASETS.TEST]))
+    checked = {}
     for name in names:
         _require_registered(name)
-        _prepare(name, cfg)
+        checked[name] = _prepare(name, cfg, in_training=name in train)
     _agree_on_classes(cfg, names)
+    _check_objects(cfg, [each for name in train if (each := checked[name]) is not None])
+    for name in cfg.DATASETS.TEST:
+        _check_evaluation(cfg, name, checked[name])
 
 
-def _check_choices(cfg: CfgNode) -> None:
-    for key, choices in (("ON_BAD_IMAGE", ("error", "skip")), ("ON_BAD_BOX", ("error", "fix"))):
-        if cfg.DATASETS[key] not in choices:
-            raise ConfigError(f"DATASETS.{key} is {cfg.DATASETS[key]!r}; it takes {' or '.join(map(repr, choices))}.")
+def _check_keys(cfg: CfgNode) -> None:
+    Section(cfg, "DATASETS").check(DATA_LIMITS["DATASETS"])
     for split in ("TRAIN", "VAL"):
         if cfg.DATASETS[f"{split}_IMAGES"] and not cfg.DATASETS[f"{split}_JSON"]:
             raise ConfigError(f"DATASETS.{split}_IMAGES is set, but not the annotation file: set DATASETS.{split}_JSON too.")
+    images = Section(cfg, "INPUT")
+    images.check(
+        {
+            "DEEP_IMAGES": ("error", "full_range", "own_range"),
+            "FORMAT": ("BGR", "RGB", "L", "YUV-BT.601"),
+            "MAX_SIZE_TEST": "[1, inf)",
+            "MAX_SIZE_TRAIN": "[1, inf)",
+            "MIN_SIZE_TEST": "[0, inf)",
+            "MIN_SIZE_TRAIN": "[0, inf)",
+            "MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
+            "RANDOM_FLIP": ("horizontal", "vertical", "none"),
+        }
+    )
+    if not len(cfg.INPUT.MIN_SIZE_TRAIN):
+        raise images.refusal("MIN_SIZE_TRAIN", "one size or several")
+    if cfg.INPUT.CROP.ENABLED:
+        kinds = ("relative_range", "relative", "absolute", "absolute_range")
+        relative = cfg.INPUT.CROP.TYPE.startswith("relative")
+        images.check({"CROP.TYPE": kinds, "CROP.SIZE": "(0, 1]" if relative else "[1, inf)"})
 
 
 def _register_own_files(cfg: CfgNode, eval_only: bool) -> None:
@@ -76,21 +121,39 @@ def _register_split(cfg: CfgNode, split: str, name: str) -> str:
         raise DataError(f"DATASETS.{split}_IMAGES: there is no folder {image_root}. Name the folder of the images of {json_file}.")
     is_odgt = json_file.suffix == ".odgt"
     if not image_root:
-        image_root = find_image_folder(json_file, _first_odgt_image(json_file) if is_odgt else _first_image(json_file))
+        image_root = _found_image_folder(json_file, _first_odgt_images(json_file) if is_odgt else _first_images(json_file))
     register = register_crowdhuman if is_odgt else register_coco_folder
     register(name, json_file, Path(image_root).expanduser())
+    MetadataCatalog.get(name).set(own_files=True)
     return name
 
 
-def _first_image(json_file: Path) -> str:
-    return read_coco_json(json_file)["images"][0]["file_name"]
+def _found_image_folder(json_file: Path, names: list[str]) -> Path:
+    """The folder in which one of these images lies, the first of which may be missing.
+
+    Raises:
+        FileNotFoundError: see :func:`find_image_folder`.
+    """
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            return find_image_folder(json_file, name)
+    return find_image_folder(json_file, names[0])
 
 
-def _first_odgt_image(odgt_file: Path) -> str:
-    first = next(read_odgt(odgt_file), None)
-    if first is None:
+def _first_images(json_file: Path) -> list[str]:
+    opened = open_annotations(json_file)
+    names = [image["file_name"] for _, image in opened.findings.usable("images", opened.content["images"])]
+    if not names:
+        read_coco_json(json_file)  # says what is wrong with them
+        raise DataError(f"{json_file} lists no images. Name another file or add them.")
+    return names[:_TRIED_IMAGES]
+
+
+def _first_odgt_images(odgt_file: Path) -> list[str]:
+    names = [f"{image.image_id}.jpg" for image in itertools.islice(read_odgt(odgt_file), _TRIED_IMAGES)]
+    if not names:
         raise DataError(f"{odgt_file} lists no images. Name another file.")
-    return f"{first.image_id}.jpg"
+    return names
 
 
 def _require_registered(name: str) -> None:
@@ -103,37 +166,96 @@ def _require_registered(name: str) -> None:
         )
 
 
-def _prepare(name: str, cfg: CfgNode) -> None:
+def _prepare(name: str, cfg: CfgNode, *, in_training: bool) -> CheckedData | None:
     """Makes, checks and where allowed repairs one dataset. Those that are neither COCO folder nor CrowdHuman are left as they are."""
     metadata = MetadataCatalog.get(name)
     if metadata.get("evaluator_type") == "crowdhuman":
-        prepare_crowdhuman(name, on_bad_image=cfg.DATASETS.ON_BAD_IMAGE)
-        return
+        prepare_crowdhuman(name, on_bad_image=cfg.DATASETS.ON_BAD_IMAGE, in_training=in_training)
+        return None
     if not hasattr(metadata, "json_file") or getattr(metadata, "evaluator_type", None) not in ("coco", None):
-        return
+        return None
     for generated, spec in SHAPES_SETS.items():
         root = default_shapes_root(generated)
         if Path(metadata.json_file).is_relative_to(root):
             ensure_shapes(root, spec)
-            return  # made here, and renamed into place when it was complete
+            return None  # made here, and renamed into place when it was complete
+    published = is_published(name)
     checked = check_coco_folder(
         name,
         metadata.json_file,
         metadata.image_root,
         on_bad_image=cfg.DATASETS.ON_BAD_IMAGE,
-        on_bad_box="keep" if _is_published(name) else cfg.DATASETS.ON_BAD_BOX,
+        on_bad_box="keep" if published else cfg.DATASETS.ON_BAD_BOX,
         decode_images=cfg.DATASETS.CHECK_PIXELS,
+        needs_annotations=in_training,
+        deep_images=cfg.INPUT.DEEP_IMAGES,
+        resizing=_resizing(cfg, name, in_training),
+        masks="unused" if published else _use_of_masks(cfg),
     )
     _require_usable_masks(name, checked, cfg)
     if checked.changed:
-        _use_copy(name, checked, cfg.OUTPUT_DIR)
-    if not hasattr(metadata, "thing_classes"):
+        _register_anew(name, _written_copy(name, checked.content, cfg.OUTPUT_DIR))
+    elif DatasetCatalog[name].__module__ == load_coco_json.__module__:  # it would parse the file again
+        _register_anew(name, metadata.json_file)
+    if not hasattr(MetadataCatalog.get(name), "thing_classes"):
         set_categories(name, checked.content["categories"])
+    return checked
 
 
-def _is_published(name: str) -> bool:
-    """Whether this is COCO itself, whose few empty boxes belong to the official evaluation; Detectron2's mapper drops them in training."""
-    return name.startswith(("coco_", "keypoints_coco_"))
+def _resizing(cfg: CfgNode, name: str, in_training: bool) -> list[tuple[int, int]]:
+    """To which sizes the images of a dataset are resized: the smallest shorter side, and the most that the longer one may have."""
+    sizes = [(min(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN)] if in_training else []
+    return [*sizes, (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)] if name in cfg.DATASETS.TEST else sizes
+
+
+def _use_of_masks(cfg: CfgNode) -> Literal["unused", "used", "needed"]:
+    if cfg.MODEL.META_ARCHITECTURE == "LSNet":  # an object without a mask has the outline of its box
+        return "used" if cfg.MODEL.LSNET.TASK == "segm" else "unused"
+    return "needed" if cfg.MODEL.MASK_ON else "unused"
+
+
+def _learns_keypoints(cfg: CfgNode) -> bool:
+    return cfg.MODEL.LSNET.TASK == "pose" if cfg.MODEL.META_ARCHITECTURE == "LSNet" else cfg.MODEL.KEYPOINT_ON
+
+
+def _check_objects(cfg: CfgNode, sets: list[CheckedData]) -> None:
+    if not sets:
+        return
+    keypoints = _learns_keypoints(cfg)
+    objects = [training_objects(each.name, each.content, each.num_in_file, needs_keypoints=keypoints) for each in sets]
+    resizing = (max(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN)
+    check_training_objects(objects, resizing=resizing, finest_stride=_finest_stride(cfg))
+
+
+def _finest_stride(cfg: CfgNode) -> int:
+    """Of the levels that the detector looks at, which are called after the exponent: 8 pixels for "p3", which is also the guess."""
+    section = _class_section(cfg)
+    node = cfg.MODEL[section] if section else {}
+    levels = [int(name[1:]) for name in node.get("IN_FEATURES", ()) if name[1:].isdigit()]
+    return 2 ** min(levels, default=3)
+
+
+def _check_evaluation(cfg: CfgNode, name: str, checked: CheckedData | None) -> None:
+    """What would make an evaluation fail, or say less than it seems to."""
+    if checked is None:
+        return
+    sigmas = len(cfg.TEST.KEYPOINT_OKS_SIGMAS) or len(COCO_PERSON_KEYPOINTS)
+    named = {len(category["keypoints"]) for category in checked.content["categories"] if category.get("keypoints")}
+    if _learns_keypoints(cfg) and named - {sigmas}:
+        raise ConfigError(
+            f"TEST.KEYPOINT_OKS_SIGMAS gives {sigmas} numbers (COCO's are 17), but the objects of {name} have {min(named - {sigmas})} "
+            "keypoints. Set it to one number per keypoint; COCO's lie between 0.025 for eyes and 0.107 for hips."
+        )
+    most = most_objects(checked.content.get("annotations", ()))
+    if most > cfg.TEST.DETECTIONS_PER_IMAGE and not is_published(name):
+        logger.warning(
+            "%s: an image has %d objects, but the model gives at most %d detections (TEST.DETECTIONS_PER_IMAGE), so that not all can be "
+            "found. Set it to %d or more.",
+            name,
+            most,
+            cfg.TEST.DETECTIONS_PER_IMAGE,
+            most,
+        )
 
 
 def _require_usable_masks(name: str, checked: CheckedData, cfg: CfgNode) -> None:
@@ -147,12 +269,22 @@ def _require_usable_masks(name: str, checked: CheckedData, cfg: CfgNode) -> None
         )
 
 
-def _use_copy(name: str, checked: CheckedData, output_dir: str) -> None:
-    """From now on ``name`` means a copy of its annotations without what was left out, for training and evaluation alike."""
+def _written_copy(name: str, content: dict[str, Any], output_dir: str) -> Path:
+    """A copy of the annotations without what was left out, for whoever asks for a file; never seen half written."""
+    path = (Path(output_dir) / "datasets" / f"{name}.json").absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    with os.fdopen(handle, "w") as file:
+        json.dump(content, file)
+    os.replace(unfinished, path)
+    share_annotations(AnnotationFile(path, content))
+    return path
+
+
+def _register_anew(name: str, json_file: str | Path) -> None:
+    """From now on ``name`` means this file, read once, for training and evaluation alike."""
     metadata = MetadataCatalog.get(name).as_dict()
-    path = Path(output_dir) / "datasets" / f"{name}.json"
-    write_json(checked.content, path)
-    register_coco_folder(name, path, metadata["image_root"])
+    register_coco_folder(name, json_file, metadata["image_root"])
     kept = {key: value for key, value in metadata.items() if key not in ("name", "json_file", "image_root", "evaluator_type")}
     MetadataCatalog.get(name).set(**kept)
 

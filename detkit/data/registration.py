@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import os
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 
+from .checks import class_names, id_order, read_coco_json, release_annotations
 from .keypoints import connection_rules, flip_map
+from .records import coco_records
 from .shapes import SHAPES_SETS, default_shapes_root, ensure_shapes, shapes_categories, shapes_paths
 
-__all__ = ["find_image_folder", "register_coco_folder", "register_shapes", "set_categories"]
+__all__ = ["find_image_folder", "is_published", "register_coco_folder", "register_shapes", "set_categories"]
+
+#: what Detectron2 calls the sets of COCO
+_PUBLISHED = re.compile(r"(keypoints_)?coco_20(14|17)_")
 
 
-def register_coco_folder(name: str, json_file: str | Path, image_root: str | Path) -> None:
+def register_coco_folder(name: str, json_file: str | os.PathLike[str], image_root: str | os.PathLike[str]) -> None:
     """Registers a COCO-format json and the folder of its images with Detectron2. Nothing is read before the data is asked for.
 
     Class names and, where a category has them, keypoint names, mirror pairs and skeleton enter the metadata when the data is loaded.
@@ -42,9 +47,11 @@ def _register(name: str, json_file: Path, image_root: Path, prepare: Callable[[]
     def load() -> list[dict]:
         if prepare is not None:
             prepare()
-        dicts = load_coco_json(str(json_file), str(image_root), name)
-        set_categories(name, json.loads(json_file.read_bytes())["categories"])
-        return dicts
+        content = read_coco_json(json_file)
+        set_categories(name, content["categories"])
+        records = coco_records(content, image_root)
+        release_annotations(json_file)
+        return records
 
     for catalog in (DatasetCatalog, MetadataCatalog):
         if name in catalog:
@@ -54,21 +61,24 @@ def _register(name: str, json_file: Path, image_root: Path, prepare: Callable[[]
 
 
 def set_categories(name: str, categories: Sequence[dict[str, Any]]) -> None:
-    """Enters the class names, ids and keypoints of a COCO json's ``categories`` into the metadata of a dataset."""
+    """Enters the class names, ids and keypoints of a COCO json's ``categories`` into the metadata of a dataset.
+
+    Categories of one name have their id behind it: ``cat (id 3)``.
+    """
     metadata = MetadataCatalog.get(name)
-    ordered = sorted(categories, key=lambda category: category["id"])
+    ordered = sorted(categories, key=id_order)
     metadata.set(
-        thing_classes=[category["name"] for category in ordered],
+        thing_classes=class_names(categories),
         thing_dataset_id_to_contiguous_id={category["id"]: index for index, category in enumerate(ordered)},
     )
     with_keypoints = [category for category in ordered if category.get("keypoints")]
     if with_keypoints and not hasattr(metadata, "keypoint_names"):
         names = list(with_keypoints[0]["keypoints"])
-        rules = connection_rules(names, with_keypoints[0].get("skeleton", []))
+        rules = connection_rules(names, with_keypoints[0].get("skeleton") or [])
         metadata.set(keypoint_names=names, keypoint_flip_map=flip_map(names), keypoint_connection_rules=rules)
 
 
-def find_image_folder(json_file: str | Path, first_image: str) -> Path:
+def find_image_folder(json_file: str | os.PathLike[str], first_image: str) -> Path:
     """The folder of a json's images, where none is given.
 
     Args:
@@ -82,10 +92,15 @@ def find_image_folder(json_file: str | Path, first_image: str) -> Path:
     folder = Path(json_file).parent
     candidates = [folder, folder / "Images", folder.parent, folder.parent / Path(json_file).stem]
     for candidate in candidates:
-        if (candidate / first_image).is_file():
+        if os.path.isfile(candidate / first_image):  # of a name that no file can have, too
             return candidate
     tried = ", ".join(str(candidate) for candidate in candidates)
     raise FileNotFoundError(
         f"The images of {json_file} (the first is {first_image}) lie in none of {tried}. Name their folder in DATASETS.TRAIN_IMAGES or "
         "DATASETS.VAL_IMAGES."
     )
+
+
+def is_published(name: str) -> bool:
+    """Whether a dataset is COCO itself: its few empty boxes and its limit of 100 detections belong to the official evaluation."""
+    return _PUBLISHED.match(name) is not None and not MetadataCatalog.get(name).get("own_files", False)

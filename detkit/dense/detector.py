@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import Backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector as Detectron2DenseDetector
@@ -22,7 +23,7 @@ from detkit.dense.pipeline import DensePipeline, decode_outputs
 from detkit.dense.postprocess import DensePostprocessor
 from detkit.dense.priors import PriorGenerator
 from detkit.geometry import BoxCoder, boxes_to_ltrb, centerness_of
-from detkit.structures import DenseOutputs, GroundTruth
+from detkit.structures import DenseOutputs, Detections, GroundTruth
 
 __all__ = ["DenseDetector"]
 
@@ -119,6 +120,11 @@ class DenseDetector(Detectron2DenseDetector):
 
     def detect(self, outputs: DenseOutputs, image_sizes: Sequence[tuple[int, int]]) -> list[Instances]:
         """Detections of raw outputs in the model's own box convention."""
+        sizes = torch.tensor(image_sizes, dtype=torch.float32, device=self.device)
+        return self.detections(outputs, sizes).to_instances(image_sizes)
+
+    def detections(self, outputs: DenseOutputs, image_sizes: Tensor) -> Detections:
+        """Detections of raw outputs in the model's own box convention, in one shape; ``image_sizes`` (B, 2) height and width."""
         predictions, priors = self.pipeline.decode(outputs)
         if self.quality_from_boxes:
             centerness = centerness_of(boxes_to_ltrb(predictions.boxes, priors.points))

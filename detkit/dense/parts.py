@@ -18,9 +18,6 @@ from detkit.config.dense import DENSE_LIMITS, DENSE_TEST_LIMITS
 from detkit.dense.criteria import (
     AllPriorsNormalizer,
     BoxTerm,
-    DecodedBoxLoss,
-    EncodedBoxLoss,
-    IoUQuality,
     LabelCriterion,
     MovingAverageNormalizer,
     MovingClassNormalizer,
@@ -29,6 +26,9 @@ from detkit.dense.criteria import (
     WeightedCriterion,
     centerness_quality,
     centerness_weights,
+    decoded_box_loss,
+    encoded_box_loss,
+    iou_quality,
     uniform_weights,
 )
 from detkit.dense.heads import build_dense_head
@@ -153,11 +153,12 @@ def _build_weighted_criterion(node: Section, num_classes: int) -> WeightedCriter
 
 def _build_label_criterion(node: Section, num_classes: int, box_coder: BoxCoder) -> LabelCriterion:
     offset = 1.0 if node.LOSS.IOU_PLUS_ONE else 0.0
-    qualities: dict[str, BoxTerm] = {"centerness": centerness_quality, "iou": IoUQuality(box_coder, offset)}
+    qualities: dict[str, BoxTerm] = {"centerness": centerness_quality, "iou": partial(iou_quality, offset=offset)}
     return LabelCriterion(
         num_classes=num_classes,
-        box_loss=_build_box_loss(node, box_coder, offset),
-        box_weights=node.choice("LOSS.BOX_WEIGHTING", {"centerness": centerness_weights, "uniform": uniform_weights}),
+        box_coder=box_coder,
+        box_loss=_build_box_loss(node, offset),
+        location_weights=node.choice("LOSS.BOX_WEIGHTING", {"centerness": centerness_weights, "uniform": uniform_weights}),
         quality_target=node.choice("LOSS.QUALITY", qualities),
         normalizer=_build_normalizer(node),
         focal_alpha=node.LOSS.FOCAL_ALPHA,
@@ -168,12 +169,12 @@ def _build_label_criterion(node: Section, num_classes: int, box_coder: BoxCoder)
     )
 
 
-def _build_box_loss(node: Section, box_coder: BoxCoder, offset: float) -> BoxTerm:
+def _build_box_loss(node: Section, offset: float) -> BoxTerm:
     losses: dict[str, BoxTerm] = {
-        name: DecodedBoxLoss(box_coder, partial(loss, offset=offset))
+        name: partial(decoded_box_loss, loss=partial(loss, offset=offset))
         for name, loss in (("iou", iou_loss), ("linear_iou", linear_iou_loss), ("giou", giou_loss))
     }
-    losses["smooth_l1"] = EncodedBoxLoss(box_coder, partial(smooth_l1_loss, beta=node.LOSS.SMOOTH_L1_BETA))
+    losses["smooth_l1"] = partial(encoded_box_loss, loss=partial(smooth_l1_loss, beta=node.LOSS.SMOOTH_L1_BETA))
     if node.LOSS.BOX != "smooth_l1":
         node.refuse_unread(("LOSS.SMOOTH_L1_BETA",), f"the box loss '{node.LOSS.BOX}'")
     return node.choice("LOSS.BOX", losses)

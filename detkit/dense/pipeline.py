@@ -31,7 +31,7 @@ class DensePipeline:
         prior_generator: makes the priors.
         assigner: which prior learns which object.
         decoder: what the raw outputs mean: ``(outputs, priors) -> Predictions``, such as :func:`decode_outputs` with its keyword arguments.
-            None where nothing is decoded, for assigners that look at no predictions.
+            None where nothing is decoded, for assigners that read no predictions.
         ignore_padding: leave out locations beyond an image's own padded area when images of different size share a batch.
         size_divisibility: images are padded to multiples of so many pixels.
     """
@@ -51,12 +51,12 @@ class DensePipeline:
     def assign(
         self, priors: Priors, gt: GroundTruth, predictions: Predictions | None = None, image_sizes: Sequence[tuple[int, int]] = ()
     ) -> Assignment:
-        """What the assigner makes of a batch.
+        """The assignment of a batch.
 
         Args:
             priors: of the pyramid.
             gt: the objects, in the box convention of the priors.
-            predictions: of the priors, for assigners that look at them.
+            predictions: of the priors, for assigners that read them.
             image_sizes: (height, width) of every image in pixels without padding; needed with ``ignore_padding`` and with predictions.
         """
         sees_predictions = self.assigner.needs_predictions

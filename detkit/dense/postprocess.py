@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-from detectron2.structures import Boxes, Instances
 from torch import Tensor
-from torchvision.ops import batched_nms
 
 from detkit.config.dense import DENSE_TEST_LIMITS
 from detkit.geometry import box_areas
-from detkit.structures import Predictions
+from detkit.layers import ABSENT, best_indices, gather_rows, nms_mask
+from detkit.structures import Detections, Predictions
 
 __all__ = ["DensePostprocessor"]
 
@@ -73,84 +72,93 @@ class DensePostprocessor:
         predictions: Predictions,
         *,
         priors_per_level: Sequence[int],
-        image_sizes: Sequence[tuple[int, int]],
+        image_sizes: Tensor,
         fields: Mapping[str, Tensor] | None = None,
-    ) -> list[Instances]:
-        """Detections of every image, best first.
+    ) -> Detections:
+        """Detections of a batch in one shape, best first. Of equal scores, the level, location and class that come first go first.
+
+        Nothing here depends on how many candidates there are: those that do not pass the threshold stay as absent ones.
 
         Args:
             predictions: logits, decoded boxes and quality of all priors.
             priors_per_level: how many priors each level has, in order.
-            image_sizes: (height, width) of every image without padding.
+            image_sizes: (B, 2) height and width of every image without padding.
             fields: anything else per prior, (B, P, ...); the detections carry their rows under the same names.
-
-        Returns:
-            per image ``Instances`` with ``pred_boxes``, ``scores``, ``pred_classes`` and the given fields.
         """
-        probabilities = predictions.logits.sigmoid()
-        quality = None if predictions.quality is None else predictions.quality.sigmoid()
-        return [
-            self._one_image(
-                probabilities[i].split(list(priors_per_level)),
-                predictions.boxes[i],
-                None if quality is None else quality[i].split(list(priors_per_level)),
-                image_size,
-                {name: value[i] for name, value in (fields or {}).items()},
-            )
-            for i, image_size in enumerate(image_sizes)
-        ]
-
-    def _one_image(
-        self,
-        probabilities: Sequence[Tensor],
-        boxes: Tensor,
-        quality: Sequence[Tensor] | None,
-        image_size: tuple[int, int],
-        fields: Mapping[str, Tensor],
-    ) -> Instances:
-        scores, classes, prior_index, start = [], [], [], 0
-        for level, level_probabilities in enumerate(probabilities):
-            level_scores, flat = self._candidates(level_probabilities, None if quality is None else quality[level])
-            num_classes = level_probabilities.shape[1]
-            scores.append(level_scores)
-            classes.append(flat % num_classes)
-            prior_index.append(torch.div(flat, num_classes, rounding_mode="floor") + start)
-            start += level_probabilities.shape[0]
-        all_scores, all_classes, index = torch.cat(scores), torch.cat(classes), torch.cat(prior_index)
-        chosen = self._clip(boxes[index], image_size)
+        sizes = list(priors_per_level)
+        quality = [None] * len(sizes) if predictions.quality is None else predictions.quality.split(sizes, dim=1)
+        levels, start = [], 0
+        for logits, level_quality, size in zip(predictions.logits.split(sizes, dim=1), quality, sizes, strict=True):
+            scores, classes, index = self._candidates(logits, level_quality)
+            levels.append((scores, classes, index + start))
+            start = start + size
+        scores, classes, index = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
+        boxes = self._clip(gather_rows(predictions.boxes, index), image_sizes)
         if self.drop_empty:
-            filled = box_areas(chosen, self.plus_one) > 0
-            chosen, all_scores, all_classes, index = chosen[filled], all_scores[filled], all_classes[filled], index[filled]
-        keep = self._nms(chosen, all_scores, all_classes)
-        result = Instances(image_size)
-        result.pred_boxes = Boxes(chosen[keep])
-        result.scores = all_scores[keep]
-        result.pred_classes = all_classes[keep]
-        for name, value in fields.items():
-            result.set(name, value[index[keep]])
-        return result
+            scores = torch.where(box_areas(boxes, self.plus_one) > 0, scores, ABSENT)
+        return self._best(boxes, scores, classes, {name: (value, index) for name, value in (fields or {}).items()})
 
-    def _candidates(self, probabilities: Tensor, quality: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Final scores (M,) and flat (prior, class) indices (M,) of a level's best candidates."""
-        product = probabilities if quality is None else probabilities * quality[:, None]
-        score = {"class": probabilities, "product": product}.get(self.score)
-        if score is None:
-            score = product if quality is None else product.sqrt()
-        passing = {"class": probabilities, "product": product, "score": score}[self.threshold_on] > self.score_thresh
-        flat = passing.flatten().nonzero().squeeze(1)
-        rank = (probabilities if self.rank_by == "class" else product).flatten()[flat]
-        best = rank.topk(min(self.topk_per_level, rank.numel())).indices
-        flat = flat[best]
-        return score.flatten()[flat], flat
+    def _candidates(self, logits: Tensor, quality: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Final scores, classes and priors, all (B, M), of a level's best pairs of prior and class; the scores of absent ones are negative.
 
-    def _clip(self, boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+        The best pairs lie on the priors whose best class is best, so that only the classes of these priors are ranked one by one.
+        """
+        num_classes = logits.shape[2]
+        prior, rank = self._promising_priors(logits, quality)
+        if prior is not None:
+            logits, quality = gather_rows(logits, prior), None if quality is None else quality.gather(1, prior)
+        rank = torch.where(rank[..., None] < 0, ABSENT, self._rank(logits, quality)).flatten(1)
+        pair = best_indices(rank, self.topk_per_level)
+        row = torch.div(pair, num_classes, rounding_mode="floor")
+        scores = self._scores(logits.flatten(1).gather(1, pair), None if quality is None else quality.gather(1, row))[self.score]
+        scores = torch.where(rank.gather(1, pair) < 0, ABSENT, scores)
+        return scores, pair % num_classes, row if prior is None else prior.gather(1, row)
+
+    def _promising_priors(self, logits: Tensor, quality: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        """The priors (B, M) on which the best pairs lie, None for all of them, and the rank (B, M) of their best class.
+
+        They are in their own order, so that the first of equal pairs is the first of the level.
+        """
+        num_priors, num_classes = logits.shape[1:]
+        rank = self._rank(logits.amax(-1, keepdim=True), quality).squeeze(-1)
+        if isinstance(num_priors, int) and (num_classes == 1 or num_priors <= self.topk_per_level):
+            return None, rank
+        prior = best_indices(rank, self.topk_per_level).sort(-1).values
+        exists = prior < num_priors  # programs of dynamic size make up for missing ones
+        prior = prior.clamp(max=num_priors - 1)
+        return prior, torch.where(exists, rank.gather(1, prior), ABSENT)
+
+    def _rank(self, logits: Tensor, quality: Tensor | None) -> Tensor:
+        """What the candidates (B, M, K) of priors of this quality (B, M) are ranked by; negative for those below the threshold."""
+        scores = self._scores(logits, None if quality is None else quality[..., None])
+        return torch.where(scores[self.threshold_on] > self.score_thresh, scores[self.rank_by], ABSENT)
+
+    def _scores(self, logits: Tensor, quality: Tensor | None) -> dict[str, Tensor]:
+        """The scores by the names they have in the arguments, of logits and quality of shapes that fit each other."""
+        probability = logits.sigmoid()
+        product = probability if quality is None else probability * quality.sigmoid()
+        root = product if quality is None else product.sqrt()
+        scores = {"class": probability, "product": product, "sqrt_product": root}
+        return scores | {"score": scores[self.score]}
+
+    def _clip(self, boxes: Tensor, image_sizes: Tensor) -> Tensor:
         if not self.clip:
             return boxes
-        height, width = image_size
-        limit = boxes.new_tensor([width, height, width, height]) - self.plus_one
-        return boxes.clamp(min=0).minimum(limit)
+        limits = image_sizes.to(boxes).flip(-1).repeat(1, 2)[:, None] - self.plus_one  # width, height, width, height
+        return boxes.clamp(min=0).minimum(limits)
 
-    def _nms(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> Tensor:
+    def _best(self, boxes: Tensor, scores: Tensor, classes: Tensor, fields: Mapping[str, tuple[Tensor, Tensor]]) -> Detections:
+        """The best of what non-maximum suppression keeps; ``fields`` are values per prior and the priors of the candidates."""
         # one pixel on the far corners makes torchvision's IoU the legacy one
-        grown = boxes + boxes.new_tensor([0.0, 0.0, self.plus_one, self.plus_one])
-        return batched_nms(grown, scores, classes, self.nms_thresh)[: self.max_detections]
+        far = torch.cat([boxes[..., :2], boxes[..., 2:] + self.plus_one], dim=-1) if self.plus_one else boxes
+        scores = torch.where(nms_mask(far, scores, classes, self.nms_thresh), scores, ABSENT)
+        best = best_indices(scores, self.max_detections)
+        scores = scores.gather(1, best)
+        there = scores >= 0
+        return Detections(
+            boxes=torch.where(there[..., None], gather_rows(boxes, best), 0),
+            scores=torch.where(there, scores, 0),
+            classes=torch.where(there, classes.gather(1, best), -1),
+            counts=there.sum(1),
+            fields={name: gather_rows(value, index.gather(1, best)) for name, (value, index) in fields.items()},
+        )

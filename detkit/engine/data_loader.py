@@ -20,7 +20,8 @@ from detectron2.data import DatasetFromList, get_detection_dataset_dicts
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from torch.utils.data import DataLoader, Dataset
 
-from detkit.config import Section
+from detkit.config import ConfigError, Section
+from detkit.data import DataError
 from detkit.distributed import get_rank, get_world_size
 from detkit.engine.seeding import seeded_on_host
 
@@ -107,7 +108,7 @@ class SeededDataset(Dataset):
                 if mapped is not None:
                     return mapped
                 index = random.randrange(len(self._records))
-        raise RuntimeError(f"{_MAX_SKIPPED} images drawn one after the other could not be used; see the warnings above.")
+        raise DataError(f"{_MAX_SKIPPED} images drawn one after the other could not be used; the warnings above name them.")
 
 
 class TrainLoader:
@@ -166,8 +167,10 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict | None]) -> T
         mapper: prepares an image for training.
 
     Raises:
-        ConfigError: a batch that cannot be divided, or an unknown sampler.
+        ConfigError: there is no dataset to train on, the batch cannot be divided, or an unknown sampler.
     """
+    if not cfg.DATASETS.TRAIN:
+        raise ConfigError("DATASETS.TRAIN names no dataset to train on. Name a --config-file, or set DATASETS.TRAIN_JSON to a COCO json.")
     solver = Section(cfg, "SOLVER")
     if solver.IMS_PER_BATCH % (solver.ACCUMULATE * get_world_size()):
         raise solver.refusal("IMS_PER_BATCH", f"a multiple of {get_world_size()} processes times SOLVER.ACCUMULATE {solver.ACCUMULATE}")

@@ -7,7 +7,7 @@ import io
 import logging
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,16 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from detkit.engine.run_record import command_line, write_record
+from detkit.data import UNREADABLE, DataError, build_test_mapper
+from detkit.engine.run_record import command_line, write_json
 from detkit.evaluation import build_evaluator, proposals_in_outputs
 from detkit.tta import build_multi_scale_detector
 
-__all__ = ["SCORES_FILE", "Results", "check_expected_results", "evaluate", "save_results"]
+__all__ = ["RESULTS_FILE", "Results", "build_test_loader", "check_expected_results", "evaluate", "save_results"]
 
 logger = logging.getLogger(__name__)
 
-SCORES_FILE = "results.json"
+RESULTS_FILE = "results.json"
 #: More classes than these are in log.txt and results.json only.
 _SHOWN_CLASSES = 20
 #: Dataset -> task ("bbox", "segm", "keypoints", "box_proposals") -> metric -> value in percent.
@@ -38,7 +39,7 @@ def evaluate(
     cfg: CfgNode,
     model: nn.Module,
     *,
-    build_loader: Callable[[CfgNode, str], DataLoader] = build_detection_test_loader,
+    build_loader: Callable[[CfgNode, str], DataLoader] | None = None,
     before_batch: Callable[[], None] = lambda: None,
     multi_scale: bool = True,
 ) -> Results:
@@ -46,7 +47,7 @@ def evaluate(
 
     Args:
         model: its mode (training or not) is restored afterward.
-        build_loader: makes the batches of a dataset.
+        build_loader: makes the batches of a dataset; None: :func:`build_test_loader`.
         before_batch: called before every batch.
         multi_scale: where ``TEST.AUG.ENABLED``, evaluate by multi-scale testing as well. Its results are named as in Detectron2, with
             ``_TTA`` after the task ("bbox_TTA"); its detections go below ``OUTPUT_DIR/inference_TTA``.
@@ -55,6 +56,7 @@ def evaluate(
         the results, on the first worker; empty ones on the others, and for a set that has no annotations.
     """
     results = {}
+    build_loader = build_loader or build_test_loader
     for name in cfg.DATASETS.TEST:
         loader = build_loader(cfg, name)
         with proposals_in_outputs(model) if cfg.TEST.PROPOSALS else contextlib.nullcontext():
@@ -86,9 +88,40 @@ def _evaluate_one(
     with tqdm(loader, desc=name, unit="img", leave=False, disable=not show, file=sys.stdout, dynamic_ncols=True) as batches:
         printed = io.StringIO()
         silent = _Silent(evaluator, printed)
-        results = inference_on_dataset(model, batches, silent, callbacks={"before_inference": before_batch})
+        results = inference_on_dataset(model, _Readable(batches, evaluator), silent, callbacks={"before_inference": before_batch})
     logger.debug("%s", printed.getvalue())
+    for remark in getattr(evaluator, "remarks", ()):
+        logger.warning("%s, %s", name, remark)
     return results
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
+    """Detectron2's loader of a test set, with :func:`detkit.data.build_test_mapper`."""
+    return build_detection_test_loader(cfg, dataset_name, mapper=build_test_mapper(cfg))
+
+
+class _Readable:
+    """The batches of a loader without the images that could not be read and are to be skipped, which the evaluator leaves out."""
+
+    def __init__(self, batches: Iterable[list[dict[str, Any]]], evaluator: DatasetEvaluator) -> None:
+        self._batches, self._evaluator = batches, evaluator
+
+    def __len__(self) -> int:
+        return len(self._batches)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        for batch in self._batches:
+            unreadable = [item["image_id"] for item in batch if UNREADABLE in item]
+            if unreadable:
+                if not hasattr(self._evaluator, "leave_out"):
+                    raise DataError(
+                        f"The image {unreadable[0]} cannot be read, and {type(self._evaluator).__name__} cannot leave images out "
+                        '(DATASETS.ON_BAD_IMAGE "skip"). Correct it, or remove it from the annotations.'
+                    )
+                self._evaluator.leave_out(unreadable)
+            readable = [item for item in batch if UNREADABLE not in item]
+            if readable:
+                yield readable
 
 
 class _Silent(DatasetEvaluator):
@@ -109,17 +142,9 @@ class _Silent(DatasetEvaluator):
 
 
 def _log_results(dataset: str, results: dict[str, Any]) -> None:
-    if not results:
-        logger.info("%s: detections saved; there are no annotations to compare them with.", dataset)
     for task, metrics in results.items():
         if metrics and all(math.isnan(value) for value in metrics.values()):
-            logger.warning(
-                "%s, %s: not a single detection passed the score threshold, so there is no AP. Train longer, lower the threshold "
-                "(MODEL.<METHOD>.TEST.SCORE_THRESH), or see 'AP 0' in docs/troubleshooting.md.",
-                dataset,
-                task,
-            )
-            continue
+            continue  # the evaluator has said why
         per_class = {name.removeprefix("AP-"): value for name, value in metrics.items() if name.startswith("AP-")}
         logger.info("%s, %s: %s", dataset, task, _row({name: value for name, value in metrics.items() if not name.startswith("AP-")}))
         if 0 < len(per_class) <= _SHOWN_CLASSES:
@@ -132,9 +157,9 @@ def _row(metrics: dict[str, float]) -> str:
 
 def save_results(cfg: CfgNode, results: Results, *, weights: str, iteration: int | None = None) -> Path:
     """Writes ``OUTPUT_DIR/results.json``: the metrics and all that is needed to measure them again."""
-    path = Path(cfg.OUTPUT_DIR) / SCORES_FILE
+    path = Path(cfg.OUTPUT_DIR) / RESULTS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_record(path, {"results": results, "weights": weights, "iteration": iteration, "command": command_line(), "config": cfg})
+    write_json(path, {"results": results, "weights": weights, "iteration": iteration, "command": command_line(), "config": cfg})
     return path
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 import torch
 from detectron2.config import CfgNode
@@ -15,6 +17,7 @@ from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
 from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint
+from detkit.config import ConfigError
 from detkit.data import DataError, prepare_datasets
 from detkit.distributed import get_rank
 from detkit.engine.allocator import keep_freed_memory
@@ -24,6 +27,7 @@ from detkit.engine.launch import check_processes, launch
 from detkit.engine.run_record import save_run_record
 from detkit.engine.setup import read_config, resolve_config, usable_device
 from detkit.engine.trainer import Trainer
+from detkit.evaluation import EvaluationError
 from detkit.tta import check_tta_config
 
 __all__ = ["main", "run"]
@@ -32,8 +36,10 @@ logger = logging.getLogger(__name__)
 
 #: What bad input raises before training; anything else is a defect and shows its traceback.
 _INPUT_ERRORS = (ValueError, OSError, KeyError)
-#: What stops a training and explains itself.
-_TRAINING_ERRORS = (FloatingPointError, DataError)
+#: What stops a training or an evaluation and explains itself.
+_TRAINING_ERRORS = (FloatingPointError, DataError, EvaluationError, ConfigError, OSError)
+#: How torch says that a data worker was ended from outside.
+_WORKER_KILLED = re.compile(r"DataLoader worker \(pid[^)]*\) (?:is killed by signal: (.*?)\.? ?$|exited unexpectedly)", re.MULTILINE)
 #: Seconds that the other workers wait for rank 0 to report an error.
 _PATIENCE = 5.0
 
@@ -69,11 +75,12 @@ def main(args: argparse.Namespace) -> Results:
     if not args.eval_only:
         with _one_clear_error(_TRAINING_ERRORS):
             return trainer.train()
-    results = evaluate(cfg, model, build_loader=Trainer.build_test_loader)
-    if comm.is_main_process():
-        save_results(cfg, results, weights=weights)
-        check_expected_results(cfg, results)
-    return results
+    with _one_clear_error(_TRAINING_ERRORS):
+        results = evaluate(cfg, model, build_loader=Trainer.build_test_loader)
+        if comm.is_main_process():
+            save_results(cfg, results, weights=weights)
+            check_expected_results(cfg, results)
+        return results
 
 
 def _set_up(args: argparse.Namespace) -> CfgNode:
@@ -119,11 +126,31 @@ def _one_clear_error(errors: tuple[type[Exception], ...]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        logger.debug("Stopped by:", exc_info=True)
-        message = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
-        if isinstance(error, DataError):
-            message = message.strip().splitlines()[-1]  # a data worker's traceback stands before it
-        if get_rank() == 0:
-            sys.exit(f"error: {message}")
-        time.sleep(_PATIENCE)  # rank 0 reports errors that all workers share, and its exit ends this process
-        sys.exit(f"error in worker {get_rank()}: {message}")
+        _stop(_message(error))
+    except RuntimeError as error:
+        killed = _WORKER_KILLED.search(str(error))
+        if killed is None:
+            raise
+        _stop(
+            f"A data worker was ended from outside ({killed.group(1) or 'it exited unexpectedly'}). Usually the memory is full: set "
+            "DATALOADER.NUM_WORKERS lower, or give the machine or container more (shared) memory."
+        )
+
+
+def _message(error: Exception) -> str:
+    """What an error says; of one that a data worker passed on, without the traceback that torch puts before it."""
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if not text.startswith("Caught ") or "Original Traceback" not in text:
+        return text
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return text.rpartition(f"\n{name}: ")[2].strip()
+
+
+def _stop(message: str) -> NoReturn:
+    """Ends the process. Rank 0 reports errors that all workers share, and its exit ends the others."""
+    logger.debug("Stopped by:", exc_info=True)
+    if get_rank() == 0:
+        sys.exit(f"error: {message}")
+    time.sleep(_PATIENCE)
+    sys.exit(f"error in worker {get_rank()}: {message}")

@@ -22,7 +22,7 @@ import detkit
 from detkit.checkpoint import write_text_atomically
 from detkit.distributed import get_world_size, usable_processors
 
-__all__ = ["command_line", "describe_environment", "save_run_record", "write_record"]
+__all__ = ["command_line", "describe_environment", "save_run_record", "write_json"]
 
 _PACKAGES = ("torchvision", "timm", "fvcore", "pycocotools", "opencv-python-headless", "numpy", "Pillow", "scipy")
 
@@ -40,7 +40,7 @@ def save_run_record(cfg: CfgNode) -> None:
         **describe_environment(),
     }
     path = folder / "run.json"
-    write_record(path, {"starts": [*_earlier_starts(path), start]})
+    write_json(path, {"starts": [*_earlier_starts(path), start]})
 
 
 def command_line() -> str:
@@ -69,7 +69,7 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
-def write_record(path: str | Path, content: Any) -> None:
+def write_json(path: str | Path, content: Any) -> None:
     """Writes readable json, whole or not at all. NaN and infinity, which json does not have, become null."""
     write_text_atomically(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
 

@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader
 from detectron2.engine import HookBase, TrainerBase, hooks
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.solver import build_lr_scheduler
@@ -29,7 +28,7 @@ from detkit.distributed import get_rank, get_world_size
 from detkit.engine.console import setup_logging
 from detkit.engine.data_loader import TrainLoader, build_train_loader
 from detkit.engine.ema import WeightAverage
-from detkit.engine.evaluate import Results, check_expected_results, evaluate, save_results
+from detkit.engine.evaluate import Results, build_test_loader, check_expected_results, evaluate, save_results
 from detkit.engine.hooks import Evaluation, PeriodicCheckpoint, StopOnRequest
 from detkit.engine.optimizer import build_gradient_clipper, build_optimizer
 from detkit.engine.seeding import seed_everything
@@ -116,8 +115,8 @@ class Trainer(TrainerBase):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
-        """Detectron2's loader of a test set."""
-        return build_detection_test_loader(cfg, dataset_name)
+        """Detectron2's loader of a test set, with our reader of images."""
+        return build_test_loader(cfg, dataset_name)
 
     def build_hooks(self) -> list[HookBase]:
         """In the order in which they run after a step; the checkpoint is written when the rest of the iteration is done."""

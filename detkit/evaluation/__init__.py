@@ -3,19 +3,21 @@
 from .coco import AveragePrecision, CocoEvaluation, Task
 from .crowdhuman import CrowdHumanEvaluator
 from .crowdhuman_metrics import CrowdMetrics, CrowdScene, crowd_metrics
+from .detections import DetectionEvaluator, detection_limit
 from .evaluators import build_evaluator, inference_folder
-from .files import RESULTS_FILE, EvaluationError, coco_of, read_detections, read_ground_truth
+from .files import DETECTIONS_FILE, EvaluationError, coco_of, read_detections, read_ground_truth
 from .image_quality import ImageQuality, best_score_threshold, image_qualities
 from .mistakes import Mistake, why_false
 from .proposals import proposals_in_outputs
 
 __all__ = [
-    "RESULTS_FILE",
+    "DETECTIONS_FILE",
     "AveragePrecision",
     "CocoEvaluation",
     "CrowdHumanEvaluator",
     "CrowdMetrics",
     "CrowdScene",
+    "DetectionEvaluator",
     "EvaluationError",
     "ImageQuality",
     "Mistake",
@@ -24,6 +26,7 @@ __all__ = [
     "build_evaluator",
     "coco_of",
     "crowd_metrics",
+    "detection_limit",
     "image_qualities",
     "inference_folder",
     "proposals_in_outputs",

@@ -10,18 +10,23 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from .files import detections_as_coco
+from detkit.data import class_names
 
-__all__ = ["AveragePrecision", "CocoEvaluation", "Task"]
+from .files import EvaluationError
+from .numbering import NumberedGroundTruth, Task
 
-Task = Literal["bbox", "segm", "keypoints"]
+__all__ = ["MOST_DETECTIONS", "AveragePrecision", "CocoEvaluation", "Task"]
+
+#: COCO counts as many detections of a class in an image
+MOST_DETECTIONS: dict[Task, int] = {"bbox": 100, "segm": 100, "keypoints": 20}
+_COCO_KEYPOINTS = 17
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,14 @@ class CocoEvaluation:
     """COCO's evaluation of one set of detections, run once and looked at from several sides.
 
     Args:
-        ground_truth: see :func:`detkit.evaluation.read_ground_truth`.
+        ground_truth: see :func:`detkit.evaluation.read_ground_truth`; its ids may be any numbers and texts.
         detections: see :func:`detkit.evaluation.read_detections`.
         task: what overlaps: boxes, masks, or keypoints by OKS.
         keypoint_sigmas: one per keypoint, ``cfg.TEST.KEYPOINT_OKS_SIGMAS``; empty: COCO's 17.
+        max_detections: of a class in an image, best first, that count; None: COCO's :data:`MOST_DETECTIONS`.
+
+    Raises:
+        EvaluationError: objects or detections have another number of keypoints than there are sigmas.
     """
 
     def __init__(
@@ -90,21 +99,32 @@ class CocoEvaluation:
         *,
         task: Task = "bbox",
         keypoint_sigmas: Sequence[float] = (),
+        max_detections: int | None = None,
     ) -> None:
+        if task == "keypoints":
+            _check_keypoints(ground_truth.dataset["annotations"], detections, len(keypoint_sigmas) or _COCO_KEYPOINTS)
         self.ground_truth = ground_truth
-        self.coco_eval = COCOeval(ground_truth, detections_as_coco(ground_truth, detections, task), task)
+        self.numbered = NumberedGroundTruth.of(ground_truth.dataset, task, len(keypoint_sigmas) or _COCO_KEYPOINTS)
+        self.coco_eval = COCOeval(self.numbered.coco, self.numbered.detections(detections, task), task)
         if keypoint_sigmas:
             self.coco_eval.params.kpt_oks_sigmas = np.array(keypoint_sigmas)
+        self.max_detections = max_detections or MOST_DETECTIONS[task]
+        self.coco_eval.params.maxDets = sorted({MOST_DETECTIONS[task], self.max_detections})
         with contextlib.redirect_stdout(io.StringIO()):
             self.coco_eval.evaluate()
             self.coco_eval.accumulate()
 
     @cached_property
     def average_precision(self) -> AveragePrecision:
+        """At the limit of detections that was asked for."""
+        return self.at_limit(self.max_detections)
+
+    def at_limit(self, max_detections: int) -> AveragePrecision:
+        """At COCO's limit of detections, or the one that was asked for."""
         params = self.coco_eval.params
-        precision = self.coco_eval.eval["precision"][..., -1]
+        precision = self.coco_eval.eval["precision"][..., params.maxDets.index(max_detections)]
         return AveragePrecision(
-            class_names=tuple(category["name"] for category in self.ground_truth.loadCats(params.catIds)),
+            class_names=tuple(class_names(self.ground_truth.dataset["categories"])),
             num_objects=tuple(self._num_objects(category) for category in params.catIds),
             iou_thresholds=params.iouThrs,
             recalls=params.recThrs,
@@ -112,8 +132,18 @@ class CocoEvaluation:
             precision=np.where(precision < 0, np.nan, precision),
         )
 
-    def _num_objects(self, category_id: int) -> int:
-        return len(self.ground_truth.getAnnIds(catIds=[category_id], iscrowd=False))
+    def _num_objects(self, category_number: int) -> int:
+        return len(self.numbered.coco.getAnnIds(catIds=[category_number], iscrowd=False))
+
+
+def _check_keypoints(annotations: Sequence[dict[str, Any]], detections: Sequence[dict[str, Any]], num_sigmas: int) -> None:
+    for owner, items in (("objects", annotations), ("detections", detections)):
+        counts = {len(item["keypoints"]) // 3 for item in items if item.get("keypoints")} - {num_sigmas}
+        if counts:
+            raise EvaluationError(
+                f"The {owner} have {min(counts)} keypoints, but OKS has {num_sigmas} sigmas. Set TEST.KEYPOINT_OKS_SIGMAS to one number "
+                "per keypoint (COCO's lie between 0.025 for eyes and 0.107 for hips)."
+            )
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from detectron2.utils import comm
 from numpy.typing import NDArray
 
 from .crowdhuman_metrics import CrowdScene, crowd_metrics
-from .files import RESULTS_FILE
+from .files import DETECTIONS_FILE
 
 __all__ = ["CrowdHumanEvaluator"]
 
@@ -40,12 +42,17 @@ class CrowdHumanEvaluator(DatasetEvaluator):
         output_dir: for the two files; None: nothing is saved.
     """
 
-    def __init__(self, dataset_name: str, *, output_dir: str | Path | None) -> None:
+    def __init__(self, dataset_name: str, *, output_dir: str | os.PathLike[str] | None) -> None:
         self._dataset_name = dataset_name
         self._output_dir = None if output_dir is None else Path(output_dir)
         self.reset()
 
+    def leave_out(self, image_ids: Sequence[Any]) -> None:
+        """These images do not count, since they could not be read."""
+        self._left_out |= set(image_ids)
+
     def reset(self) -> None:
+        self._left_out: set[Any] = set()
         self._found: dict[Any, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
 
     def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
@@ -61,14 +68,16 @@ class CrowdHumanEvaluator(DatasetEvaluator):
         An image of the dataset that was not processed counts as one on which nothing was found.
         """
         comm.synchronize()
-        gathered = comm.gather(self._found, dst=0)
+        gathered = comm.gather((self._found, self._left_out), dst=0)
         if not comm.is_main_process():
             return {}
-        found = dict(itertools.chain.from_iterable(part.items() for part in gathered))
+        found = dict(itertools.chain.from_iterable(part.items() for part, _ in gathered))
+        left_out = set().union(*(part for _, part in gathered))
         if self._output_dir is not None:
             self._save(self._output_dir, found)
         nothing = np.zeros((0, 4)), np.zeros(0)
-        metrics = crowd_metrics(_scene(image, *found.get(image["image_id"], nothing)) for image in DatasetCatalog.get(self._dataset_name))
+        images = (image for image in DatasetCatalog.get(self._dataset_name) if image["image_id"] not in left_out)
+        metrics = crowd_metrics(_scene(image, *found.get(image["image_id"], nothing)) for image in images)
         logger.debug("The Jaccard index is that at a score threshold of %.1f.", metrics.ji_threshold)
         return {"bbox": {_NAMES[key]: 100 * value for key, value in asdict(metrics).items() if key in _NAMES}}
 
@@ -80,7 +89,7 @@ class CrowdHumanEvaluator(DatasetEvaluator):
             for image_id, (boxes, scores) in found.items()
             for box, score in zip((boxes - np.tile(boxes[:, :2], 2) * [0, 0, 1, 1]).tolist(), scores.tolist(), strict=True)
         ]
-        (folder / RESULTS_FILE).write_text(json.dumps(results))
+        (folder / DETECTIONS_FILE).write_text(json.dumps(results))
 
 
 def _scene(image: dict[str, Any], boxes: NDArray[np.float64], scores: NDArray[np.float64]) -> CrowdScene:

@@ -58,7 +58,8 @@ class CrowdMetrics:
         mmr: log-average miss rate (MR^-2): geometric mean of the miss rate at nine numbers of false positives per image from 0.01 to 1.
             Lower is better.
         recall: of all detections.
-        ji: Jaccard index, the mean over images of |matched| / |detections or persons|, at the best score threshold.
+        ji: Jaccard index at the best score threshold, the mean over images of the number of matched pairs divided by the number of
+            detections and persons together, each pair counted once.
         ji_threshold: that threshold, on detections' scores.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ class Series:
     values: NDArray[np.float64]
 
 
-def read_metrics(path: Path) -> dict[str, Series]:
+def read_metrics(path: str | os.PathLike[str]) -> dict[str, Series]:
     """Reads the ``metrics.json`` of a run: one json object per line, each with an ``iteration``.
 
     Where a resumed run logged an iteration twice, the later line counts. A last line that is cut off (the run still writes, or was
@@ -32,7 +33,7 @@ def read_metrics(path: Path) -> dict[str, Series]:
     Raises:
         EvaluationError: any other line is not a json object; names file and line.
     """
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
     values: dict[str, dict[int, float]] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():

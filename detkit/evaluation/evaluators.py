@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, LVISEvaluator, PascalVOCDetectionEvaluator
+from detectron2.evaluation import DatasetEvaluator, LVISEvaluator, PascalVOCDetectionEvaluator
 
 from .crowdhuman import CrowdHumanEvaluator
+from .detections import DetectionEvaluator
 
 __all__ = ["build_evaluator", "inference_folder"]
 
@@ -18,11 +20,8 @@ def inference_folder(cfg: CfgNode, dataset_name: str) -> Path:
     return Path(cfg.OUTPUT_DIR) / "inference" / dataset_name
 
 
-def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | Path | None = None) -> DatasetEvaluator:
+def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | os.PathLike[str] | None = None) -> DatasetEvaluator:
     """The evaluator of a registered dataset, by its ``evaluator_type``; COCO's where it has none or another.
-
-    COCO's evaluator takes its tasks (boxes, masks, keypoints) from what the model predicts, and pycocotools instead of Detectron2's
-    compiled variant.
 
     Args:
         output_folder: for the detections; default :func:`inference_folder`.
@@ -35,4 +34,9 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | Path |
         return LVISEvaluator(dataset_name, output_dir=folder)
     if evaluator_type == "pascal_voc":
         return PascalVOCDetectionEvaluator(dataset_name)
-    return COCOEvaluator(dataset_name, output_dir=folder, use_fast_impl=False, kpt_oks_sigmas=tuple(cfg.TEST.KEYPOINT_OKS_SIGMAS))
+    return DetectionEvaluator(
+        dataset_name,
+        output_dir=folder,
+        keypoint_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+        detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+    )

@@ -16,6 +16,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,19 +31,19 @@ class ImageQuality:
     """What happened on one image.
 
     Args:
-        image_id: of the COCO json.
+        image_id: of the COCO json, a number or a text.
         hits: IoU of every detection that found an object, by the detection's number in the list that was evaluated.
         false: numbers of the detections that found none.
         ignored: numbers of the detections on crowds, which count neither way.
         found, missed: ids of the objects' annotations.
     """
 
-    image_id: int
+    image_id: Any
     hits: dict[int, float] = field(default_factory=dict)
     false: set[int] = field(default_factory=set)
     ignored: set[int] = field(default_factory=set)
-    found: set[int] = field(default_factory=set)
-    missed: set[int] = field(default_factory=set)
+    found: set[Any] = field(default_factory=set)
+    missed: set[Any] = field(default_factory=set)
 
     @property
     def quality(self) -> float:
@@ -51,14 +52,15 @@ class ImageQuality:
         return sum(self.hits.values()) / total if total else math.nan
 
 
-def image_qualities(evaluation: CocoEvaluation, *, score_threshold: float, iou: float = 0.5) -> dict[int, ImageQuality]:
+def image_qualities(evaluation: CocoEvaluation, *, score_threshold: float, iou: float = 0.5) -> dict[Any, ImageQuality]:
     """The quality of every image of the ground truth, by image id. Detections below ``score_threshold`` do not count.
 
     Matching in order of falling scores, as COCO does, is the same with and without the detections below the threshold.
     """
-    images = {image_id: ImageQuality(image_id) for image_id in evaluation.ground_truth.getImgIds()}
+    numbered = evaluation.numbered
+    images = {image_id: ImageQuality(image_id) for image_id in numbered.image_ids}
     for matches in _matches(evaluation, iou):
-        quality = images[matches.image_id]
+        quality = images[numbered.image_ids[matches.image - 1]]
         found = set()
         for row, detection in enumerate(matches.detections):
             if matches.scores[row] < score_threshold:
@@ -70,8 +72,8 @@ def image_qualities(evaluation: CocoEvaluation, *, score_threshold: float, iou: 
                 found.add(int(matches.matched[row]))
             else:
                 quality.false.add(detection)
-        quality.found |= found
-        quality.missed |= set(matches.objects) - found
+        quality.found |= {numbered.annotation_ids[number - 1] for number in found}
+        quality.missed |= {numbered.annotation_ids[number - 1] for number in set(matches.objects) - found}
     return images
 
 
@@ -94,9 +96,9 @@ def best_score_threshold(evaluation: CocoEvaluation, *, iou: float = 0.5) -> flo
 
 @dataclass(frozen=True)
 class _Matches:
-    """COCO's matching of one image and class. D: detections, ordered by falling score."""
+    """COCO's matching of one image and class, by numbers of image and objects. D: detections, ordered by falling score."""
 
-    image_id: int
+    image: int
     detections: list[int]
     scores: NDArray[np.float64]
     matched: NDArray[np.float64]
@@ -120,7 +122,7 @@ def _matches(evaluation: CocoEvaluation, iou: float) -> Iterator[_Matches]:
             continue
         key = entry["image_id"], entry["category_id"]
         yield _Matches(
-            image_id=entry["image_id"],
+            image=entry["image_id"],
             detections=[detection_id - 1 for detection_id in entry["dtIds"]],
             scores=np.array(entry["dtScores"], dtype=np.float64),
             matched=entry["dtMatches"][level],
@@ -135,8 +137,8 @@ def _columns_of_objects(evaluation: CocoEvaluation) -> dict[tuple[int, int], dic
     """Column of each object in COCO's IoU matrix of its image and class: they follow the order of the annotations."""
     columns: dict[tuple[int, int], dict[int, int]] = defaultdict(dict)
     params = evaluation.coco_eval.params
-    ids = evaluation.ground_truth.getAnnIds(imgIds=params.imgIds, catIds=params.catIds)
-    for annotation in evaluation.ground_truth.loadAnns(ids):
+    ground_truth = evaluation.numbered.coco
+    for annotation in ground_truth.loadAnns(ground_truth.getAnnIds(imgIds=params.imgIds, catIds=params.catIds)):
         of_class = columns[annotation["image_id"], annotation["category_id"]]
         of_class[annotation["id"]] = len(of_class)
     return columns

@@ -18,7 +18,8 @@ __all__ = ["proposals_in_outputs"]
 def proposals_in_outputs(model: nn.Module) -> Iterator[None]:
     """Within it a Detectron2 R-CNN gives its "proposals" along with its "instances", as Detectron2's ``ProposalNetwork`` does.
 
-    So ``COCOEvaluator`` reports their average recall (AR@100, AR@1000) as the task ``box_proposals``. Other models stay as they are.
+    So :class:`~detkit.evaluation.DetectionEvaluator` reports their average recall (AR@100, AR@1000) as the task ``box_proposals``. Other
+    models stay as they are.
     """
     if not isinstance(model, GeneralizedRCNN) or model.proposal_generator is None:
         yield

@@ -18,7 +18,7 @@ from .grid import Priors
 
 __all__ = ["BoxCoder", "PointBoxCoder", "DeltaBoxCoder"]
 
-#: bound of the raw distances whose exponential is taken: an infinite one makes the gradient NaN even where no loss looks at it
+#: bound of the raw distances whose exponential is taken: an infinite one makes the gradient NaN even where no loss depends on it
 MAX_EXPONENT = 80.0
 
 
@@ -40,6 +40,13 @@ class BoxCoder(ABC):
 
 class PointBoxCoder(BoxCoder):
     """Distances from a location to the left, top, right and bottom side (FCOS, equations 1 and 2).
+
+    Example::
+
+        >>> grid = Grid(sizes=((1, 2),), strides=(8,), offset=0.5, device=torch.device("cpu"))
+        >>> priors = Priors(grid, square_anchors(grid.strides))
+        >>> PointBoxCoder("relu").decode(torch.ones(1, 2, 4), priors).tolist()
+        [[[-4.0, -4.0, 12.0, 12.0], [4.0, -4.0, 20.0, 12.0]]]
 
     Args:
         form: ``"exp"``: ``exp(raw)`` pixels (FCOS as published, section 3.2); ``"relu"``: ``relu(raw)`` strides, the improved FCOS
@@ -71,6 +78,12 @@ class PointBoxCoder(BoxCoder):
 
 class DeltaBoxCoder(BoxCoder):
     """Offsets of center and log-size relative to an anchor (R-CNN; RetinaNet and ATSS use it).
+
+    Example::
+
+        >>> coder = DeltaBoxCoder(weights=(10.0, 10.0, 5.0, 5.0))
+        >>> coder.apply(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 20.0, 40.0]])).tolist()
+        [[2.0, 0.0, 22.0, 40.0]]
 
     Args:
         weights: what dx, dy, dw, dh are divided by when decoding; ATSS (10, 10, 5, 5).

@@ -7,9 +7,9 @@ coarse, within a level row by row, within a location anchor by anchor. ``P`` cou
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +17,33 @@ from torch import Tensor
 __all__ = ["Grid", "Priors", "square_anchors"]
 
 
+class computed_once:  # noqa: N801 - used as ``property`` is
+    """A property that is computed at its first use. ``functools.cached_property`` takes a lock before Python 3.12, through which
+    ``torch.compile`` and strict ``torch.export`` cannot look; while one of them traces, this one is an ordinary property."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self.function = function
+        self.name = function.__name__
+        self.__doc__ = function.__doc__
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        if torch.compiler.is_compiling():
+            return self.function(instance)
+        value = instance.__dict__[self.name] = self.function(instance)
+        return value
+
+
 @dataclass(frozen=True)
 class Grid:
     """The locations of a feature pyramid. Location (row, col) lies at ``((col + offset) * stride, (row + offset) * stride)``.
+
+    Example::
+
+        >>> grid = Grid(sizes=((8, 12), (4, 6)), strides=(8, 16), offset=0.5, device=torch.device("cpu"))
+        >>> grid.num_points, grid.points[1].tolist()
+        (120, [12.0, 4.0])
 
     Args:
         sizes: (height, width) of each level, in cells.
@@ -37,7 +61,7 @@ class Grid:
     def num_levels(self) -> int:
         return len(self.sizes)
 
-    @cached_property
+    @computed_once
     def level_starts(self) -> tuple[int, ...]:
         """Index of the first location of each level, and the total number of locations at the end."""
         starts = [0]
@@ -49,7 +73,7 @@ class Grid:
     def num_points(self) -> int:
         return self.level_starts[-1]
 
-    @cached_property
+    @computed_once
     def points(self) -> Tensor:
         """Locations of all levels as (x, y) in pixels, float32, shape (num_points, 2)."""
         return torch.cat([self.points_of_level(level) for level in range(self.num_levels)])
@@ -58,9 +82,9 @@ class Grid:
         (height, width), stride = self.sizes[level], self.strides[level]
         ys = (torch.arange(height, dtype=torch.float32, device=self.device) + self.offset) * stride
         xs = (torch.arange(width, dtype=torch.float32, device=self.device) + self.offset) * stride
-        return torch.stack([xs.repeat(height), ys.repeat_interleave(width)], dim=1)
+        return torch.stack([xs.expand(height, width), ys[:, None].expand(height, width)], dim=-1).reshape(-1, 2)
 
-    @cached_property
+    @computed_once
     def point_strides(self) -> Tensor:
         """Stride of every location in pixels, float32, shape (num_points,)."""
         return torch.cat([torch.full((h * w,), float(s), device=self.device) for (h, w), s in zip(self.sizes, self.strides, strict=True)])
@@ -87,6 +111,13 @@ class Grid:
 @dataclass(frozen=True)
 class Priors:
     """A grid and the ``A`` anchors that stand on each of its locations.
+
+    Example::
+
+        >>> grid = Grid(sizes=((8, 12), (4, 6)), strides=(8, 16), offset=0.5, device=torch.device("cpu"))
+        >>> priors = Priors(grid, square_anchors(grid.strides))
+        >>> priors.num_priors, priors.boxes[0].tolist()
+        (120, [-28.0, -28.0, 36.0, 36.0])
 
     Args:
         grid: the locations.
@@ -117,7 +148,7 @@ class Priors:
         ends = torch.tensor(self.grid.level_starts[1:], device=index.device) * self.anchors_per_point
         return torch.bucketize(index, ends, right=True)
 
-    @cached_property
+    @computed_once
     def boxes(self) -> Tensor:
         """All anchors, xyxy in pixels, shape (P, 4)."""
         per_level = []
@@ -126,15 +157,15 @@ class Priors:
             per_level.append((points[:, None] + cells.to(points)[None]).reshape(-1, 4))
         return torch.cat(per_level)
 
-    @cached_property
+    @computed_once
     def points(self) -> Tensor:
         """Location of every prior, (x, y) in pixels, shape (P, 2)."""
-        return self.grid.points.repeat_interleave(self.anchors_per_point, dim=0)
+        return self.grid.points[:, None].expand(-1, self.anchors_per_point, 2).reshape(-1, 2)
 
-    @cached_property
+    @computed_once
     def strides(self) -> Tensor:
         """Stride of every prior in pixels, shape (P,)."""
-        return self.grid.point_strides.repeat_interleave(self.anchors_per_point)
+        return self.grid.point_strides[:, None].expand(-1, self.anchors_per_point).reshape(-1)
 
 
 def square_anchors(

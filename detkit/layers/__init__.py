@@ -1,8 +1,22 @@
-"""Layers that several heads are made of."""
+"""Layers and operators that several heads and detectors are made of."""
 
 from .deform import DeformConv2dPack, deform_conv2d
+from .nms import nms_mask, nms_mask_by_offsets
+from .ranking import ABSENT, best_indices, gather_rows
 from .sampling import sample_channels
 from .scale import Scale
 from .towers import Tower, init_conv
 
-__all__ = ["DeformConv2dPack", "Scale", "Tower", "deform_conv2d", "init_conv", "sample_channels"]
+__all__ = [
+    "ABSENT",
+    "DeformConv2dPack",
+    "Scale",
+    "Tower",
+    "best_indices",
+    "deform_conv2d",
+    "gather_rows",
+    "init_conv",
+    "nms_mask",
+    "nms_mask_by_offsets",
+    "sample_channels",
+]

@@ -65,6 +65,12 @@ class DeformConv2dPack(nn.Conv2d):
     So it starts as the plain convolution, with all samples halved by the masks' sigmoid if it is modulated. State-dict keys are those of
     mmcv's layers of this name: ``weight``, ``bias``, ``conv_offset.weight``, ``conv_offset.bias`` (and ``norm``'s).
 
+    Example::
+
+        >>> layer = DeformConv2dPack(16, 32, kernel_size=3, padding=1)
+        >>> layer(torch.rand(2, 16, 8, 12)).shape
+        torch.Size([2, 32, 8, 12])
+
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as for a convolution.
         modulated: predict masks too (version 2).

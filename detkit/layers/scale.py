@@ -9,7 +9,12 @@ __all__ = ["Scale"]
 
 
 class Scale(nn.Module):
-    """Multiplies by one learnable number: FCOS, section 3.2, has one per pyramid level for the regression."""
+    """Multiplies by one learnable number: FCOS, section 3.2, has one per pyramid level for the regression.
+
+    Example::
+
+        >>> Scale(2.0)(torch.tensor([1.0, 3.0])).tolist()
+        [2.0, 6.0]"""
 
     def __init__(self, initial: float = 1.0) -> None:
         super().__init__()

@@ -15,10 +15,14 @@ __all__ = ["Tower", "init_conv"]
 
 @dataclass(frozen=True)
 class Tower:
-    """Describes a stack of 3x3 convolutions with norm and ReLU, at constant resolution. A head builds as many as it needs::
+    """Describes a stack of 3x3 convolutions with norm and ReLU, at constant resolution. A head builds as many as it needs.
 
-        tower = Tower(num_convs=4, channels=256)
-        cls_tower, box_tower = tower.build(256), tower.build(256)
+    Example::
+
+        >>> tower = Tower(channels=64, num_convs=4)
+        >>> cls_tower, box_tower = tower.build(256), tower.build(256)
+        >>> cls_tower(torch.rand(2, 256, 8, 12)).shape
+        torch.Size([2, 64, 8, 12])
 
     Attributes:
         channels: width of every layer.

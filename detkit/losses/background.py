@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["background_loss", "negative_log_rest"]
 
-#: largest score whose ``ln(1 - s)`` is taken as it is; above it float32 knows no ``1 - s``
+#: largest score whose ``ln(1 - s)`` is taken as it is; above it ``1 - s`` underflows in float32
 MAX_SCORE = 1 - 2.0**-23
 #: scores that are computed at a time on a CPU
 CACHED = 1 << 17

@@ -17,6 +17,13 @@ def focal_loss_from_labels(
     Equal to ``fvcore.nn.sigmoid_focal_loss`` on one-hot targets, which are never made: the loss of "not this class" is taken everywhere
     and replaced at the one label of each positive row.
 
+    Example::
+
+        >>> logits, labels = torch.zeros(3, 80), torch.tensor([0, 17, 80])  # two objects and a background
+        >>> loss = focal_loss_from_labels(logits, labels, alpha=0.25, gamma=2.0)
+        >>> round(loss.item(), 3)
+        31.018
+
     Args:
         logits: (..., K).
         labels: (...) int64; a class in [0, K), or K for background.

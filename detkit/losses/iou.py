@@ -55,6 +55,11 @@ def linear_iou_loss(pred: Tensor, target: Tensor, *, offset: float = 0.0) -> Ten
 def giou_loss(pred: Tensor, target: Tensor, *, offset: float = 0.0, eps: float = 1e-7) -> Tensor:
     """``1 - GIoU`` of each pair (Rezatofighi et al., CVPR 2019).
 
+    Example::
+
+        >>> giou_loss(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[0.0, 0.0, 2.0, 4.0]])).tolist()
+        [0.5]
+
     Args:
         pred, target: (..., 4) xyxy, any unit.
         offset: added to intersection and union of the IoU term alone, as tianzhi0549/FCOS and AdelaiDet do with 1.

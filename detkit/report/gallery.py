@@ -47,12 +47,12 @@ class Gallery:
 
     dataset_name: str
     ground_truth: COCO
-    files: Mapping[int, Path]
+    files: Mapping[Any, Path]
     detections: Sequence[dict[str, Any]]
-    qualities: Mapping[int, ImageQuality]
+    qualities: Mapping[Any, ImageQuality]
     fields: Collection[str] = ()
 
-    def pair(self, image_id: int) -> PicturePair:
+    def pair(self, image_id: Any) -> PicturePair:
         """Ground truth (found or missed) beside detections above the score threshold (right or false)."""
         quality = self.qualities[image_id]
         image = read_rgb(self.files[image_id])
@@ -106,28 +106,28 @@ class Gallery:
         if quality.hits:
             parts.append(f"mean IoU {sum(quality.hits.values()) / len(quality.hits):.2f}")
         if quality.missed:
-            parts.append("missed: " + _counted([self._missed(number) for number in sorted(quality.missed)]))
+            parts.append("missed: " + _counted([self._missed(number) for number in sorted(quality.missed, key=str)]))
         if quality.false:
             parts.append("false: " + _counted([self._mistake(quality.image_id, number) for number in sorted(quality.false)]))
         return " · ".join(parts)
 
-    def _missed(self, annotation_id: int) -> str:
+    def _missed(self, annotation_id: Any) -> str:
         annotation = self.ground_truth.anns[annotation_id]
         side = math.sqrt(annotation["area"])
         return f"{self._class_name(annotation)} ({'small' if side < 32 else 'medium' if side < 96 else 'large'})"
 
-    def _mistake(self, image_id: int, number: int) -> str:
+    def _mistake(self, image_id: Any, number: int) -> str:
         detection = self.detections[number]
         return f"{self._class_name(detection)} ({why_false(detection, self.ground_truth.imgToAnns[image_id])})"
 
-    def _contents(self, image_id: int) -> str:
+    def _contents(self, image_id: Any) -> str:
         return _counted([self._class_name(a) for a in self.ground_truth.imgToAnns[image_id]]) or "no objects"
 
     def _class_name(self, item: dict[str, Any]) -> str:
         return self.ground_truth.cats[item["category_id"]]["name"]
 
 
-def rank_images(qualities: Mapping[int, ImageQuality], count: int) -> tuple[list[int], list[int]]:
+def rank_images(qualities: Mapping[Any, ImageQuality], count: int) -> tuple[list[Any], list[Any]]:
     """Ids of the (best, worst) images, at most ``count`` each and none in both; of equals, those with more objects at stake come first.
 
     Images without objects and detections are left out.

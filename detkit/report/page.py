@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -46,7 +47,7 @@ class Page:
     changed: list[ChangedKey]
 
 
-def write_report(cfg: CfgNode, output_dir: str | Path, model: nn.Module | None = None) -> Path:
+def write_report(cfg: CfgNode, output_dir: str | os.PathLike[str], model: nn.Module | None = None) -> Path:
     """Writes ``report.html`` into the output folder of a run, finished or not. What is not there yet is said to be missing.
 
     Args:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 
-from detkit.config import flat_items, get_cfg
+from detkit.config import flatten, get_cfg
 from detkit.engine.writers import METRICS_FILE
 from detkit.evaluation.curves import Series, read_metrics
 
@@ -43,13 +44,14 @@ class Run:
     starts: list[dict[str, Any]]
 
     @classmethod
-    def read(cls, cfg: CfgNode, folder: Path) -> Run:
+    def read(cls, cfg: CfgNode, folder: str | os.PathLike[str]) -> Run:
         """Reads the folder.
 
         Raises:
             ReportError: ``metrics.json`` or ``run.json`` is broken.
             FileNotFoundError: there is no such folder.
         """
+        folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder. The output folder of a run is its OUTPUT_DIR.")
         metrics, record = folder / METRICS_FILE, folder / "run.json"
@@ -78,9 +80,9 @@ def _read_starts(path: Path) -> list[dict[str, Any]]:
 
 def changed_keys(cfg: CfgNode) -> list[ChangedKey]:
     """The keys of a config that differ from ``detkit.config.get_cfg()``, in alphabetical order."""
-    defaults = dict(flat_items(get_cfg()))
+    defaults = dict(flatten(get_cfg()))
     return [
         ChangedKey(key, value, defaults.get(key, "(no such key)"))
-        for key, value in sorted(flat_items(cfg))
+        for key, value in sorted(flatten(cfg))
         if key not in defaults or value != defaults[key]
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detkit.engine.evaluate import SCORES_FILE
+from detkit.engine.evaluate import RESULTS_FILE
 from detkit.engine.writers import METRICS_FILE
 from detkit.evaluation import CocoEvaluation, Task
 
@@ -59,12 +59,12 @@ def crowd_scores(run: Run, dataset_name: str) -> Scores | None:
     Raises:
         ReportError: ``results.json`` is broken.
     """
-    path = run.folder / SCORES_FILE
+    path = run.folder / RESULTS_FILE
     content = _read_results(path) if path.exists() else {"results": {}}
     saved = _crowd_metrics(content["results"].get(dataset_name))
     logged, iteration = _last_logged(run, dataset_name)
     is_outdated = isinstance(content.get("iteration"), int) and iteration > content["iteration"]
-    values, source = (logged, METRICS_FILE) if logged and (not saved or is_outdated) else (saved, SCORES_FILE)
+    values, source = (logged, METRICS_FILE) if logged and (not saved or is_outdated) else (saved, RESULTS_FILE)
     if not values:
         return None
     return Scores(

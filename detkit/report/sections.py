@@ -14,14 +14,15 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from markupsafe import Markup
 from pycocotools.coco import COCO
 
-from detkit.data import DataError
+from detkit.data import DataError, id_order
 from detkit.engine.writers import METRICS_FILE
 from detkit.evaluation import (
-    RESULTS_FILE,
+    DETECTIONS_FILE,
     AveragePrecision,
     CocoEvaluation,
     Task,
     best_score_threshold,
+    detection_limit,
     image_qualities,
     inference_folder,
     read_detections,
@@ -98,7 +99,7 @@ def dataset_section(run: Run, dataset_name: str) -> DatasetSection | Missing:
     """
     results = _results_file(run.cfg, run.folder, dataset_name)
     if results is None:
-        return Missing(f"No detections on {dataset_name} yet: evaluate the run (train_net.py --eval-only) to get {RESULTS_FILE}.")
+        return Missing(f"No detections on {dataset_name} yet: evaluate the run (train_net.py --eval-only) to get {DETECTIONS_FILE}.")
     files = _image_files(dataset_name)
     if isinstance(files, Missing):
         return files
@@ -111,7 +112,10 @@ def dataset_section(run: Run, dataset_name: str) -> DatasetSection | Missing:
     detections = read_detections(results, ground_truth)
     sigmas = tuple(run.cfg.TEST.KEYPOINT_OKS_SIGMAS)
     evaluations = {
-        task: CocoEvaluation(ground_truth, detections, task=task, keypoint_sigmas=sigmas) for task in _tasks(ground_truth, detections)
+        task: CocoEvaluation(
+            ground_truth, detections, task=task, keypoint_sigmas=sigmas, max_detections=_limit(run.cfg, dataset_name, ground_truth, task)
+        )
+        for task in _tasks(ground_truth, detections)
     }
     is_crowd = MetadataCatalog.get(dataset_name).get("evaluator_type") == "crowdhuman"
     scores = crowd_scores(run, dataset_name) if is_crowd else coco_scores(evaluations)
@@ -137,7 +141,7 @@ def dataset_section(run: Run, dataset_name: str) -> DatasetSection | Missing:
         classes=[] if is_crowd else _class_rows(boxes.average_precision),
         curves=[] if is_crowd else [_precision_recall_plot(boxes.average_precision, iou) for iou in (0.5, 0.75)],
         score_threshold=threshold,
-        grid=[gallery.pair(image_id) for image_id in evenly_spread(sorted(ground_truth.imgToAnns), NUM_GRID)],
+        grid=[gallery.pair(image_id) for image_id in evenly_spread(_with_objects(ground_truth), NUM_GRID)],
         best=[gallery.pair(image_id) for image_id in best],
         worst=[gallery.pair(image_id) for image_id in worst],
     )
@@ -215,19 +219,28 @@ def _class_rows(precision: AveragePrecision) -> list[ClassRow]:
 
 def _tasks(ground_truth: COCO, detections: list[dict[str, Any]]) -> list[Task]:
     """Boxes, and what else both ground truth and detections have."""
-    annotations = ground_truth.anns.values()
+    annotations = ground_truth.dataset["annotations"]
     return [
         task
         for task, field in FIELDS.items()
-        if task == "bbox" or (all(field in a for a in annotations) and any(field in d for d in detections))
+        if task == "bbox" or (any(a.get(field) for a in annotations) and any(field in d for d in detections))
     ]
+
+
+def _limit(cfg: CfgNode, dataset_name: str, ground_truth: COCO, task: Task) -> int:
+    return detection_limit(dataset_name, ground_truth.dataset["annotations"], cfg.TEST.DETECTIONS_PER_IMAGE, task)
+
+
+def _with_objects(ground_truth: COCO) -> list[Any]:
+    """Ids of the images with annotations, in the order of the ids."""
+    return [image["id"] for image in sorted(ground_truth.dataset["images"], key=id_order) if image["id"] in ground_truth.imgToAnns]
 
 
 def _results_file(cfg: CfgNode, folder: Path, dataset_name: str) -> Path | None:
     """The dataset's own folder, or Detectron2's common one where there is one test set only."""
-    candidates = [folder / "inference" / inference_folder(cfg, dataset_name).name / RESULTS_FILE]
+    candidates = [folder / "inference" / inference_folder(cfg, dataset_name).name / DETECTIONS_FILE]
     if len(cfg.DATASETS.TEST) == 1:
-        candidates.append(folder / "inference" / RESULTS_FILE)
+        candidates.append(folder / "inference" / DETECTIONS_FILE)
     return next((path for path in candidates if path.exists()), None)
 
 
@@ -239,7 +252,7 @@ def _annotation_file(dataset_name: str, results_folder: Path) -> Path | None:
     return next((path for path in candidates if path.exists()), None)
 
 
-def _image_files(dataset_name: str) -> dict[int, Path] | Missing:
+def _image_files(dataset_name: str) -> dict[Any, Path] | Missing:
     """Image file by image id, where the dataset is registered, there and usable."""
     if dataset_name not in DatasetCatalog.list():
         return _not_here(dataset_name)

@@ -1,4 +1,4 @@
-"""Images with objects drawn on them, small enough to stand inside the page."""
+"""Images with objects drawn on them, small enough to be embedded in a page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class PictureError(ValueError):
 
 @dataclass(frozen=True)
 class Picture:
-    """An encoded image: ``uri`` holds all of it, ``alt`` says what it shows."""
+    """An encoded image: ``uri`` holds all of it, ``alt`` describes it."""
 
     uri: str
     alt: str
@@ -64,7 +64,7 @@ class DrawnObject:
 
 
 def read_rgb(path: str | Path) -> RGBImage:
-    """An image file as (H, W, 3) RGB, turned as its EXIF orientation says.
+    """An image file as (H, W, 3) RGB, rotated by its EXIF orientation.
 
     Raises:
         PictureError: missing or broken; names the file.

@@ -63,12 +63,21 @@ def test_missing_key(coco_folder: CocoFolder, section: str, key: str) -> None:
         check(coco_folder)
 
 
-@pytest.mark.parametrize("section", ["images", "annotations", "categories"])
+@pytest.mark.parametrize("section", ["images", "categories"])
 def test_repeated_id(coco_folder: CocoFolder, section: str) -> None:
     coco_folder.content[section].append(dict(coco_folder.content[section][0]))
     coco_folder.write()
     with pytest.raises(DataError, match=f"id occurs twice in '{section}': 1"):
         check(coco_folder)
+
+
+def test_annotation_ids_may_be_repeated(coco_folder: CocoFolder) -> None:
+    copy, other = dict(coco_folder.content["annotations"][0]), {**coco_folder.content["annotations"][1], "id": 1}
+    coco_folder.content["annotations"] += [copy, other]
+    coco_folder.write()
+    annotations = check(coco_folder).content["annotations"]
+    assert [annotation["id"] for annotation in annotations] == [1, 2, 3, "1 (2)"]  # the copy is gone, the other one has a name of its own
+    assert annotations[3]["image_id"] == 2
 
 
 def test_category_id_without_category(coco_folder: CocoFolder) -> None:

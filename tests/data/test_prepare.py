@@ -97,8 +97,8 @@ def test_preparing_twice_is_preparing_once(coco_folder: CocoFolder, tmp_path: Pa
 @pytest.mark.parametrize(
     "overrides, words",
     [
-        (["DATASETS.ON_BAD_IMAGE", "ignore"], "DATASETS.ON_BAD_IMAGE is 'ignore'; it takes 'error' or 'skip'"),
-        (["DATASETS.ON_BAD_BOX", "skip"], "DATASETS.ON_BAD_BOX is 'skip'; it takes 'error' or 'fix'"),
+        (["DATASETS.ON_BAD_IMAGE", "ignore"], "DATASETS.ON_BAD_IMAGE is 'ignore'. It has to be one of 'error', 'skip'"),
+        (["DATASETS.ON_BAD_BOX", "skip"], "DATASETS.ON_BAD_BOX is 'skip'. It has to be one of 'error', 'fix'"),
         (["DATASETS.VAL_IMAGES", "images"], "set DATASETS.VAL_JSON too"),
         (["DATASETS.TRAIN", ("shapes_trian",)], "'shapes_trian', which is not registered. Did you mean 'shapes_train'?"),
     ],
@@ -171,9 +171,10 @@ def test_json_without_areas_can_be_evaluated(coco_folder: CocoFolder, tmp_path: 
 
 
 def test_encoded_masks_need_bitmasks(coco_folder: CocoFolder, tmp_path: Path) -> None:
-    coco_folder.content["annotations"][0]["segmentation"] = {"size": [48, 64], "counts": [100, 20, 48 * 64 - 120]}
+    for annotation in coco_folder.content["annotations"]:
+        annotation["segmentation"] = {"size": [48, 64], "counts": [100, 20, 48 * 64 - 120]}
     coco_folder.write()
-    with pytest.raises(ConfigError, match=r"1 annotations \(the first is 1\) are run-length encoded.*Set INPUT.MASK_FORMAT bitmask"):
+    with pytest.raises(ConfigError, match=r"3 annotations \(the first is 1\) are run-length encoded.*Set INPUT.MASK_FORMAT bitmask"):
         prepare_datasets(config(coco_folder, tmp_path, "MODEL.MASK_ON", True))
     prepare_datasets(config(coco_folder, tmp_path, "MODEL.MASK_ON", True, "INPUT.MASK_FORMAT", "bitmask"))
 

@@ -18,7 +18,7 @@ from detkit.config import get_cfg
 from detkit.data import register_coco_folder, set_categories
 from detkit.data.keypoints import COCO_PERSON_KEYPOINTS
 from detkit.data.shapes import SHAPES_CLASSES, SHAPES_SETS, ShapesSpec, ensure_shapes, shapes_categories, shapes_paths
-from detkit.data.shapes.annotations import mask_to_polygons
+from detkit.data.shapes.annotations import traced_polygons
 from detkit.data.shapes.scene import SUPERSAMPLING
 from tests.toys.fixtures import SMALL_SPEC
 
@@ -155,7 +155,7 @@ def test_hole_stays_open() -> None:
     mask = np.zeros((80, 80), dtype=bool)
     mask[8:72, 8:72] = True
     mask[24:56, 24:56] = False
-    polygons = mask_to_polygons(mask, np.array([40, 0]))
+    polygons = traced_polygons(mask, np.array([40, 0]))
     assert len(polygons) == 1
     coco = COCO()
     coco.imgs = {1: {"width": 40, "height": 20}}

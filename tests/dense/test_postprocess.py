@@ -1,9 +1,13 @@
+import itertools
+
 import pytest
 import torch
 from torch.testing import assert_close
 
 from detkit.dense.postprocess import DensePostprocessor
 from detkit.structures import Predictions
+
+from .oracle import detections_of_image
 
 
 def logit(p):
@@ -21,8 +25,9 @@ def predictions(class_probability, quality=None, boxes=None):
 
 
 def detect(p, per_level=None, image_size=(100, 1000), fields=None, **changed):
-    post = DensePostprocessor(**changed)
-    return post(p, priors_per_level=per_level or [p.logits.shape[1]], image_sizes=[image_size], fields=fields)[0]
+    sizes = torch.tensor([image_size], dtype=torch.float32)
+    found = DensePostprocessor(**changed)(p, priors_per_level=per_level or [p.logits.shape[1]], image_sizes=sizes, fields=fields)
+    return found.to_instances([image_size])[0]
 
 
 @pytest.mark.parametrize("score,expected", [("sqrt_product", 0.2**0.5), ("product", 0.2), ("class", 0.4)])
@@ -87,3 +92,49 @@ def test_fields_travel_with_their_detection():
 def test_unknown_choice_is_refused():
     with pytest.raises(ValueError, match="rank_by must be one of product, class, not 'area'"):
         DensePostprocessor(rank_by="area")
+
+
+SIZES = [(90, 160), (120, 100)]
+PER_LEVEL = [300, 80, 12]
+
+
+def random_predictions(num_classes, *, ties, batch=2):
+    """Clusters of boxes; with ``ties`` of whole coordinates and probabilities 0, 1/2 and 1, so that many ranks are exactly equal."""
+    torch.manual_seed(num_classes)
+    count = sum(PER_LEVEL)
+    middle = torch.rand(batch, count, 2)[:, torch.arange(count) // 6 * 6] * 150
+    corner = middle + torch.randn(batch, count, 2) * 4
+    boxes = torch.cat([corner - 20, corner + torch.rand(batch, count, 2) * 30 - 2], dim=-1)
+    logits, quality = torch.randn(batch, count, num_classes) * 2 - 2, torch.randn(batch, count)
+    if ties:
+        exact = torch.tensor([-torch.inf, 0.0, torch.inf])
+        boxes, logits, quality = boxes.round(), exact[(logits + 1).clamp(0, 2).long()], exact[(quality + 1).clamp(0, 2).long()]
+    quality[:, :5] = -torch.inf  # a center-ness of 0
+    return Predictions(logits, boxes, quality)
+
+
+@pytest.mark.parametrize("topk", [20, 1000])
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("num_classes", [1, 5])
+def test_equals_a_loop_over_images_and_levels(num_classes, ties, topk):
+    p, sizes = random_predictions(num_classes, ties=ties), torch.tensor(SIZES, dtype=torch.float32)
+    names = ("score", "threshold_on", "rank_by", "clip", "drop_empty", "plus_one")
+    scores = ("sqrt_product", "product", "class")
+    for values in itertools.product(scores, ("class", "product", "score"), ("product", "class"), (True, False), (True, False), (0.0, 1.0)):
+        post = DensePostprocessor(topk_per_level=topk, score_thresh=0.1, max_detections=60, **dict(zip(names, values, strict=True)))
+        fields = {"prior": torch.arange(sum(PER_LEVEL)).expand(2, -1)}
+        found = post(p, priors_per_level=PER_LEVEL, image_sizes=sizes, fields=fields).to_instances(SIZES)
+        for image, size in enumerate(SIZES):
+            expected = detections_of_image(post, p, image, PER_LEVEL, size)
+            assert len(expected) > 4
+            assert_close(found[image].pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=0)
+            for name in ("prior", "pred_classes", "scores"):
+                assert_close(found[image].get(name), expected.get(name))
+
+
+def test_padding_says_what_it_is():
+    sizes = torch.tensor([[100.0, 1000.0]])
+    found = DensePostprocessor()(predictions([[0.9], [0.01], [0.3]]), priors_per_level=[3], image_sizes=sizes)
+    assert found.counts.tolist() == [2]
+    assert found.classes.tolist() == [[0, 0, -1]]
+    assert found.scores[0, 2] == 0 and found.boxes[0, 2].tolist() == [0, 0, 0, 0]

@@ -19,7 +19,7 @@ from PIL import Image
 from detkit.config import get_cfg
 from detkit.data import register_crowdhuman
 from detkit.evaluation import (
-    RESULTS_FILE,
+    DETECTIONS_FILE,
     CrowdHumanEvaluator,
     CrowdScene,
     build_evaluator,
@@ -272,7 +272,7 @@ def test_the_data_set_chooses_its_evaluator(crowd, tmp_path):
         evaluator.process([each], [found(box, scores, classes)])
     assert evaluator.evaluate() == {"bbox": {"AP": pytest.approx(50), "mMR": 0, "Recall": 100, "JI": 100}}
     folder = tmp_path / "out" / "inference" / crowd
-    detections = read_detections(folder / RESULTS_FILE, read_ground_truth(folder / f"{crowd}_coco_format.json"))
+    detections = read_detections(folder / DETECTIONS_FILE, read_ground_truth(folder / f"{crowd}_coco_format.json"))
     assert [d["bbox"] for d in detections] == [[0, 0, 40, 80], [210, 110, 40, 80], [0, 10, 40, 190]]
     evaluator.reset()
     assert evaluator.evaluate()["bbox"]["Recall"] == 0  # images that were not processed

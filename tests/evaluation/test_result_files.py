@@ -11,7 +11,7 @@ from detkit.evaluation import EvaluationError, read_detections, read_ground_trut
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "not json"), ("[]", "json object"), ('{"images": []}', "annotations"), (b"\xff\xfe\x00", "not json")],
+    [("{", "not json"), ("[]", "json object"), ('{"images": []}', "'categories' is missing"), (b"\xff\xfe\x00", "not json")],
 )
 def test_broken_ground_truth_is_named(tmp_path: Path, content: str | bytes, message: str) -> None:
     path = tmp_path / "broken.json"
@@ -22,7 +22,7 @@ def test_broken_ground_truth_is_named(tmp_path: Path, content: str | bytes, mess
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match=r"nowhere\.json: no such file"):
+    with pytest.raises(EvaluationError, match=r"nowhere\.json does not exist"):
         read_ground_truth(tmp_path / "nowhere.json")
 
 

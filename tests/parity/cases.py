@@ -7,7 +7,7 @@ import os
 import re
 import zlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["COMPACT_FOLDER", "FULL_FOLDER", "METHOD_SETS", "SETS", "GoldenCase", "find_cases", "procedural_state_dict", "tolerance"]
+__all__ = [
+    "COMPACT_FOLDER",
+    "FULL_FOLDER",
+    "METHOD_SETS",
+    "SETS",
+    "GoldenCase",
+    "compact_selection",
+    "find_cases",
+    "procedural_state_dict",
+    "tolerance",
+    "unlisted_cases",
+]
 
 #: the selection that every clone has
 COMPACT_FOLDER = Path(__file__).parent / "data"
 #: all cases, read in place
 FULL_FOLDER = Path(os.environ.get("DETKIT_GOLDENS", Path(__file__).parents[3] / "shared" / "goldens"))
-#: the sets whose conventions these tests know
+#: the sets of dense detectors, whose conventions sources.py knows
 SETS = ("fcos", "atss_official", "mmdet_fcos", "mmdet_atss")
 #: sets that a test file of their own reads whole
 METHOD_SETS = ("dw", "lsnet", "mmdet_tood", "sparsercnn", "mmdet_sparse_rcnn")
@@ -45,15 +56,20 @@ class GoldenCase:
     def id(self) -> str:
         return f"{'compact:' if self.folder == COMPACT_FOLDER else ''}{self.set_name}/{self.name}"
 
+    @property
+    def json_file(self) -> Path:
+        """What describes the case."""
+        return self.folder / self.set_name / f"{self.name}.json"
+
     @cached_property
     def meta(self) -> dict[str, Any]:
         """The json."""
-        return json.loads((self.folder / self.set_name / f"{self.name}.json").read_text())
+        return json.loads(self.json_file.read_text())
 
     @cached_property
     def arrays(self) -> dict[str, np.ndarray]:
         """The npz; empty where the case has none."""
-        path = self.folder / self.set_name / f"{self.name}.npz"
+        path = self.json_file.with_name(f"{self.name}.npz")
         if not path.exists():
             return {}
         with np.load(path) as file:
@@ -82,38 +98,49 @@ class GoldenCase:
 
     @property
     def kind(self) -> str:
-        """What the case holds, by its content."""
-        outputs, inputs = self.meta.get("outputs") or {}, self.meta.get("inputs") or {}
-        if "sets" in self.hyperparameters or "cXX_gt" in inputs:
-            return "assignment"
-        if "official_raises" in self.meta:
-            return "official_raises"
-        if self.state_shapes:
-            return "inference" if "det_boxes0" in outputs else "train"
-        if "contour0" in outputs:
-            return "landmark_targets"
-        if "focal_none" in outputs:
-            return "mmdet_losses"
-        if "atss_encode" in outputs:
-            return "mmdet_coders"
-        if "settings" in self.hyperparameters and "cls0" in inputs:
-            return "official_atss" if "loss_cls" in outputs else "mmdet_postprocess"
-        if any("_logits/reg" in name for name in inputs):
-            return "losses" if any(name.endswith("_losses") for name in outputs) else "postprocess"
-        if "differences" in self.meta:
-            return "comparison"
-        return "unknown"
+        """What the case holds, by the manifest; ``"unlisted"`` if it is not there."""
+        kinds = _manifest()["kinds"].get(self.set_name, {})
+        return next((kind for kind, names in kinds.items() if self.name in names), "unlisted")
+
+
+@cache
+def _manifest() -> dict[str, Any]:
+    return json.loads((Path(__file__).parent / "manifest.json").read_text())
+
+
+def compact_selection() -> dict[str, list[str]]:
+    """Names of the cases that every clone has, by set."""
+    return _manifest()["compact"]
 
 
 def find_cases(*kinds: str, sets: tuple[str, ...] = SETS) -> list[GoldenCase]:
-    """The cases of these kinds, the compact selection first. Without kinds: all."""
-    found = [
-        GoldenCase(set_name, path.stem, folder)
-        for folder in (COMPACT_FOLDER, FULL_FOLDER)
-        for set_name in sets
-        for path in sorted((folder / set_name).glob("*.json"))
-    ]
-    return [case for case in found if not kinds or case.kind in kinds]
+    """The cases of these kinds, the compact selection first. Without kinds: all.
+
+    Returns:
+        the cases of the manifest; without those that only the full set has where that is missing as a whole.
+
+    Raises:
+        ValueError: the manifest lists no such case, so that a test would compare nothing.
+        FileNotFoundError: a case of the manifest is missing.
+    """
+    listed = [(s, n) for s in sets for kind, names in _manifest()["kinds"][s].items() if not kinds or kind in kinds for n in names]
+    if not listed:
+        raise ValueError(f"tests/parity/manifest.json lists no case of the kinds {', '.join(kinds)} in {', '.join(sets)}")
+    found = [GoldenCase(s, n, COMPACT_FOLDER) for s, n in listed if n in compact_selection().get(s, ())]
+    if FULL_FOLDER.is_dir():
+        found += [GoldenCase(s, n, FULL_FOLDER) for s, n in listed]
+    for case in found:
+        if not case.json_file.is_file():
+            raise FileNotFoundError(f"golden case {case.id} of tests/parity/manifest.json is missing: {case.json_file}")
+    return found
+
+
+def unlisted_cases() -> list[GoldenCase]:
+    """Cases in the folders that the manifest does not list."""
+    found = (
+        GoldenCase(path.parent.name, path.stem, folder) for folder in (COMPACT_FOLDER, FULL_FOLDER) for path in folder.glob("*/*.json")
+    )
+    return sorted((case for case in found if case.kind == "unlisted"), key=lambda case: case.id)
 
 
 def procedural_state_dict(case: GoldenCase) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .cases import GoldenCase
+from .cases import FULL_FOLDER, GoldenCase
 from .compare import Recorder
 
 
@@ -23,3 +23,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     params = getattr(getattr(item, "callspec", None), "params", {})
     report.user_properties += [("golden case", value.id) for value in params.values() if isinstance(value, GoldenCase)]
     return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuses a test that would compare nothing. Without the full set, tests of cases that it alone has are skipped."""
+    empty = [item.nodeid for item in items for mark in item.iter_markers("skip") if "empty parameter set" in mark.kwargs.get("reason", "")]
+    if empty and FULL_FOLDER.is_dir():
+        raise pytest.UsageError(f"no golden case fits, so nothing would be compared: {', '.join(empty)}")

@@ -1,6 +1,7 @@
 """Makes the compact selection of golden cases in tests/parity/data from the full set: ``python -m tests.parity.select_compact``.
 
-Whole models keep some of the values of each map, some cases of several parts the first of them.
+Which cases are selected is in manifest.json. Whole models keep some of the values of each map, some cases of several
+parts the first of them.
 """
 
 from __future__ import annotations
@@ -12,40 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .cases import COMPACT_FOLDER, FULL_FOLDER, GoldenCase
+from .cases import COMPACT_FOLDER, FULL_FOLDER, GoldenCase, compact_selection
 
-SELECTION = {
-    "fcos": [
-        "adet_inference",
-        "tianzhi_imprv_train",
-        "d2_train_empty",
-        "assign_adet_center1.5",
-        "assign_d2_nocenter",
-        "assign_tianzhi_nocenter_pixels",
-        "loss_adet",
-        "loss_d2",
-        "loss_tianzhi",
-        "postprocess_adet",
-        "postprocess_d2",
-        "postprocess_tianzhi",
-    ],
-    "atss_official": ["assigner_pure", "loss_and_postprocess_pure"],
-    "mmdet_fcos": ["infer_r50", "infer_r50_dcn_center_giou", "losses_pure", "postprocess_pure", "targets_pure_center_norm"],
-    "mmdet_atss": ["infer_r50", "train_r50_one_empty", "assigner_pure", "coders_pure", "postprocess_pure"],
-    "sparsercnn": [
-        "train_empty_r50_100pro",
-        "matcher",
-        "criterion",
-        "dynamic_conv_small",
-        "rcnn_head_small",
-        "apply_deltas",
-        "released_configs",
-    ],
-    "mmdet_sparse_rcnn": ["hungarian_pure"],
-    "dw": ["loss", "weighting", "pieces"],
-    "mmdet_tood": ["head_parts"],
-    "lsnet": ["annotations", "assigners", "coords", "cross_iou", "pyramid_dcn"],
-}
 #: cases of several parts that keep only the first ones
 FIRST_PARTS = {"loss_adet": 6}
 #: cases whose arrays end with the number of their part, and how many parts they keep
@@ -90,11 +59,12 @@ def _thinned(case: GoldenCase) -> dict[str, Any]:
 
 def main() -> None:
     shutil.rmtree(COMPACT_FOLDER, ignore_errors=True)
-    for set_name, names in SELECTION.items():
+    selection = compact_selection()
+    for set_name, names in selection.items():
         for name in names:
             select(GoldenCase(set_name, name, FULL_FOLDER))
     size = sum(path.stat().st_size for path in COMPACT_FOLDER.rglob("*.*"))
-    print(f"{sum(map(len, SELECTION.values()))} cases, {size / 2**20:.1f} MB in {COMPACT_FOLDER}")
+    print(f"{sum(map(len, selection.values()))} cases, {size / 2**20:.1f} MB in {COMPACT_FOLDER}")
 
 
 if __name__ == "__main__":

@@ -16,35 +16,12 @@ from sparsercnn import SparseRCNN
 from .cases import GoldenCase, find_cases, procedural_state_dict
 from .sources import CONFIGS
 
-__all__ = ["cases", "cfg_of", "is_mmdetection", "kind_of", "whole_model"]
-
-#: by an output that no other kind has
-_KINDS = {
-    "det_boxes0": "inference",
-    "grad_norm": "train",
-    "grad_norms": "train",
-    "c{k}_losses": "criterion",
-    "c{k}_match{i}": "matcher",
-    "cXX_matched_costs": "mmdet_matcher",
-    "grad_norm_dynamic_layer": "dynamic_conv",
-    "obj_features": "stage",
-    "pooled": "pooler",
-}
-
-
-def kind_of(case: GoldenCase) -> str:
-    """What a case holds, by its content."""
-    outputs, inputs = case.meta.get("outputs") or {}, case.meta.get("inputs") or {}
-    if "differences_from_base" in case.meta:
-        return "configs"
-    if "deltas" in inputs and "output" in outputs:
-        return "deltas"
-    return next((kind for name, kind in _KINDS.items() if name in outputs), "unknown")
+__all__ = ["cases", "cfg_of", "is_mmdetection", "whole_model"]
 
 
 def cases(*kinds: str) -> list[GoldenCase]:
     """The cases of these kinds, the compact selection first."""
-    return [case for case in find_cases(sets=("sparsercnn", "mmdet_sparse_rcnn")) if kind_of(case) in kinds]
+    return find_cases(*kinds, sets=("sparsercnn", "mmdet_sparse_rcnn"))
 
 
 def is_mmdetection(case: GoldenCase) -> bool:

@@ -36,15 +36,6 @@ STRIDES = (8, 16, 32, 64, 128)
 _CASES = find_cases(sets=("dw",))
 
 
-def kind_of(case: GoldenCase) -> str:
-    """What a case holds, by its content."""
-    inputs = case.meta.get("inputs") or {}
-    if case.state_shapes:
-        return "detector"
-    marks = {"loss": "cls_l0", "weighting": "reg_loss0", "pieces": "ref_conv0"}
-    return next((kind for kind, name in marks.items() if name in inputs), "unknown")
-
-
 @pytest.mark.parametrize("case", _CASES, ids=lambda case: case.id)
 def test_case(case: GoldenCase, recorder_of: RecorderOf) -> None:
     checks = {
@@ -53,10 +44,7 @@ def test_case(case: GoldenCase, recorder_of: RecorderOf) -> None:
         "weighting": (_check_weighting,),
         "pieces": (_check_center_prior, _check_refinement),
     }
-    kind = kind_of(case)
-    if kind not in checks:
-        pytest.skip(f"content of an unknown kind: {case.set_name}/{case.name}")
-    for check in checks[kind]:
+    for check in checks[case.kind]:
         check(case, recorder_of(case))
 
 

@@ -27,11 +27,6 @@ def _cases(*kinds: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", cases(*kinds), ids=lambda case: case.id)
 
 
-@_cases("unknown")
-def test_not_covered(case: GoldenCase) -> None:
-    pytest.skip(f"content of an unknown kind: {case.set_name}/{case.name}")
-
-
 @_cases("inference")
 def test_inference(case: GoldenCase, recorder_of: RecorderOf) -> None:
     recorder = recorder_of(case)

@@ -29,18 +29,9 @@ RecorderOf = Callable[[GoldenCase], Recorder]
 _CASES = find_cases(sets=("mmdet_tood",))
 
 
-def kind_of(case: GoldenCase) -> str:
-    """What a case holds, by its content."""
-    if "feat0" in (case.meta.get("inputs") or {}):
-        return "head"
-    return "detector" if "det_boxes0" in (case.meta.get("outputs") or {}) else "unknown"
-
-
 @pytest.mark.parametrize("case", _CASES, ids=lambda case: case.id)
 def test_case(case: GoldenCase, recorder_of: RecorderOf) -> None:
-    check = {"head": _check_head, "detector": _check_detector}.get(kind_of(case))
-    if check is None:
-        pytest.skip(f"content of an unknown kind: {case.set_name}/{case.name}")
+    check = {"head": _check_head, "detector": _check_detector}[case.kind]
     check(case, recorder_of(case))
 
 

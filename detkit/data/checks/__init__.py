@@ -1,7 +1,31 @@
 """What is checked about data before training starts, so that it fails at once and says why."""
 
-from .check import CheckedData, check_coco_folder, write_json
-from .coco_format import read_coco_json
-from .errors import DataError
+from .annotations import AnnotationFile, class_names, id_order, open_annotations, read_coco_json, release_annotations, share_annotations
+from .boxes import most_objects
+from .check import CheckedData, check_coco_folder, without_images
+from .errors import DataError, DataFault
+from .masks import find_mask_faults, usable_segmentation
+from .schema import is_box
+from .training import TrainingObjects, check_training_objects, training_objects
 
-__all__ = ["CheckedData", "DataError", "check_coco_folder", "read_coco_json", "write_json"]
+__all__ = [
+    "AnnotationFile",
+    "CheckedData",
+    "DataError",
+    "DataFault",
+    "TrainingObjects",
+    "check_coco_folder",
+    "check_training_objects",
+    "class_names",
+    "find_mask_faults",
+    "id_order",
+    "is_box",
+    "most_objects",
+    "open_annotations",
+    "read_coco_json",
+    "release_annotations",
+    "share_annotations",
+    "training_objects",
+    "usable_segmentation",
+    "without_images",
+]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-__all__ = ["DataError", "Fault", "describe_faults"]
+__all__ = ["DataError", "DataFault", "describe_faults"]
 
 _EXAMPLES = 5  # named per kind of fault
 
@@ -16,12 +16,12 @@ class DataError(ValueError):
 
 
 @dataclass(frozen=True)
-class Fault:
+class DataFault:
     """One thing that is wrong.
 
     Attributes:
         kind: what, in words that can stand as a heading: "image file is missing".
-        where: the offender: a file name, an annotation id.
+        where: the offender: a file name, a position in the annotation file.
         detail: more about this one, or "".
     """
 
@@ -30,7 +30,7 @@ class Fault:
     detail: str = ""
 
 
-def describe_faults(faults: Sequence[Fault]) -> str:
+def describe_faults(faults: Sequence[DataFault]) -> str:
     """Counts per kind and the first few offenders of each, one per line."""
     lines = []
     for kind, group in groupby(sorted(faults, key=lambda fault: fault.kind), key=lambda fault: fault.kind):
@@ -39,4 +39,9 @@ def describe_faults(faults: Sequence[Fault]) -> str:
         lines += [f"    {fault.where}" + (f": {fault.detail}" if fault.detail else "") for fault in offenders[:_EXAMPLES]]
         if len(offenders) > _EXAMPLES:
             lines.append(f"    and {len(offenders) - _EXAMPLES} more")
-    return "\n".join(lines)
+    return _printable("\n".join(lines))
+
+
+def _printable(text: str) -> str:
+    """Without characters that no terminal can show: halves of surrogate pairs, which JSON allows."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

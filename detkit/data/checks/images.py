@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from .errors import Fault
+from ..reading import DeepImages, ImageReadError, deep_image_problem, read_image
+from .errors import DataFault
+from .progress import show_progress
 
 __all__ = ["MAX_HEADERS", "find_image_faults", "read_image_sizes"]
 
@@ -23,77 +25,98 @@ _THREADS = 8
 _Found = TypeVar("_Found")
 
 
-def find_image_faults(images: Sequence[dict[str, Any]], image_root: str | Path, *, decode: bool = False) -> dict[Any, Fault]:
+def find_image_faults(
+    images: Sequence[dict[str, Any]],
+    image_root: str | os.PathLike[str],
+    *,
+    decode: bool = False,
+    deep_images: DeepImages = "error",
+    resizing: Sequence[tuple[int, int]] = (),
+) -> dict[Any, DataFault]:
     """Looks at the files of a COCO json's ``images``.
 
-    Every file is looked for and must not be empty. Of up to :data:`MAX_HEADERS` the header is read for the size, and the end for
+    Every file is looked for and must not be empty. Of up to :data:`MAX_HEADERS` the header is read for size and depth, and the end for
     what a complete file ends with; only files that end otherwise are decoded, to see whether they are truncated.
 
     Args:
         images: entries with ``id``, ``file_name``, ``width``, ``height``.
         image_root: the folder of the files.
         decode: read all pixels of every image instead, which takes as long as an epoch of reading.
+        deep_images: see :data:`detkit.data.reading.DeepImages`.
+        resizing: pairs of the shorter side that images are resized to and the most that their longer side may have, as of
+            ``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``; an image of which nothing is left is a fault.
 
     Returns:
         image id -> what is wrong with it.
     """
     spacing = 1 if decode else max(1, -(-len(images) // MAX_HEADERS))
 
-    def look(item: tuple[int, dict[str, Any]]) -> Fault | None:
+    def look(item: tuple[int, dict[str, Any]]) -> DataFault | None:
         position, image = item
-        return _look_at(image, Path(image_root), opens=position % spacing == 0, decode=decode)
+        if any(_vanishes(image, *sizes) for sizes in resizing):
+            return DataFault("image is so thin that nothing is left when it is resized", image["file_name"], _size(image))
+        return _look_at(image, Path(image_root), opens=position % spacing == 0, decode=decode, deep_images=deep_images)
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(look, enumerate(images))
+        found = show_progress(pool.map(look, enumerate(images)), len(images), f"images in {image_root}")
         return {image["id"]: fault for image, fault in zip(images, found, strict=True) if fault is not None}
 
 
-def read_image_sizes(files: Sequence[Path]) -> list[tuple[int, int] | Fault]:
+def read_image_sizes(files: Sequence[Path]) -> list[tuple[int, int] | DataFault]:
     """(width, height) of each image as it is shown, from its header; what is wrong with it where it cannot be used."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(lambda path: _attempt(path, path.name, lambda: _shown_size(*_measure(path))), files))
+        return list(pool.map(lambda path: _attempt(path, path.name, lambda: _measure(path)[0]), files))
 
 
-def _look_at(image: dict[str, Any], root: Path, *, opens: bool, decode: bool) -> Fault | None:
+def _vanishes(image: dict[str, Any], shortest: int, longest: int) -> bool:
+    """Whether a side is no pixel long after resizing, as Detectron2's ``ResizeShortestEdge`` rounds; 0 leaves the size alone."""
+    short, long = sorted((image["width"], image["height"]))
+    return shortest > 0 and int(short * min(shortest / short, longest / long) + 0.5) < 1
+
+
+def _size(image: dict[str, Any]) -> str:
+    return f"{image['width']}x{image['height']}"
+
+
+def _look_at(image: dict[str, Any], root: Path, *, opens: bool, decode: bool, deep_images: DeepImages) -> DataFault | None:
     name, path = image["file_name"], root / image["file_name"]
-    return _attempt(path, name, lambda: _compare(path, image, decode) if opens else None)
+    return _attempt(path, name, lambda: _compare(path, image, decode, deep_images) if opens else None)
 
 
-def _attempt(path: Path, name: str, look: Callable[[], _Found]) -> _Found | Fault:
+def _attempt(path: Path, name: str, look: Callable[[], _Found]) -> _Found | DataFault:
     """What ``look`` finds in a file, or what keeps it from looking."""
     try:
         if not os.stat(path).st_size:
-            return Fault("image file is empty (0 bytes)", name)
+            return DataFault("image file is empty (0 bytes)", name)
         return look()
     except FileNotFoundError:
-        return Fault("image file is missing", name)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return Fault("image file cannot be read", name, str(error).replace(str(path), name))
+        return DataFault("image file is missing", name)
+    except Exception as error:  # Pillow's formats raise errors of many types for damaged files
+        return DataFault("image file cannot be read", name, str(error).replace(str(path), name) or type(error).__name__)
 
 
-def _measure(path: Path, decode: bool = False) -> tuple[tuple[int, int], bool]:
-    """The size of a complete image as it is stored, and whether its EXIF data turns it on its side."""
+def _measure(path: Path, decode: bool = False, deep_images: DeepImages = "error") -> tuple[tuple[int, int], bool]:
+    """The size of a complete image as it is shown, and whether its EXIF data turns it on its side."""
     with Image.open(path) as file:
+        problem = deep_image_problem(file.mode, deep_images)
+        if problem:
+            raise ImageReadError(problem)
         size, transposed = file.size, _exif(file).get(_EXIF_ORIENTATION) in _TRANSPOSED
-        if decode or not _ends_completely(path, file.format):
-            file.load()
-    return size, transposed
+        if not decode and _ends_completely(path, file.format):
+            return size[::-1] if transposed else size, transposed
+    height, width = read_image(path, "RGB", deep_images=deep_images).shape[:2]
+    return (width, height), transposed
 
 
-def _shown_size(size: tuple[int, int], transposed: bool) -> tuple[int, int]:
-    return size[::-1] if transposed else size
-
-
-def _compare(path: Path, image: dict[str, Any], decode: bool) -> Fault | None:
-    size, transposed = _measure(path, decode)
-    shown = _shown_size(size, transposed)
+def _compare(path: Path, image: dict[str, Any], decode: bool, deep_images: DeepImages) -> DataFault | None:
+    shown, transposed = _measure(path, decode, deep_images)
     annotated = (image["width"], image["height"])
     if shown == annotated:
         return None
-    detail = f"annotated {annotated[0]}x{annotated[1]}, the file is {shown[0]}x{shown[1]}"
-    if transposed and size == annotated:
+    detail = f"annotated {_size(image)}, the file is {shown[0]}x{shown[1]}"
+    if transposed and shown[::-1] == annotated:
         detail += " after the rotation that its EXIF data asks for"
-    return Fault("image size differs from the annotation", image["file_name"], detail)
+    return DataFault("image size differs from the annotation", image["file_name"], detail)
 
 
 def _exif(file: Image.Image) -> Mapping[int, Any]:

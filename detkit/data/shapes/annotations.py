@@ -7,9 +7,9 @@ import numpy as np
 
 from .scene import SUPERSAMPLING, Scene
 
-__all__ = ["annotate_scene", "mask_to_polygons"]
+__all__ = ["annotate_scene", "traced_polygons"]
 
-_MIN_FRAGMENT = 2.0  # visible fragments below this many pixels are nobody's
+_MIN_FRAGMENT = 2.0  # visible fragments below this many pixels are dropped
 
 
 def annotate_scene(scene: Scene) -> list[dict]:
@@ -29,7 +29,7 @@ def _annotate_object(scene: Scene, index: int) -> dict:
         "bbox": [float(x) / SUPERSAMPLING for x in (left, top, right - left, bottom - top)],
         "area": float(mask.sum()) / SUPERSAMPLING**2,
         "iscrowd": 0,
-        "segmentation": [polygon.ravel().tolist() for polygon in mask_to_polygons(mask, origin)],
+        "segmentation": [polygon.ravel().tolist() for polygon in traced_polygons(mask, origin)],
         "keypoints": keypoints.ravel().tolist(),
         "num_keypoints": int((keypoints[:, 2] > 0).sum()),
     }
@@ -65,7 +65,7 @@ def _flagged_keypoints(scene: Scene, index: int) -> np.ndarray:
     return flagged
 
 
-def mask_to_polygons(mask: np.ndarray, origin: np.ndarray) -> list[np.ndarray]:
+def traced_polygons(mask: np.ndarray, origin: np.ndarray) -> list[np.ndarray]:
     """Outer contours (N, 2), in pixels of the image, of a fine bool mask whose top left corner lies at ``origin`` (x, y, fine pixels).
 
     COCO polygons know no holes: a hole is joined to its contour by a cut of no width, so that filling the polygon leaves it open.

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 #: raised whenever the pictures or annotations change; part of the folder's name
 SHAPES_VERSION = "2"
 
+#: the names of the classes, in the order of the category ids
 SHAPES_CLASSES = tuple(OUTLINES)
 
 
@@ -71,12 +72,12 @@ def default_shapes_root(name: str = "shapes") -> Path:
     return Path(cache).expanduser() / f"{name}-{SHAPES_VERSION}"
 
 
-def shapes_paths(root: Path, split: str) -> tuple[Path, Path]:
+def shapes_paths(root: str | os.PathLike[str], split: str) -> tuple[Path, Path]:
     """The json file and the image folder of ``train`` or ``val``."""
-    return root / "annotations" / f"{split}.json", root / split
+    return Path(root, "annotations", f"{split}.json"), Path(root, split)
 
 
-def ensure_shapes(root: Path | None = None, spec: ShapesSpec | None = None) -> Path:
+def ensure_shapes(root: str | os.PathLike[str] | None = None, spec: ShapesSpec | None = None) -> Path:
     """Makes the dataset unless it is there. Safe to call from several processes at once: one makes it, the others wait.
 
     Args:
@@ -89,7 +90,7 @@ def ensure_shapes(root: Path | None = None, spec: ShapesSpec | None = None) -> P
     Raises:
         OSError: the folder cannot be written; names it and the remedy.
     """
-    root = root or default_shapes_root()
+    root = Path(root or default_shapes_root())
     if root.is_dir():
         return root
     try:

@@ -1,14 +1,15 @@
 """Losses of whole detectors: predictions and an assignment to a dict of scalars."""
 
 from .labels import (
+    BoxComparison,
     BoxTerm,
-    DecodedBoxLoss,
     DenseTargets,
-    EncodedBoxLoss,
-    IoUQuality,
     LabelCriterion,
     centerness_quality,
     centerness_weights,
+    decoded_box_loss,
+    encoded_box_loss,
+    iou_quality,
     uniform_weights,
 )
 from .normalizers import (
@@ -23,12 +24,10 @@ from .weighted import WeightedCriterion
 
 __all__ = [
     "AllPriorsNormalizer",
+    "BoxComparison",
     "BoxTerm",
-    "DecodedBoxLoss",
     "Denominators",
     "DenseTargets",
-    "EncodedBoxLoss",
-    "IoUQuality",
     "LabelCriterion",
     "MovingAverageNormalizer",
     "MovingClassNormalizer",
@@ -37,5 +36,8 @@ __all__ = [
     "WeightedCriterion",
     "centerness_quality",
     "centerness_weights",
+    "decoded_box_loss",
+    "encoded_box_loss",
+    "iou_quality",
     "uniform_weights",
 ]

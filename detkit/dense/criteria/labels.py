@@ -1,13 +1,13 @@
 """The losses of a dense detector with hard labels: classes, boxes, quality.
 
-Box losses and qualities are called with ``(predictions, targets, priors)`` and give (B, P) values that are finite, and without gradient,
-where a prior is not positive. Shapes as in :mod:`detkit.structures`.
+Shapes as in :mod:`detkit.structures`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -19,14 +19,15 @@ from detkit.losses import focal_loss_from_labels, paired_iou
 from detkit.structures import GroundTruth, HardAssignment, Predictions
 
 __all__ = [
+    "BoxComparison",
     "BoxTerm",
-    "DecodedBoxLoss",
     "DenseTargets",
-    "EncodedBoxLoss",
-    "IoUQuality",
     "LabelCriterion",
     "centerness_quality",
     "centerness_weights",
+    "decoded_box_loss",
+    "encoded_box_loss",
+    "iou_quality",
     "uniform_weights",
 ]
 
@@ -66,77 +67,65 @@ class DenseTargets:
         return cls(labels, positive, boxes, centerness, assignment.ignore)
 
 
-#: a loss or a quality of every prior's box
-BoxTerm = Callable[[Predictions, DenseTargets, Priors], Tensor]
+@dataclass(frozen=True)
+class BoxComparison:
+    """Predicted and true boxes of every prior, in the forms that losses and qualities compare.
 
-
-class DecodedBoxLoss:
-    """A loss between boxes, such as :func:`detkit.losses.giou_loss`.
-
-    Args:
-        box_coder: its ``iou_unit`` is the length in which the loss is computed.
-        loss: ``(pred, target) -> loss`` of boxes (..., 4) xyxy.
+    Attributes:
+        predictions, targets, priors: of the batch.
+        box_coder: what the regression means; its ``iou_unit`` is the length in which losses between boxes are computed.
     """
 
-    def __init__(self, box_coder: BoxCoder, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        self.box_coder = box_coder
-        self.loss = loss
+    predictions: Predictions
+    targets: DenseTargets
+    priors: Priors
+    box_coder: BoxCoder
 
-    def __call__(self, predictions: Predictions, targets: DenseTargets, priors: Priors) -> Tensor:
-        return self.loss(*_relative_boxes(predictions, targets, priors, self.box_coder))
+    @cached_property
+    def relative(self) -> tuple[Tensor, Tensor]:
+        """Predicted and true boxes (B, P, 4), relative to the location and in the coder's unit; equal where not positive."""
+        origin = self.priors.points.repeat(1, 2)
+        unit = self.box_coder.iou_unit(self.priors)[:, None]
+        target = (self.targets.boxes - origin) / unit
+        return torch.where(self.targets.positive[..., None], (self.predictions.boxes - origin) / unit, target), target
 
-
-class EncodedBoxLoss:
-    """A loss between what the regression branch gives and what it should give, such as smooth L1 (Fast R-CNN, equation 3; RetinaNet).
-
-    Positives whose box the coder cannot express (a location outside its object, with ``exp``) have no loss.
-
-    Args:
-        box_coder: encodes the targets.
-        loss: ``(pred, target) -> loss`` per element.
-    """
-
-    def __init__(self, box_coder: BoxCoder, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
-        self.box_coder = box_coder
-        self.loss = loss
-
-    def __call__(self, predictions: Predictions, targets: DenseTargets, priors: Priors) -> Tensor:
-        if predictions.raw_boxes is None:
+    def encoded(self) -> tuple[Tensor, Tensor]:
+        """What the regression branch gives and should give (B, P, 4); equal where not positive, and where the coder cannot express the
+        target (a location outside its object, with ``exp``)."""
+        if self.predictions.raw_boxes is None:
             raise ValueError("A loss on encoded boxes needs the raw output of the regression branch (Predictions.raw_boxes).")
-        target = self.box_coder.encode(targets.boxes, priors)
-        learned = targets.positive & target.isfinite().all(-1)
-        target = torch.where(learned[..., None], target, 0.0)
-        return self.loss(torch.where(learned[..., None], predictions.raw_boxes, target), target).sum(-1)
+        target = self.box_coder.encode(self.targets.boxes, self.priors)
+        learned = (self.targets.positive & target.isfinite().all(-1))[..., None]
+        target = torch.where(learned, target, 0.0)
+        return torch.where(learned, self.predictions.raw_boxes, target), target
 
 
-def centerness_quality(predictions: Predictions, targets: DenseTargets, priors: Priors) -> Tensor:
+#: a loss or a quality of every prior's box: (B, P) values that are finite, and without gradient, where a prior is not positive
+BoxTerm = Callable[[BoxComparison], Tensor]
+
+
+def decoded_box_loss(boxes: BoxComparison, *, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """A loss ``(pred, target) -> loss`` between boxes xyxy, such as :func:`detkit.losses.giou_loss`."""
+    return loss(*boxes.relative)
+
+
+def encoded_box_loss(boxes: BoxComparison, *, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """A loss per element between what the regression branch gives and what it should give, such as smooth L1 (Fast R-CNN, equation 3;
+    RetinaNet)."""
+    return loss(*boxes.encoded()).sum(-1)
+
+
+def centerness_quality(boxes: BoxComparison) -> Tensor:
     """How central a location lies in its object (FCOS, equation 3)."""
-    return targets.centerness
+    return boxes.targets.centerness
 
 
-class IoUQuality:
-    """How well the predicted box fits: its IoU with the object, detached (AdelaiDet's ``BOX_QUALITY: "iou"``).
-
-    Args:
-        box_coder: its ``iou_unit`` is the length in which ``offset`` counts.
-        offset: added to intersection and union (AdelaiDet: 1).
-    """
-
-    def __init__(self, box_coder: BoxCoder, offset: float = 0.0) -> None:
-        self.box_coder = box_coder
-        self.offset = offset
-
-    @torch.no_grad()
-    def __call__(self, predictions: Predictions, targets: DenseTargets, priors: Priors) -> Tensor:
-        return paired_iou(*_relative_boxes(predictions, targets, priors, self.box_coder), offset=self.offset) * targets.positive
-
-
-def _relative_boxes(predictions: Predictions, targets: DenseTargets, priors: Priors, box_coder: BoxCoder) -> tuple[Tensor, Tensor]:
-    """Predicted and true boxes (B, P, 4), relative to the location and in the coder's unit; equal where not positive."""
-    origin = priors.points.repeat(1, 2)
-    unit = box_coder.iou_unit(priors)[:, None]
-    target = (targets.boxes - origin) / unit
-    return torch.where(targets.positive[..., None], (predictions.boxes - origin) / unit, target), target
+@torch.no_grad()
+def iou_quality(boxes: BoxComparison, *, offset: float = 0.0) -> Tensor:
+    """How well the predicted box fits: its IoU with the object, detached (AdelaiDet's ``BOX_QUALITY: "iou"``); ``offset`` is added to
+    intersection and union (AdelaiDet: 1)."""
+    pred, target = boxes.relative
+    return paired_iou(pred, target, offset=offset) * boxes.targets.positive
 
 
 def centerness_weights(targets: DenseTargets) -> Tensor:
@@ -156,8 +145,9 @@ class LabelCriterion(nn.Module):
 
     Args:
         num_classes: K.
-        box_loss: such as :class:`DecodedBoxLoss`.
-        box_weights: weight of each positive in the box loss, 0 where not positive.
+        box_coder: what the regression means.
+        box_loss: such as :func:`decoded_box_loss` with a loss.
+        location_weights: weight of each positive location in the box loss, 0 where not positive.
         quality_target: what the quality branch learns, in [0, 1].
         normalizer: what the sums are divided by; None: :class:`detkit.dense.criteria.normalizers.PositivesNormalizer`.
         focal_alpha, focal_gamma: of the focal loss.
@@ -168,8 +158,9 @@ class LabelCriterion(nn.Module):
         self,
         *,
         num_classes: int,
+        box_coder: BoxCoder,
         box_loss: BoxTerm,
-        box_weights: Callable[[DenseTargets], Tensor] = centerness_weights,
+        location_weights: Callable[[DenseTargets], Tensor] = centerness_weights,
         quality_target: BoxTerm = centerness_quality,
         normalizer: Normalizer | None = None,
         focal_alpha: float = 0.25,
@@ -180,8 +171,9 @@ class LabelCriterion(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.box_coder = box_coder
         self.box_loss = box_loss
-        self.box_weights = box_weights
+        self.location_weights = location_weights
         self.quality_target = quality_target
         self.normalizer = normalizer or PositivesNormalizer()
         self.focal_alpha = focal_alpha
@@ -193,15 +185,15 @@ class LabelCriterion(nn.Module):
     def forward(self, predictions: Predictions, assignment: HardAssignment, gt: GroundTruth, priors: Priors) -> dict[str, Tensor]:
         """Scalar losses ``loss_cls``, ``loss_box`` and, with a quality branch, ``loss_quality``."""
         targets = DenseTargets.from_assignment(assignment, gt, priors, self.num_classes)
-        box_weights = self.box_weights(targets)
+        box_weights = self.location_weights(targets)
         norm = self.normalizer(targets.positive, box_weights)
         cls = focal_loss_from_labels(
             predictions.logits, targets.labels, alpha=self.focal_alpha, gamma=self.focal_gamma, ignore=targets.ignore
         )
-        box = (self.box_loss(predictions, targets, priors) * box_weights).sum()
+        boxes = BoxComparison(predictions, targets, priors, self.box_coder)
+        box = (self.box_loss(boxes) * box_weights).sum()
         losses = {"loss_cls": self.cls_weight * cls / norm.cls, "loss_box": self.box_weight * box / norm.box}
         if predictions.quality is not None:
-            quality_target = self.quality_target(predictions, targets, priors)
-            quality = F.binary_cross_entropy_with_logits(predictions.quality, quality_target, reduction="none")
+            quality = F.binary_cross_entropy_with_logits(predictions.quality, self.quality_target(boxes), reduction="none")
             losses["loss_quality"] = self.quality_weight * (quality * targets.positive).sum() / norm.quality
         return losses

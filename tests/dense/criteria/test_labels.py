@@ -9,13 +9,13 @@ from torch.testing import assert_close
 
 from detkit.dense.criteria import (
     AllPriorsNormalizer,
-    DecodedBoxLoss,
-    EncodedBoxLoss,
-    IoUQuality,
     LabelCriterion,
     MovingAverageNormalizer,
     MovingClassNormalizer,
     PositivesNormalizer,
+    decoded_box_loss,
+    encoded_box_loss,
+    iou_quality,
     uniform_weights,
 )
 from detkit.geometry import DeltaBoxCoder, Grid, PointBoxCoder, Priors, boxes_to_ltrb, centerness_of, elementwise_iou, square_anchors
@@ -47,7 +47,7 @@ def scene():
 
 
 def criterion_of(coder, **changed):
-    return LabelCriterion(num_classes=NUM_CLASSES, **{"box_loss": DecodedBoxLoss(coder, giou_loss)} | changed)
+    return LabelCriterion(num_classes=NUM_CLASSES, **{"box_coder": coder, "box_loss": partial(decoded_box_loss, loss=giou_loss)} | changed)
 
 
 def run(scene, **changed):
@@ -80,15 +80,15 @@ def test_uniform_weighting_divides_by_the_number_of_positives(scene):
     chosen = assignment.gt_index >= 0
     target = gt.boxes[0][assignment.gt_index[0][chosen[0]]]
     expected = fvcore_giou_loss(predictions.boxes[chosen], target, reduction="mean")
-    assert_close(run(scene, box_weights=uniform_weights)["loss_box"], expected)
+    assert_close(run(scene, location_weights=uniform_weights)["loss_box"], expected)
 
 
 def test_moving_average_divides_all_terms_and_is_saved(scene):
     priors, gt, assignment, predictions, coder = scene
-    criterion = criterion_of(coder, normalizer=MovingAverageNormalizer(), box_weights=uniform_weights)
+    criterion = criterion_of(coder, normalizer=MovingAverageNormalizer(), location_weights=uniform_weights)
     losses = criterion(predictions, assignment, gt, priors)
     assert_close(criterion.state_dict()["normalizer.average"], torch.tensor(0.9 * 300 + 0.1 * 4))
-    for name, loss in run(scene, box_weights=uniform_weights).items():
+    for name, loss in run(scene, location_weights=uniform_weights).items():
         assert_close(losses[name] * 270.4, loss * 4)
     sum(losses.values()).backward()
 
@@ -113,7 +113,7 @@ def test_positives_normalizer_by_hand():
 def test_smooth_l1_compares_what_the_branch_gives(scene, coder):
     priors, gt, assignment, predictions, _ = scene
     criterion = criterion_of(
-        coder, box_loss=EncodedBoxLoss(coder, partial(F.smooth_l1_loss, reduction="none")), box_weights=uniform_weights
+        coder, box_loss=partial(encoded_box_loss, loss=partial(F.smooth_l1_loss, reduction="none")), location_weights=uniform_weights
     )
     loss = criterion(predictions, assignment, gt, priors)["loss_box"]
     total, count = 0.0, 0
@@ -131,8 +131,8 @@ def test_smooth_l1_leaves_out_what_the_coder_cannot_express(scene):
     coder = PointBoxCoder("exp")
     index = assignment.gt_index.clone()
     index[0, 19] = 2  # the location (36, 28) and the object (1, 1, 9, 9)
-    term = EncodedBoxLoss(coder, partial(F.smooth_l1_loss, reduction="none"))
-    criterion = criterion_of(coder, box_loss=term, box_weights=uniform_weights)
+    term = partial(encoded_box_loss, loss=partial(F.smooth_l1_loss, reduction="none"))
+    criterion = criterion_of(coder, box_loss=term, location_weights=uniform_weights)
     loss = criterion(predictions, HardAssignment(index), gt, priors)["loss_box"]
     (gradient,) = torch.autograd.grad(loss, predictions.raw_boxes)
     assert gradient.isfinite().all() and (gradient[0, 19] == 0).all() and (gradient[0, 12] != 0).any()
@@ -140,14 +140,14 @@ def test_smooth_l1_leaves_out_what_the_coder_cannot_express(scene):
 
 def test_smooth_l1_asks_for_raw_outputs(scene):
     priors, gt, assignment, predictions, coder = scene
-    criterion = criterion_of(coder, box_loss=EncodedBoxLoss(coder, giou_loss))
+    criterion = criterion_of(coder, box_loss=partial(encoded_box_loss, loss=giou_loss))
     with pytest.raises(ValueError, match="raw_boxes"):
         criterion(Predictions(predictions.logits, predictions.boxes), assignment, gt, priors)
 
 
 def test_quality_can_be_the_iou_of_the_prediction(scene):
     priors, gt, assignment, predictions, coder = scene
-    loss = run(scene, quality_target=IoUQuality(coder))["loss_quality"]
+    loss = run(scene, quality_target=iou_quality)["loss_quality"]
     total = 0.0
     for image, prior in (assignment.gt_index >= 0).nonzero().tolist():
         target = gt.boxes[image, assignment.gt_index[image, prior]]
@@ -178,8 +178,7 @@ def test_broken_boxes_of_negatives_do_not_poison_the_gradient(scene):
 
 
 def test_offset_loss_depends_on_the_unit(scene):
-    values = [
-        run(scene, box_loss=DecodedBoxLoss(PointBoxCoder(form), partial(giou_loss, offset=1.0)))["loss_box"]
-        for form in ("exp", "relu")  # pixels, strides
-    ]
+    box_loss = partial(decoded_box_loss, loss=partial(giou_loss, offset=1.0))
+    pixels_and_strides = (PointBoxCoder("exp"), PointBoxCoder("relu"))
+    values = [run(scene, box_coder=coder, box_loss=box_loss)["loss_box"] for coder in pixels_and_strides]
     assert (values[0] - values[1]).abs() > 0.01

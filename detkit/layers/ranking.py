@@ -1,0 +1,45 @@
+"""The best of many values, with a rule for equal ones, and in one shape."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["ABSENT", "best_indices", "gather_rows"]
+
+#: value of an entry that does not count; those that do are 0 or more
+ABSENT = -1.0
+#: relative step by which the key of an entry falls below that of an equal one before it: of 2**22 entries, all steps together stay below
+#: the distance of two float32 numbers, and one step is above that of two float64 numbers
+_STEP = 2.0**-46
+_LEAST = 1e-50  # below every positive float32 number, so that the steps also order zeros
+
+
+def best_indices(values: Tensor, count: int) -> Tensor:
+    """Indices (..., k) of the greatest values along the last dimension, greatest first, of equal ones the first one first.
+
+    k is ``count``; where there are fewer values and their number is known, it is that number. Where it is not known, as in exported
+    programs of dynamic size, entries that are :data:`ABSENT` make up for the missing ones, with indices of their own beyond the last.
+
+    Args:
+        values: (..., n) float32, 0 or more, or :data:`ABSENT`; n is at most 2**22.
+        count: how many, at least 1.
+    """
+    size = values.shape[-1]
+    if isinstance(size, int):
+        count = min(count, size)
+    else:
+        values = F.pad(values, (0, count), value=ABSENT)
+    if torch.onnx.is_in_onnx_export():  # the operator TopK has this very rule
+        return values.topk(count).indices
+    position = torch.arange(values.shape[-1], device=values.device, dtype=torch.float64)
+    # the absent ones fall too, since a heap that sees ever greater values is slow
+    key = torch.where(values < 0, -1 - position, values.double().clamp(min=_LEAST) * (1 - _STEP * position))
+    return key.topk(count).indices
+
+
+def gather_rows(values: Tensor, index: Tensor) -> Tensor:
+    """Rows (B, k, ...) of values (B, n, ...) by their index (B, k)."""
+    shape = (*index.shape, *values.shape[2:])
+    return values.gather(1, index.reshape(*index.shape, *[1] * (values.ndim - 2)).expand(shape))

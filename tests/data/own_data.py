@@ -1,0 +1,123 @@
+"""Data of a user's own, as small as it can be, and what the command line makes of it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from detkit.config import flatten, get_cfg
+from detkit.engine import run
+from tests.toys.detectors import tiny_cfg
+
+SIZE = (48, 64)
+CATEGORIES = [{"id": 1, "name": "ball"}, {"id": 2, "name": "cube"}]
+
+
+def annotation(number: Any, image: Any, category: Any, box: list[float]) -> dict[str, Any]:
+    return {"id": number, "image_id": image, "category_id": category, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+
+
+def valid_content() -> dict[str, Any]:
+    """Four images with two objects each but for the last, which has none."""
+    images = [{"id": i, "file_name": f"{i}.png", "height": SIZE[0], "width": SIZE[1]} for i in (1, 2, 3, 4)]
+    boxes = [[4, 6, 20, 18], [30, 10, 24, 30]]
+    annotations = [annotation(2 * i + k - 1, i, k + 1, boxes[k]) for i in (1, 2, 3) for k in (0, 1)]
+    return {"info": {}, "images": images, "annotations": annotations, "categories": copy.deepcopy(CATEGORIES)}
+
+
+@dataclass
+class Outcome:
+    """What a command line ended with: ``message`` is None where it went through; ``console`` is all it showed."""
+
+    message: str | None
+    console: str
+    output: Path
+
+    @property
+    def results(self) -> dict[str, Any]:
+        return json.loads((self.output / "results.json").read_text())["results"]["custom_val"]
+
+    @property
+    def detections(self) -> list[dict[str, Any]]:
+        return json.loads((self.output / "inference" / "custom_val" / "coco_instances_results.json").read_text())
+
+
+class OwnData:
+    """A folder with an annotation file and its images.
+
+    Attributes:
+        content: of the annotation file, which is written before every run unless ``raw`` is set.
+        raw: the bytes of the file instead.
+    """
+
+    def __init__(self, root: Path, capsys: pytest.CaptureFixture) -> None:
+        self.root, self._capsys = root, capsys
+        self.json_file = root / "own.json"
+        self.content = valid_content()
+        self.raw: bytes | None = None
+        self.config_file = root / "config.yaml"
+        self._runs = 0
+        rng = np.random.default_rng(0)
+        for image in self.content["images"]:
+            Image.fromarray(rng.integers(0, 256, (*SIZE, 3), dtype=np.uint8)).save(self.image(image["id"]))
+        self.write_config(two_iterations("ATSS"))
+
+    def image(self, number: int) -> Path:
+        return self.root / f"{number}.png"
+
+    def write_config(self, cfg: Any) -> None:
+        """Only the keys that are not the default, since the whole config takes longer to parse than to train with."""
+        defaults = dict(flatten(get_cfg()))
+        self.config_file.write_text(yaml.safe_dump({key: _plain(value) for key, value in flatten(cfg) if value != defaults[key]}))
+
+    def write(self) -> None:
+        self.json_file.write_bytes(json.dumps(self.content).encode() if self.raw is None else self.raw)
+
+    def run(self, *words: str, write: bool = True) -> Outcome:
+        """Trains two iterations and evaluates, or does what the words ask for.
+
+        Raises:
+            anything but SystemExit: the message has not reached the console.
+        """
+        if write:
+            self.write()
+        self._runs += 1
+        output = self.root / f"out{self._runs}"
+        files = ["DATASETS.TRAIN_JSON", str(self.json_file), "DATASETS.VAL_JSON", str(self.json_file), "OUTPUT_DIR", str(output)]
+        flags, overrides = [w for w in words if w.startswith("--")], [w for w in words if not w.startswith("--")]
+        self._capsys.readouterr()
+        message = None
+        try:
+            run(["--config-file", str(self.config_file), *flags, *files, *overrides])
+        except SystemExit as stopped:
+            message = str(stopped.code)
+        shown = self._capsys.readouterr()
+        return Outcome(message, shown.out + shown.err, output)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def two_iterations(method: str = "ATSS") -> Any:
+    """A tiny detector that trains two iterations of two images."""
+    cfg = tiny_cfg(method)
+    node = cfg.MODEL[method.upper()]
+    node.NUM_CLASSES = 80  # the default, so that it is inferred
+    node.TEST.SCORE_THRESH = 0.0
+    cfg.TEST.DETECTIONS_PER_IMAGE = 10
+    cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TEST = (48,), 48
+    cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS = 2, 2, ()
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.CHECKPOINT_PERIOD = 0.001, 0, 0
+    cfg.SEED = 1
+    return cfg
