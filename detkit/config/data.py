@@ -24,6 +24,7 @@ DATA_LIMITS: dict[str, dict[str, Limit]] = {
         "CROP.TYPE": ("relative", "relative_range", "absolute", "absolute_range"),
         "CROP.SIZE": "(0, inf)",
         "MASK_FORMAT": ("polygon", "bitmask"),
+        "DEEP_IMAGES": ("error", "full_range", "own_range"),
     },
 }
 

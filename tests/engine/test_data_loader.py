@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from detkit.data import DataError
 from detkit.engine.data_loader import BatchSchedule, SeededDataset, TrainLoader
 
 
@@ -98,5 +99,5 @@ def test_a_skipped_image_is_replaced_in_the_same_way_each_time() -> None:
     replaced = [dataset[position, 3]["id"] for position in range(20)]
     assert all(i % 2 == 0 for i in replaced) and len(set(replaced)) > 1
     assert replaced == [dataset[position, 3]["id"] for position in range(20)]
-    with pytest.raises(RuntimeError, match="could not be used"):
+    with pytest.raises(DataError, match="could not be used"):
         SeededDataset(RECORDS, _skips_all, seed=1)[0, 0]
