@@ -8,7 +8,7 @@ Shapes used in the whole project:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -127,7 +127,7 @@ class Detections:
     scores: Tensor
     classes: Tensor
     counts: Tensor
-    fields: Mapping[str, Tensor] = field(default_factory=dict)
+    fields: dict[str, Tensor] = field(default_factory=dict)
 
     def to_instances(self, image_sizes: Sequence[tuple[int, int]]) -> list[Instances]:
         """Per image ``Instances`` with ``pred_boxes``, ``scores``, ``pred_classes`` and the fields.

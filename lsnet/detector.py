@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from detkit.assigners import Assigner
 from detkit.checkpoint import read_published_layouts
-from detkit.dense import DensePipeline, DensePostprocessor, PriorGenerator
+from detkit.dense import DensePipeline, DensePostprocessor, PriorGenerator, TensorPath
 from detkit.geometry import Priors
-from detkit.structures import GroundTruth, HardAssignment, Predictions
+from detkit.structures import Detections, GroundTruth, HardAssignment, Predictions
 
 from .corners import CornerCriterion, snap_corners
 from .criterion import LSCriterion, Stage
@@ -31,7 +31,7 @@ __all__ = ["LSNet"]
 
 
 @META_ARCH_REGISTRY.register()
-class LSNet(DenseDetector):
+class LSNet(TensorPath, DenseDetector):
     """Location-sensitive network (Duan et al., Location-Sensitive Visual Recognition with Cross-IOU Loss, 2021).
 
     Every location predicts vectors to landmarks of an object, which make its box; the features at the landmarks give better vectors and
@@ -110,8 +110,13 @@ class LSNet(DenseDetector):
 
     def predict(self, images: ImageList) -> LSOutputs:
         """The raw outputs of backbone and head for preprocessed images."""
-        features = self.backbone(images.tensor)
-        return self.head([features[name] for name in self.head_in_features])
+        return self.raw_outputs(images.tensor)
+
+    def named_maps(self, outputs: LSOutputs) -> dict[str, Tensor]:
+        maps = {"logits": outputs.logits}
+        for stage, vectors in (("init", outputs.init), ("refine", outputs.refine)):
+            maps |= {f"{stage}_{name}": values for name, values in vectors.items()}
+        return {f"{kind}_{self.head_in_features[i]}": x for kind, values in maps.items() for i, x in enumerate(values)}
 
     def forward_training(
         self, images: ImageList, features: list[Tensor], predictions: LSOutputs, gt_instances: list[Instances]
@@ -168,25 +173,27 @@ class LSNet(DenseDetector):
 
     def detect(self, outputs: LSOutputs, image_sizes: Sequence[tuple[int, int]]) -> list[Instances]:
         """Detections of raw outputs in pixels of the network's input, with ``pred_landmarks`` and those of the first stage."""
+        sizes = torch.tensor(image_sizes, dtype=torch.float32, device=self.device)
+        return self.detections(outputs, sizes).to_instances(image_sizes)
+
+    def detections(self, outputs: LSOutputs, image_sizes: Tensor) -> Detections:
+        """:meth:`detect` in one shape; ``image_sizes`` (B, 2) height and width without padding."""
         priors = self.prior_generator(outputs.level_sizes)
         positions = {s.name: _landmarks(outputs.final[s.name], s, priors) for s in self.task.sets}
         boxes = self.task.box_landmarks.boxes(positions[self.task.box_landmarks.name])
+        limits = image_sizes.flip(-1)[:, None]  # width, height
         if outputs.corners is not None:
-            limits = boxes.new_tensor([[width, height, width, height] for height, width in image_sizes])[:, None]
-            boxes = snap_corners(boxes.clamp(min=0).minimum(limits), outputs.corners, priors.grid)
+            boxes = snap_corners(boxes.clamp(min=0).minimum(limits.repeat(1, 1, 2)), outputs.corners, priors.grid)
         landmarks = self.task.landmarks
         first = _landmarks(outputs.init[landmarks.name], landmarks, priors)
-        detections = self.postprocessor(
+        found = self.postprocessor(
             Predictions(flatten_levels(outputs.logits).transpose(1, 2), boxes),
             priors_per_level=priors.per_level,
-            image_sizes=torch.tensor(image_sizes, dtype=torch.float32, device=boxes.device),
+            image_sizes=image_sizes,
             fields={"pred_landmarks": positions[landmarks.name], "first_landmarks": first},
         )
-        results = detections.to_instances(image_sizes)
-        for found in results:
-            height, width = found.image_size
-            found.pred_landmarks = found.pred_landmarks.clamp(min=0).minimum(found.pred_landmarks.new_tensor([width, height]))
-        return results
+        inside = found.fields["pred_landmarks"].clamp(min=0).minimum(limits[:, None])
+        return replace(found, fields=found.fields | {"pred_landmarks": inside})
 
 
 def flatten_levels(maps: Sequence[Tensor]) -> Tensor:

@@ -93,8 +93,7 @@ def low_cost_component(cost: Tensor, *, iterations: int = 20) -> Tensor:
     low = (log_density[..., 0] >= log_density[..., 1]) & exists
     density = log_density.logsumexp(-1).masked_fill(~low, -torch.inf)
     up_to_peak = torch.arange(cost.shape[1], device=cost.device) <= density.argmax(1, keepdim=True)
-    alone = exists.sum(1, keepdim=True) == 1
-    return torch.where(alone, exists, low & up_to_peak)
+    return low & up_to_peak
 
 
 def _log_density(x: Tensor, means: Tensor, variances: Tensor, shares: Tensor) -> Tensor:

@@ -4,5 +4,6 @@ from .detector import DenseDetector
 from .pipeline import DensePipeline, decode_outputs
 from .postprocess import DensePostprocessor
 from .priors import PriorGenerator
+from .tensor_path import TensorPath
 
-__all__ = ["DenseDetector", "DensePipeline", "DensePostprocessor", "PriorGenerator", "decode_outputs"]
+__all__ = ["DenseDetector", "DensePipeline", "DensePostprocessor", "PriorGenerator", "TensorPath", "decode_outputs"]

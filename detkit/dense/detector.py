@@ -22,13 +22,14 @@ from detkit.dense.parts import dense_parts_from_config
 from detkit.dense.pipeline import DensePipeline, decode_outputs
 from detkit.dense.postprocess import DensePostprocessor
 from detkit.dense.priors import PriorGenerator
+from detkit.dense.tensor_path import TensorPath
 from detkit.geometry import BoxCoder, boxes_to_ltrb, centerness_of
 from detkit.structures import DenseOutputs, Detections, GroundTruth
 
 __all__ = ["DenseDetector"]
 
 
-class DenseDetector(Detectron2DenseDetector):
+class DenseDetector(TensorPath, Detectron2DenseDetector):
     """Predicts classes and boxes at every location of a feature pyramid. FCOS, ATSS and DW are this with different parts.
 
     Args:
@@ -88,8 +89,7 @@ class DenseDetector(Detectron2DenseDetector):
 
     def predict(self, images: ImageList) -> DenseOutputs:
         """Raw outputs of preprocessed images."""
-        features = self.backbone(images.tensor)
-        return self.head([features[name] for name in self.head_in_features])
+        return self.raw_outputs(images.tensor)
 
     def forward_training(
         self, images: ImageList, features: list[Tensor], predictions: DenseOutputs, gt_instances: list[Instances]
@@ -99,10 +99,16 @@ class DenseDetector(Detectron2DenseDetector):
 
     def forward_inference(self, images: ImageList, features: list[Tensor], predictions: DenseOutputs) -> list[Instances]:
         """Detections of every image in pixels of the network's input."""
-        results = self.detect(predictions, images.image_sizes)
-        for result in results:
-            result.pred_boxes.tensor[:, 2:] += self.prior_generator.plus_one
-        return results
+        found = self._at_border(self.detections(predictions, self._sizes(images.image_sizes)))
+        return found.to_instances(images.image_sizes)
+
+    def detect_tensors(self, images: Tensor, image_sizes: Tensor) -> Detections:
+        return self._at_border(super().detect_tensors(images, image_sizes))
+
+    def named_maps(self, outputs: DenseOutputs) -> dict[str, Tensor]:
+        maps = {"logits": outputs.logits, "boxes": outputs.boxes, "quality": outputs.quality}
+        levels = self.head_in_features
+        return {f"{kind}_{levels[i]}": x for kind, values in maps.items() for i, x in enumerate(values or ())}
 
     def ground_truth(self, gt_instances: list[Instances]) -> GroundTruth:
         """Padded objects in the model's own box convention."""
@@ -120,8 +126,7 @@ class DenseDetector(Detectron2DenseDetector):
 
     def detect(self, outputs: DenseOutputs, image_sizes: Sequence[tuple[int, int]]) -> list[Instances]:
         """Detections of raw outputs in the model's own box convention."""
-        sizes = torch.tensor(image_sizes, dtype=torch.float32, device=self.device)
-        return self.detections(outputs, sizes).to_instances(image_sizes)
+        return self.detections(outputs, self._sizes(image_sizes)).to_instances(image_sizes)
 
     def detections(self, outputs: DenseOutputs, image_sizes: Tensor) -> Detections:
         """Detections of raw outputs in the model's own box convention, in one shape; ``image_sizes`` (B, 2) height and width."""
@@ -130,3 +135,13 @@ class DenseDetector(Detectron2DenseDetector):
             centerness = centerness_of(boxes_to_ltrb(predictions.boxes, priors.points))
             predictions = replace(predictions, quality=centerness.logit())
         return self.postprocessor(predictions, priors_per_level=priors.per_level, image_sizes=image_sizes)
+
+    def _sizes(self, image_sizes: Sequence[tuple[int, int]]) -> Tensor:
+        return torch.tensor(image_sizes, dtype=torch.float32, device=self.device)
+
+    def _at_border(self, found: Detections) -> Detections:
+        """Detections in Detectron2's box convention."""
+        plus_one = self.prior_generator.plus_one
+        if not plus_one:
+            return found
+        return replace(found, boxes=torch.cat([found.boxes[..., :2], found.boxes[..., 2:] + plus_one], dim=-1))

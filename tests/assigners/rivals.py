@@ -17,8 +17,7 @@ Box = list[float]
 class Candidate(NamedTuple):
     """A location inside an object, and what is predicted there.
 
-    ``prior`` and ``gt_index`` are flat over the batch, ``distance`` is the larger of the distances in x and y from the object's center, in
-    strides.
+    ``prior`` and ``gt_index`` are flat over the batch, ``offset`` is the way from the object's center in x and y, in strides.
     """
 
     prior: int
@@ -27,7 +26,7 @@ class Candidate(NamedTuple):
     score: float
     iou: float
     giou_loss: float
-    distance: float
+    offset: tuple[float, float]
 
 
 def candidates(context: AssignContext) -> dict[int, list[Candidate]]:
@@ -48,10 +47,10 @@ def candidates(context: AssignContext) -> dict[int, list[Candidate]]:
                 if not (x0 < x < x1 and y0 < y < y1):
                     continue
                 score = sigmoid(logits[prior][label]) * (1.0 if qualities is None else sigmoid(qualities[prior]))
-                distance = max(abs(x - (x0 + x1) / 2), abs(y - (y0 + y1) / 2)) / strides[prior]
+                offset = ((x - (x0 + x1) / 2) / strides[prior], (y - (y0 + y1) / 2) / strides[prior])
                 overlap, loss = iou(boxes[prior], box), 1 - giou(boxes[prior], box)
                 found.setdefault(gt_index, []).append(
-                    Candidate(image * len(points) + prior, gt_index, levels[prior], score, overlap, loss, distance)
+                    Candidate(image * len(points) + prior, gt_index, levels[prior], score, overlap, loss, offset)
                 )
     return found
 
@@ -137,7 +136,8 @@ def ota(
         for gt_index, bag in bags.items():
             for c in bag:
                 cost = focal_difference(c.score) + iou_weight * -math.log(max(c.iou, 1e-8))
-                kernel[gt_index, c.prior] = -(cost + (off_center if c.distance >= center_radius else 0.0)) / epsilon
+                is_off_center = max(map(abs, c.offset)) >= center_radius
+                kernel[gt_index, c.prior] = -(cost + (off_center if is_off_center else 0.0)) / epsilon
         winners |= _transport(kernel, supplies, places, max(len(places) - sum(supplies.values()), 1e-3), iterations)
     return winners
 
@@ -203,4 +203,25 @@ def musu(context: AssignContext, *, lean: float, sharpness: float) -> dict[tuple
         targets = agreement(lambda c: c.iou, lambda c: c.score, bag)
         boxes = agreement(lambda c: c.score, lambda c: c.iou, bag)
         found |= {(c.prior, gt_index): Weights(t, b) for c, t, b in zip(bag, targets, boxes, strict=True)}
+    return found
+
+
+class BagWeights(NamedTuple):
+    """Of one pair, as AutoAssign has them."""
+
+    positive: float
+    negative: float
+    center: float
+
+
+def autoassign(context: AssignContext, *, sharpness: float, box_sharpness: float) -> dict[tuple[int, int], BagWeights]:
+    """By location and object (both flat), with center priors of width 1 (AutoAssign, equations 4 to 7)."""
+    found: dict[tuple[int, int], BagWeights] = {}
+    for gt_index, bag in candidates(context).items():
+        centers = [math.exp(-(c.offset[0] ** 2 + c.offset[1] ** 2) / 2) for c in bag]
+        raw = [math.exp(sharpness * c.score * math.exp(-box_sharpness * c.giou_loss)) * p for c, p in zip(bag, centers, strict=True)]
+        steep = [1 / (1 - c.iou) for c in bag]
+        negatives = [1 - (value - min(steep)) / (max(steep) - min(steep)) for value in steep]
+        rows = zip(bag, raw, negatives, centers, strict=True)
+        found |= {(c.prior, gt_index): BagWeights(value / sum(raw), negative, center) for c, value, negative, center in rows}
     return found

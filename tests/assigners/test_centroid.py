@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -53,8 +54,9 @@ def slow_centroid(gt: GroundTruth, where: Priors, num_points: int, cells: torch.
 @pytest.mark.parametrize("num_points", [1, 2, 5])
 @pytest.mark.parametrize("offset", [0.0, 0.5])
 @pytest.mark.parametrize("padded", [False, True])
-def test_centroid_is_what_the_slow_code_gives(num_points: int, offset: float, padded: bool) -> None:
-    gt, where = objects(), priors(offset)
+@pytest.mark.parametrize("seed", range(4))
+def test_centroid_is_what_the_slow_code_gives(num_points: int, offset: float, padded: bool, seed: int) -> None:
+    gt, where = objects(seed=seed), priors(offset)
     cells = torch.tensor([[[12, 16], [6, 8], [3, 4]], [[8, 10], [4, 5], [2, 3]]]) if padded else None
     assignment = CentroidAssigner(num_points=num_points)(AssignContext(gt, where, valid_sizes=cells))
     assert torch.equal(assignment.gt_index, slow_centroid(gt, where, num_points, cells))
@@ -67,6 +69,45 @@ def test_a_contested_location_goes_to_the_nearer_object_then_to_the_first() -> N
     gt = GroundTruth(boxes, torch.zeros(1, 4, dtype=torch.int64), torch.ones(1, 4, dtype=torch.bool))
     found = CentroidAssigner()(AssignContext(gt, priors())).gt_index
     assert found[found >= 0].tolist() == [0]
+
+
+def test_the_level_of_an_object() -> None:
+    """The whole part of log2(side / 4): a side of 4 * 2 ** 4 is the first of the second level, of stride 16."""
+    sides = [7.9, 16.0, 63.9, 64.0, 90.0, 127.9, 128.0, 500.0]
+    boxes = torch.tensor([[[0.0, 0.0, side, side]] for side in sides])
+    shape = boxes.shape[:2]
+    gt = GroundTruth(boxes, torch.zeros(shape, dtype=torch.int64), torch.ones(shape, dtype=torch.bool))
+    (image, prior) = (CentroidAssigner()(AssignContext(gt, priors())).gt_index >= 0).nonzero(as_tuple=True)
+    assert image.tolist() == list(range(len(sides)))
+    assert priors().levels_of(prior).tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+
+
+def slow_middle(corners: np.ndarray) -> np.ndarray:
+    """The mean of all points of a fine raster that lie inside a convex polygon."""
+    low, high = corners.min(0), corners.max(0)
+    x, y = np.meshgrid(*(np.linspace(a, b, 800) for a, b in zip(low, high, strict=True)))
+    points = np.stack([x.ravel(), y.ravel()], axis=1)
+    sides = []
+    for start, end in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        along, to = end - start, points - start
+        sides.append(along[0] * to[:, 1] - along[1] * to[:, 0])
+    inside = np.all(np.array(sides) >= 0, axis=0) | np.all(np.array(sides) <= 0, axis=0)
+    return points[inside].mean(0)
+
+
+def test_the_centroid_of_the_extreme_points() -> None:
+    """The object goes to the location nearest to the centroid of the quadrilateral, which is far from the middle of its box."""
+    corners = np.array([[[8.0, 6.0], [6.0, 50.0], [50.0, 62.0], [62.0, 58.0]], [[60.0, 6.0], [6.0, 8.0], [8.0, 62.0], [62.0, 10.0]]])
+    boxes = torch.tensor([[[c[:, 0].min(), c[:, 1].min(), c[:, 0].max(), c[:, 1].max()] for c in corners]]).float().transpose(0, 1)
+    landmarks = torch.cat([torch.tensor(corners), torch.ones(2, 4, 1)], dim=-1).float()[:, None]
+    gt = GroundTruth(boxes, torch.zeros(2, 1, dtype=torch.int64), torch.ones(2, 1, dtype=torch.bool), landmarks)
+    where = priors()
+    found = (CentroidAssigner(scale=100.0, middle="centroid")(AssignContext(gt, where)).gt_index >= 0).nonzero()
+    assert found[:, 0].tolist() == [0, 1]
+    for (_, prior), points, box in zip(found.tolist(), corners, boxes[:, 0], strict=True):
+        middle = slow_middle(points)
+        assert np.abs(where.points[prior].numpy() - middle).max() <= 4.1
+        assert np.abs(box.view(2, 2).mean(0).numpy() - middle).max() > 5
 
 
 def test_no_objects() -> None:

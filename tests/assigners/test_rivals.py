@@ -1,4 +1,4 @@
-"""PAA, OTA, TOOD's and MuSu's weightings against the plain loops of :mod:`tests.assigners.rivals`."""
+"""PAA, OTA, AutoAssign, TOOD's and MuSu's weightings against the plain loops of :mod:`tests.assigners.rivals`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from detkit.assigners import AssignContext, MuSuAssigner, OTAAssigner, PAAAssigner, SoftAssignment, TaskAlignedAssigner
+from detkit.assigners import AssignContext, AutoAssignAssigner, MuSuAssigner, OTAAssigner, PAAAssigner, SoftAssignment, TaskAlignedAssigner
 from detkit.assigners.ota import OFF_CENTER
 from detkit.assigners.paa import low_cost_component
 from detkit.assigners.pair_costs import dynamic_counts, focal_costs, iou_cost
 from detkit.assigners.soft import PairValues
 from detkit.structures import Predictions
 from tests.assigners import rivals
-from tests.toys.scenes import make_context
+from tests.toys.scenes import NUM_CLASSES, make_context, make_gt, make_priors
 
 
 def scene(seed: int, *, quality: bool = True) -> AssignContext:
@@ -83,6 +83,24 @@ def test_ota(seed: int, options: dict) -> None:
     assert {0, 8} <= set(expected.values()) and len(expected) > 5
 
 
+@SEEDS
+def test_ota_where_objects_want_nearly_all_locations(seed: int) -> None:
+    """The background then has less than one label to give, so what it gives counts as a share of its most."""
+    gt = make_gt([([[10, 10, 30, 30], [12, 12, 32, 32], [14, 10, 34, 28]], [0, 0, 1])])
+    priors, rng = make_priors(), torch.Generator().manual_seed(seed)
+    owners = torch.randint(0, 3, (1, priors.num_priors), generator=rng)
+    boxes = gt.boxes.gather(1, owners[..., None].expand(-1, -1, 4)) + 0.3 * torch.randn(1, priors.num_priors, 4, generator=rng)
+    logits = torch.randn(1, priors.num_priors, NUM_CLASSES, generator=rng)
+    context = AssignContext(gt, priors, Predictions(logits.double(), boxes.double()))
+    bags = rivals.candidates(context)
+    places = {c.prior for bag in bags.values() for c in bag}
+    wanted = sum(max(int(sum(c.iou for c in bag)), 1) for bag in bags.values())
+    assert wanted >= len(places)
+    expected = rivals.ota(context, topk=20, iou_weight=1.5, center_radius=2.5, epsilon=0.1, iterations=50, off_center=OFF_CENTER)
+    assert positives(OTAAssigner(), context) == expected
+    assert len(expected) < len(places)
+
+
 def values_of(pairs: list[rivals.Candidate]) -> PairValues:
     """Pairs with these scores; the boxes do not matter."""
     score = torch.tensor([pair.score for pair in pairs], dtype=torch.float64)
@@ -118,7 +136,7 @@ def assert_weights(result: SoftAssignment, expected: dict[tuple[int, int], rival
 @SEEDS
 @pytest.mark.parametrize(
     "options",
-    [{}, {"topk": 5, "alpha": 0.5, "beta": 2.0, "gamma": 3.0, "box_factor": 0.7}],
+    [{}, {"topk": 5, "alpha": 2.0, "beta": 0.3, "gamma": 3.0, "box_factor": 0.7}],
     ids=["published", "other"],
 )
 def test_task_aligned(seed: int, options: dict) -> None:
@@ -156,3 +174,28 @@ def test_where_objects_of_one_class_overlap_the_last_decides_a_negative_of_musu(
     assert len(shared) > 10
     assert all(counts[prior, 2] and not counts[prior, 1] for prior in shared)
     assert all(counts[prior, gt_index] for prior, gt_index in counts if prior not in shared)
+
+
+@SEEDS
+@pytest.mark.parametrize("box_sharpness", [5.0, 2.0])
+def test_autoassign(seed: int, box_sharpness: float) -> None:
+    context = scene(seed)
+    expected = rivals.autoassign(context, sharpness=3.0, box_sharpness=box_sharpness)
+    assigner = AutoAssignAssigner(num_classes=NUM_CLASSES, box_sharpness=box_sharpness, positive=0.3, negative=0.6, center=0.9)
+    result = assigner.double()(context)
+    weights = [expected[pair] for pair in by_pair(result, result.positive_weight)]
+    assert len(weights) == len(expected) > 10
+    assert_close(result.positive_weight, torch.tensor([w.positive for w in weights], dtype=torch.float64))
+    assert_close(result.negative_weight, torch.tensor([w.negative for w in weights], dtype=torch.float64))
+    count, total = float(context.gt.valid.sum()), sum(w.center for w in weights)
+    assert_close(result.normalizers, torch.tensor([count, total, count], dtype=torch.float64))
+    assert (result.positive_factor, result.negative_factor, result.background_factor, result.box_sharpness) == (
+        0.3,
+        0.6,
+        0.6,
+        box_sharpness,
+    )
+    images = context.gt.valid.shape[0]
+    sums = [sum(w.center for (prior, _), w in expected.items() if prior // context.priors.num_priors == i) for i in range(images)]
+    losses = [0.9 * int(context.gt.valid[i].sum()) / total for i, total in enumerate(sums) if total]
+    assert_close(result.extra_losses["loss_center"].double(), torch.tensor(sum(losses) / images, dtype=torch.float64))

@@ -58,8 +58,8 @@ class OwnData:
         raw: the bytes of the file instead.
     """
 
-    def __init__(self, root: Path, capsys: pytest.CaptureFixture) -> None:
-        self.root, self._capsys = root, capsys
+    def __init__(self, root: Path, capture: pytest.CaptureFixture) -> None:
+        self.root, self._capture = root, capture
         self.json_file = root / "own.json"
         self.content = valid_content()
         self.raw: bytes | None = None
@@ -81,25 +81,23 @@ class OwnData:
     def write(self) -> None:
         self.json_file.write_bytes(json.dumps(self.content).encode() if self.raw is None else self.raw)
 
-    def run(self, *words: str, write: bool = True) -> Outcome:
-        """Trains two iterations and evaluates, or does what the words ask for.
+    def run(self, *words: str, flags: tuple[str, ...] = ()) -> Outcome:
+        """Trains two iterations and evaluates, or does what overrides and flags ask for.
 
         Raises:
             anything but SystemExit: the message has not reached the console.
         """
-        if write:
-            self.write()
+        self.write()
         self._runs += 1
         output = self.root / f"out{self._runs}"
         files = ["DATASETS.TRAIN_JSON", str(self.json_file), "DATASETS.VAL_JSON", str(self.json_file), "OUTPUT_DIR", str(output)]
-        flags, overrides = [w for w in words if w.startswith("--")], [w for w in words if not w.startswith("--")]
-        self._capsys.readouterr()
+        self._capture.readouterr()
         message = None
         try:
-            run(["--config-file", str(self.config_file), *flags, *files, *overrides])
+            run(["--config-file", str(self.config_file), *flags, *files, *words])
         except SystemExit as stopped:
             message = str(stopped.code)
-        shown = self._capsys.readouterr()
+        shown = self._capture.readouterr()
         return Outcome(message, shown.out + shown.err, output)
 
 

@@ -272,6 +272,28 @@ def test_box_that_sticks_out(coco_folder: CocoFolder) -> None:
     assert check(coco_folder, on_bad_box="fix").content["annotations"][1]["bbox"] == [50, 0, 14, 8]
 
 
+@pytest.mark.parametrize(
+    "box, clipped",
+    [
+        ([-8, 10, 20, 16], [0, 10, 12, 16]),
+        ([10, -8, 20, 16], [10, 0, 20, 8]),
+        ([-3, -4, 10, 12], [0, 0, 7, 8]),
+        ([50, 10, 20, 16], [50, 10, 14, 16]),
+        ([10, 40, 20, 16], [10, 40, 20, 8]),
+        ([-5, -6, 90, 80], [0, 0, 64, 48]),
+        ([-2.5, 10, 20, 16], [0, 10, 17.5, 16]),
+    ],
+)
+def test_a_box_ends_at_each_border_of_its_image(coco_folder: CocoFolder, box: list[float], clipped: list[float]) -> None:
+    coco_folder.content["annotations"][1]["bbox"] = box
+    coco_folder.write()
+    with pytest.raises(DataError, match=r"box sticks out of the image by more than 2 pixels: 1"):
+        check(coco_folder)
+    checked = check(coco_folder, on_bad_box="fix")
+    assert checked.changed and checked.content["annotations"][1]["bbox"] == clipped
+    assert [a["bbox"] for a in checked.content["annotations"][::2]] == [[4, 5, 20, 16], [12, 5, 20, 16]]
+
+
 def test_rounding_is_no_fault(coco_folder: CocoFolder) -> None:
     coco_folder.content["annotations"][1]["bbox"] = [-1, 0, 66, 48.5]
     coco_folder.write()

@@ -161,6 +161,28 @@ def test_skipped_images_are_neither_trained_nor_evaluated(coco_folder: CocoFolde
     assert json.loads(coco_folder.json_file.read_text()) == coco_folder.content
 
 
+def test_metadata_survive_a_repair(coco_folder: CocoFolder, tmp_path: Path) -> None:
+    """Keypoints, colors and whatever else stands there mean the copy too, from which training and evaluation then read."""
+    coco_folder.content["categories"][0] |= {"keypoints": ["left_end", "right_end"], "skeleton": [[1, 2]]}
+    coco_folder.content["annotations"][1]["bbox"] = [-8, 10, 20, 16]
+    for annotation in coco_folder.content["annotations"]:
+        if annotation["category_id"] == 3:
+            annotation |= {"keypoints": [1, 1, 2, 3, 3, 2], "num_keypoints": 2}
+    coco_folder.write()
+    register_coco_folder("repaired", coco_folder.json_file, coco_folder.image_root)
+    MetadataCatalog.get("repaired").set(thing_colors=[[1, 2, 3], [4, 5, 6]], my_own="note")
+    cfg = config(None, tmp_path, "DATASETS.TEST", ("repaired",), "DATASETS.ON_BAD_BOX", "fix")
+    prepare_datasets(cfg)
+    metadata = MetadataCatalog.get("repaired")
+    assert Path(metadata.json_file) == Path(cfg.OUTPUT_DIR) / "datasets" / "repaired.json"
+    assert metadata.thing_colors == [[1, 2, 3], [4, 5, 6]] and metadata.my_own == "note"
+    assert metadata.evaluator_type == "coco" and Path(metadata.image_root) == coco_folder.image_root
+    records = DatasetCatalog.get("repaired")
+    assert [record["annotations"][0]["bbox"] for record in records] == [[4, 5, 20, 16], [0, 10, 12, 16], [12, 5, 20, 16]]
+    assert metadata.thing_classes == ["ball", "cube"] and metadata.thing_dataset_id_to_contiguous_id == {3: 0, 7: 1}
+    assert metadata.keypoint_names == ["left_end", "right_end"]
+
+
 def test_json_without_areas_can_be_evaluated(coco_folder: CocoFolder, tmp_path: Path) -> None:
     del coco_folder.content["info"]
     for annotation in coco_folder.content["annotations"]:

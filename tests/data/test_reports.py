@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -322,6 +323,18 @@ def val_json(change: Callable[[dict[str, Any]], Any]) -> Change:
     return write
 
 
+def in_validation(damage: Callable[[bytes], bytes]) -> Change:
+    """A fifth image, damaged, with an object, in validation alone."""
+
+    def change(own: OwnData) -> None:
+        path = own.root / "bad.png"
+        Image.open(own.image(1)).save(path)
+        path.write_bytes(damage(path.read_bytes()))
+        val_json(lambda content: content["images"].append({"id": 9, "file_name": "bad.png", "width": 64, "height": 48}))(own)
+
+    return change
+
+
 VAL = ("DATASETS.VAL_JSON", "val.json")
 
 EVALUATION = [
@@ -404,6 +417,26 @@ IMAGES = [
         says=r"Skipped a broken image[\s\S]*could not be read and do not count: 1",
     ),
     Row(
+        "PNG with a wrong block, in a data worker",
+        broken("a.png", wrong_block),
+        ("DATALOADER.NUM_WORKERS", "1"),
+        r'^error: The image \S*a\.png \(id 1\) cannot be used: .*, or set DATASETS\.ON_BAD_IMAGE "skip" to go on without it\.$',
+    ),
+    Row("PNG with a wrong block, in validation", in_validation(wrong_block), VAL, r"^error: The image \S*bad\.png \(id 9\) cannot be used"),
+    Row(
+        "PNG with a wrong block, in validation in a data worker",
+        in_validation(wrong_block),
+        (*VAL, "DATALOADER.NUM_WORKERS", "1"),
+        r"^error: The image \S*bad\.png \(id 9\) cannot be used",
+    ),
+    Row(
+        "PNG with a wrong block, in validation, skipped",
+        in_validation(wrong_block),
+        (*VAL, *SKIP),
+        says=r"bad\.png \(id 9\)[\s\S]*custom_val, images that could not be read and do not count: 1",
+        holds=lambda outcome: {each["image_id"] for each in outcome.detections} == {1, 2, 3, 4},
+    ),
+    Row(
         "so thin that nothing is left",
         all_of(saved("thin.png", np.zeros((3000, 1, 3), np.uint8)), image(width=1, height=3000), every(bbox=[0, 0, 1, 20])),
         refused=r"so thin that nothing is left when it is resized: 1\n    thin\.png: 1x3000",
@@ -455,6 +488,19 @@ def test_report(own_data: OwnData, name: str) -> None:
         assert outcome.message is None, outcome.message
         assert re.search(row.says, outcome.console), outcome.console
         assert row.holds(outcome)
+
+
+def test_several_processes_say_the_whole_message_once(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    own_data = OwnData(tmp_path, capfd)
+    own_data.content["annotations"][0]["iscrowd"] = 7
+    own_data.content["images"][1]["width"] = "64"
+    outcome = own_data.run(flags=("--num-gpus", "2", "--dist-url", f"file://{own_data.root / 'meeting'}"))
+    assert outcome.message == "1"
+    said = outcome.console
+    assert said.count("error: ") == 1 and "Traceback" not in said
+    assert re.search(
+        r"used as it is \(\S*own\.json, [\s\S]*'iscrowd' of[\s\S]*annotations\[0\]: 7[\s\S]*images\[1\]: \"64\"[\s\S]*Correct", said
+    )
 
 
 def test_there_are_enough_rows() -> None:

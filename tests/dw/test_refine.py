@@ -76,6 +76,23 @@ def test_head_starts_at_the_sides_and_learns_to_move():
     assert head.offset_pred.weight.grad.abs().max() > 0 and head.box_pred.weight.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("grid_offset", [0.0, 0.25])
+def test_the_place_of_a_location_in_its_cell_counts_at_the_border(grid_offset):
+    head = make_head(grid_offset=grid_offset, box_bias=3.0)
+    feature = torch.randn(2, 32, 4, 5)
+    coarse = head.scales[0](head.box_pred(head.box_tower(feature))).relu()
+    refined = head([feature, torch.randn(2, 32, 2, 3)]).boxes[0]
+    assert_close(refined, refine_distances(coarse, torch.zeros(2, 8, 4, 5), grid_offset=grid_offset))
+    assert not torch.allclose(refined, refine_distances(coarse, torch.zeros(2, 8, 4, 5), grid_offset=0.5))
+
+
+def test_coarse_distances_are_not_negative():
+    """Where the branch gives less than nothing, the boundary points are those of a box without extent."""
+    head = make_head(box_bias=-2.0)
+    outputs = head([torch.randn(2, 32, 4, 5), torch.randn(2, 32, 2, 3)])
+    assert_close(outputs.boxes[0], torch.zeros(2, 4, 4, 5))
+
+
 def test_refines_in_float32_under_autocast():
     head = make_head()
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -47,6 +47,36 @@ def test_every_prior_has_its_location_and_stride():
     assert_close(areas.sqrt(), expected)
 
 
+@pytest.mark.parametrize("ratios", [(1.0,), (0.5, 1.0, 2.0)])
+def test_the_level_of_every_prior(ratios):
+    priors = make_priors(ratios=ratios)
+    levels = priors.levels_of(torch.arange(priors.num_priors))
+    assert levels.tolist() == [0] * 20 * len(ratios) + [1] * 6 * len(ratios)
+    assert priors.per_level == (20 * len(ratios), 6 * len(ratios))
+
+
+@pytest.mark.parametrize(
+    "size, divisor, cells",
+    [
+        ((32, 40), 0, [[4, 5], [2, 3]]),
+        ((17, 9), 1, [[3, 2], [2, 1]]),  # begun cells belong to the image
+        ((16, 8), 1, [[2, 1], [1, 1]]),
+        ((17, 9), 16, [[4, 2], [2, 1]]),  # padded to 32 x 16
+        ((1, 1), 32, [[4, 4], [2, 2]]),
+        ((500, 500), 32, [[4, 5], [2, 3]]),  # no more than there are
+    ],
+)
+def test_cells_of_an_image_padded_for_itself(size, divisor, cells):
+    found = make_priors().grid.cells_within([size, (32, 40)], divisor)
+    assert found.tolist() == [cells, [[4, 5], [2, 3]]]
+
+
+def test_legacy_anchors_of_other_ratios():
+    """Height over width, both with the inclusive pixel."""
+    boxes = make_priors(plus_one=1.0, ratios=(0.25, 4.0)).boxes[:2]
+    assert_close(boxes[:, 2:] - boxes[:, :2] + 1, torch.tensor([[128.0, 32.0], [32.0, 128.0]]))
+
+
 def test_legacy_anchor_has_its_nominal_size_in_inclusive_pixels():
     box = make_priors(plus_one=1.0).boxes[0]
     assert (box[2] - box[0] + 1).item() == 64.0
@@ -125,6 +155,20 @@ def test_centerness_follows_equation_3():
     box, points = torch.tensor([0.0, 0, 10, 20]), torch.tensor([[5.0, 10], [2, 10], [2, 5], [10, 10], [11, 10], [-1, -1]])
     expected = torch.tensor([1.0, (2 / 8) ** 0.5, (2 / 8 * 5 / 15) ** 0.5, 0.0, 0.0, 0.0])
     assert_close(centerness_of(boxes_to_ltrb(box.expand(6, 4), points)), expected)
+
+
+def test_a_point_has_no_centerness_in_a_box_without_extent():
+    assert_close(centerness_of(torch.zeros(2, 4)), torch.zeros(2))
+
+
+@pytest.mark.parametrize("form, unit", [("exp", [1.0, 1.0]), ("relu", [8.0, 16.0]), ("exp_stride", [8.0, 16.0]), ("linear", [8.0, 16.0])])
+def test_what_a_raw_distance_of_one_means(form, unit):
+    priors = make_priors()
+    coder, raw = PointBoxCoder(form), torch.full((26, 4), 1.0)
+    side = {"exp": torch.e, "exp_stride": torch.e}.get(form, 1.0)
+    sides = (coder.decode(raw, priors)[:, 2] - priors.points[:, 0])[[0, 25]]
+    assert_close(sides, side * torch.tensor(unit))
+    assert_close(coder.iou_unit(priors)[[0, 25]], torch.tensor(unit))
 
 
 def test_centers_and_sizes_of_boxes():

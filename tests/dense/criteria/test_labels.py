@@ -138,6 +138,17 @@ def test_smooth_l1_leaves_out_what_the_coder_cannot_express(scene):
     assert gradient.isfinite().all() and (gradient[0, 19] == 0).all() and (gradient[0, 12] != 0).any()
 
 
+def test_broken_outputs_of_negatives_do_not_poison_smooth_l1(scene):
+    priors, gt, assignment, predictions, coder = scene
+    raw = predictions.raw_boxes.detach().clone()
+    raw[1] = float("inf")
+    raw.requires_grad_()
+    term = partial(encoded_box_loss, loss=partial(F.smooth_l1_loss, reduction="none"))
+    broken = Predictions(predictions.logits, predictions.boxes, predictions.quality, raw)
+    criterion_of(coder, box_loss=term)(broken, assignment, gt, priors)["loss_box"].backward()
+    assert raw.grad.isfinite().all() and (raw.grad[1] == 0).all() and (raw.grad[0] != 0).any()
+
+
 def test_smooth_l1_asks_for_raw_outputs(scene):
     priors, gt, assignment, predictions, coder = scene
     criterion = criterion_of(coder, box_loss=partial(encoded_box_loss, loss=giou_loss))
@@ -155,6 +166,21 @@ def test_quality_can_be_the_iou_of_the_prediction(scene):
         total += F.binary_cross_entropy_with_logits(predictions.quality[image, prior], iou, reduction="sum")
     assert_close(loss, total / 4)
     assert torch.autograd.grad(loss, predictions.boxes, allow_unused=True) == (None,)
+
+
+def test_one_may_be_added_to_the_areas_of_the_iou(scene):
+    """AdelaiDet: one unit of the coder, here a square of one stride."""
+    priors, gt, assignment, predictions, _ = scene
+    loss = run(scene, quality_target=partial(iou_quality, offset=1.0))["loss_quality"]
+    total = 0.0
+    for image, prior in (assignment.gt_index >= 0).nonzero().tolist():
+        target = gt.boxes[image, assignment.gt_index[image, prior]]
+        box, unit = predictions.boxes[image, prior].detach(), float(priors.strides[prior]) ** 2
+        sides = (torch.minimum(box[2:], target[2:]) - torch.maximum(box[:2], target[:2])).clamp(min=0)
+        shared, areas = sides.prod() / unit, ((box[2:] - box[:2]).prod() + (target[2:] - target[:2]).prod()) / unit
+        iou = (shared + 1) / (areas - shared + 1)
+        total += F.binary_cross_entropy_with_logits(predictions.quality[image, prior], iou, reduction="sum")
+    assert_close(loss, total / 4)
 
 
 def test_no_objects_at_all(scene):

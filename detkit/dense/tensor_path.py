@@ -1,0 +1,56 @@
+"""What eager inference, compilation and export share: from padded images to padded detections, in tensors alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from detkit.layers.tracing import refuse_tracing
+from detkit.structures import Detections
+
+__all__ = ["TensorPath"]
+
+
+class TensorPath:
+    """Mixed into detectors with ``backbone``, ``head`` and ``head_in_features`` that make detections of raw outputs."""
+
+    backbone: Any
+    head: Any
+    head_in_features: Sequence[str]
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
+        """Losses while training, else detections; see Detectron2's ``DenseDetector``.
+
+        Raises:
+            RuntimeError: it is being traced.
+        """
+        refuse_tracing(type(self).__name__)
+        return super().forward(batched_inputs)  # type: ignore[misc]
+
+    def detections(self, outputs: Any, image_sizes: Tensor) -> Detections:
+        """Detections of raw outputs; ``image_sizes`` (B, 2) height and width without padding."""
+        raise NotImplementedError
+
+    def named_maps(self, outputs: Any) -> dict[str, Tensor]:
+        """The raw outputs by name, those of a level with the level's name at the end."""
+        raise NotImplementedError
+
+    def raw_outputs(self, images: Tensor) -> Any:
+        """Raw outputs of normalized, padded images (B, 3, H, W)."""
+        features = self.backbone(images)
+        return self.head([features[name] for name in self.head_in_features])
+
+    def detect_tensors(self, images: Tensor, image_sizes: Tensor) -> Detections:
+        """Detections of normalized, padded images, in pixels of the images, not clipped.
+
+        Args:
+            images: (B, 3, H, W), H and W multiples of the backbone's ``size_divisibility``.
+            image_sizes: (B, 2) float32, height and width of every image without padding.
+        """
+        return self.detections(self.raw_outputs(images), image_sizes)
+
+    def raw_tensors(self, images: Tensor, image_sizes: Tensor) -> dict[str, Tensor]:
+        """The maps of the network by name, of images as in :meth:`detect_tensors`."""
+        return self.named_maps(self.raw_outputs(images))

@@ -1,0 +1,39 @@
+"""What ONNX needs in place of our own operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+__all__ = ["translations"]
+
+
+def translations() -> dict[Any, Callable[..., Any]]:
+    """From operators of PyTorch to functions that write their ONNX form, for ``torch.onnx.export``."""
+    return {torch.ops.detkit.nms_mask.default: _nms_mask}
+
+
+def _nms_mask(boxes: Any, scores: Any, classes: Any, iou_threshold: float) -> Any:
+    """``detkit::nms_mask`` by NonMaxSuppression, whose batches and classes keep images and classes apart without moving boxes."""
+    import onnxscript
+
+    op: Any = onnxscript.opset18
+    first = op.Constant(value_ints=[0])
+    one = op.Constant(value_ints=[1])
+    # one row of scores per class that occurs, below the threshold where the box has another class
+    num_classes = op.Add(op.ReduceMax(classes, keepdims=0), op.Constant(value_int=1))
+    numbers = op.Range(op.Constant(value_int=0), num_classes, op.Constant(value_int=1))
+    own = op.Equal(op.Unsqueeze(classes, one), op.Unsqueeze(op.Unsqueeze(numbers, first), op.Constant(value_ints=[2])))
+    per_class = op.Where(own, op.Unsqueeze(scores, one), op.Constant(value_float=-1.0))
+    chosen = op.NonMaxSuppression(
+        boxes,
+        per_class,
+        op.Slice(op.Shape(scores), one, op.Constant(value_ints=[2]), first),
+        op.Constant(value_floats=[iou_threshold]),
+        op.Constant(value_floats=[-0.5]),
+    )  # (M, 3): image, class, box
+    pairs = op.Gather(chosen, op.Constant(value_ints=[0, 2]), axis=1)
+    kept = op.Squeeze(op.GreaterOrEqual(op.Slice(chosen, first, one, one), op.Constant(value_int=0)), one)
+    return op.ScatterND(op.Less(scores, scores), pairs, kept)
