@@ -3,10 +3,11 @@
 from .conversion import ConversionReport, convert_state_dict, read_published_layouts
 from .files import CheckpointError, read_checkpoint
 from .loading import load_weights
-from .writer import LAST_CHECKPOINT, CheckpointFolder, write_atomically, write_text_atomically
+from .writer import LAST_CHECKPOINT, RUN_RECORD, CheckpointFolder, write_atomically, write_text_atomically
 
 __all__ = [
     "LAST_CHECKPOINT",
+    "RUN_RECORD",
     "CheckpointError",
     "CheckpointFolder",
     "ConversionReport",

@@ -40,7 +40,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool
             f"{path} fits the model only in part, so its results would mean nothing.\n{report}\n"
             "Check that the config is the one that the weights were trained with."
         )
-    level = logging.INFO if report.complete or (report.backbone_only and not report.mismatched) else logging.WARNING
+    level = logging.INFO if report.expected else logging.WARNING
     logger.log(level, "%s: %s", path, report)
     model.load_state_dict(converted, strict=False)
     return report

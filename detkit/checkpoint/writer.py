@@ -7,6 +7,7 @@ disk, a power cut), the file of that name is either the old one or the new one.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -16,12 +17,14 @@ from typing import IO, Any
 
 import torch
 
-__all__ = ["LAST_CHECKPOINT", "CheckpointFolder", "write_atomically", "write_text_atomically"]
+__all__ = ["LAST_CHECKPOINT", "RUN_RECORD", "CheckpointFolder", "write_atomically", "write_text_atomically"]
 
 logger = logging.getLogger(__name__)
 
 #: Name of the file that names the checkpoint to resume from, as in Detectron2.
 LAST_CHECKPOINT = "last_checkpoint"
+#: Name of the file that records a run. Its ``run`` is the name of the run that the checkpoints have to be of.
+RUN_RECORD = "run.json"
 _PERIODIC = re.compile(r"model_(\d{7,})\.pth")
 _FINAL = "model_final.pth"
 
@@ -103,13 +106,26 @@ class CheckpointFolder:
         """Where the checkpoint at the end of training lies."""
         return self.folder / _FINAL
 
+    @property
+    def run(self) -> str:
+        """Name of the run that the folder is of; "" where nothing is recorded."""
+        try:
+            return json.loads((self.folder / RUN_RECORD).read_text(encoding="utf-8"))["run"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+
+    @property
+    def used(self) -> bool:
+        """Whether the folder holds a run, finished or not."""
+        return any((self.folder / name).exists() for name in (LAST_CHECKPOINT, RUN_RECORD, _FINAL))
+
     def remove_leftovers(self) -> None:
         """Removes the temporary files of writes that a kill has interrupted. Only while no other run writes here."""
         for leftover in self.folder.glob(".*.pth.*.tmp"):
             leftover.unlink(missing_ok=True)
 
     def load_last(self, read: Callable[[str], Mapping[str, Any]]) -> tuple[Path, Mapping[str, Any]] | None:
-        """The newest whole checkpoint that a run can resume from.
+        """The newest whole checkpoint that a run can resume from. Those of a former run in the same folder are left out.
 
         Args:
             read: reads one file and raises where that fails.
@@ -120,15 +136,16 @@ class CheckpointFolder:
         Raises:
             OSError: there are checkpoints, and every one is broken.
         """
-        candidates = self._candidates()
-        broken = []
-        for path in candidates:
+        run, broken = self.run, []
+        for path in self._candidates():
             try:
                 data = read(str(path))
             except Exception as error:  # whatever a broken file makes the reader raise
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 logger.warning("Checkpoint %s is broken (%s); looking for the one before it.", path, reason)
                 broken.append(path.name)
+                continue
+            if run and data.get("run") != run:
                 continue
             if broken:
                 logger.warning("Resuming from %s, the newest whole checkpoint.", path)

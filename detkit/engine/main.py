@@ -21,10 +21,9 @@ from detkit.config import ConfigError
 from detkit.data import DataError, prepare_datasets
 from detkit.distributed import get_rank
 from detkit.engine.allocator import keep_freed_memory
-from detkit.engine.console import setup_logging
+from detkit.engine.console import open_log_file, setup_logging
 from detkit.engine.evaluate import Results, check_expected_results, evaluate, save_results
 from detkit.engine.launch import check_processes, launch
-from detkit.engine.run_record import save_run_record
 from detkit.engine.setup import read_config, resolve_config, usable_device
 from detkit.engine.trainer import Trainer
 from detkit.evaluation import EvaluationError
@@ -75,6 +74,7 @@ def main(args: argparse.Namespace) -> Results:
     if not args.eval_only:
         with _one_clear_error(_TRAINING_ERRORS):
             return trainer.train()
+    open_log_file()
     with _one_clear_error(_TRAINING_ERRORS):
         results = evaluate(cfg, model, build_loader=Trainer.build_test_loader)
         if comm.is_main_process():
@@ -84,7 +84,7 @@ def main(args: argparse.Namespace) -> Results:
 
 
 def _set_up(args: argparse.Namespace) -> CfgNode:
-    """Logging, the resolved config, the datasets and the record of the run."""
+    """Logging, the resolved config and the datasets."""
     cfg = read_config(args)
     setup_logging(cfg.OUTPUT_DIR, get_rank())
     if cfg.TEST.AUG.ENABLED:
@@ -95,8 +95,6 @@ def _set_up(args: argparse.Namespace) -> CfgNode:
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
-    if comm.is_main_process() and not args.eval_only:
-        save_run_record(cfg)
     return cfg
 
 
@@ -150,6 +148,7 @@ def _message(error: Exception) -> str:
 def _stop(message: str) -> NoReturn:
     """Ends the process. Rank 0 reports errors that all workers share, and its exit ends the others."""
     logger.debug("Stopped by:", exc_info=True)
+    open_log_file(lambda folder: not CheckpointFolder(folder).used)
     if get_rank() == 0:
         sys.exit(f"error: {message}")
     time.sleep(_PATIENCE)

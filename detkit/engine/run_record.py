@@ -19,7 +19,7 @@ import torch
 from detectron2.config import CfgNode
 
 import detkit
-from detkit.checkpoint import write_text_atomically
+from detkit.checkpoint import RUN_RECORD, write_text_atomically
 from detkit.distributed import get_world_size, usable_processors
 
 __all__ = ["command_line", "describe_environment", "save_run_record", "write_json"]
@@ -27,20 +27,26 @@ __all__ = ["command_line", "describe_environment", "save_run_record", "write_jso
 _PACKAGES = ("torchvision", "timm", "fvcore", "pycocotools", "opencv-python-headless", "numpy", "Pillow", "scipy")
 
 
-def save_run_record(cfg: CfgNode) -> None:
-    """Writes ``config.yaml`` and ``run.json`` into ``OUTPUT_DIR``. A resumed run adds its start to the record."""
+def save_run_record(cfg: CfgNode, *, run: str, iteration: int = 0) -> None:
+    """Writes ``config.yaml`` and ``run.json`` into ``OUTPUT_DIR``. A resumed run adds its start to the record, another one begins anew.
+
+    Args:
+        run: name of the run.
+        iteration: that it starts with.
+    """
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
     write_text_atomically(folder / "config.yaml", cfg.dump())
     start = {
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command_line(),
+        "iteration": iteration,
         "seed": cfg.SEED,
         "workers": get_world_size(),
         **describe_environment(),
     }
-    path = folder / "run.json"
-    write_json(path, {"starts": [*_earlier_starts(path), start]})
+    path = folder / RUN_RECORD
+    write_json(path, {"run": run, "starts": [*_earlier_starts(path, run), start]})
 
 
 def command_line() -> str:
@@ -84,10 +90,11 @@ def _plain(content: Any) -> Any:
     return content
 
 
-def _earlier_starts(path: Path) -> list[Any]:
+def _earlier_starts(path: Path, run: str) -> list[Any]:
     try:
-        return json.loads(path.read_text())["starts"]
-    except (OSError, ValueError, KeyError, TypeError):
+        record = json.loads(path.read_text())
+        return record["starts"] if record.get("run", "") == run else []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
 
 

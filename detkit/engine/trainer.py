@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
+import uuid
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, NoReturn
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase, TrainerBase, hooks
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.solver import build_lr_scheduler
@@ -25,12 +27,14 @@ from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint
 from detkit.config import Section, load_method_packages
 from detkit.data import build_train_mapper
 from detkit.distributed import get_rank, get_world_size
-from detkit.engine.console import setup_logging
+from detkit.engine.console import open_log_file, setup_logging
 from detkit.engine.data_loader import TrainLoader, build_train_loader
 from detkit.engine.ema import WeightAverage
 from detkit.engine.evaluate import Results, build_test_loader, check_expected_results, evaluate, save_results
 from detkit.engine.hooks import Evaluation, PeriodicCheckpoint, StopOnRequest
 from detkit.engine.optimizer import build_gradient_clipper, build_optimizer
+from detkit.engine.resuming import apply_solver, changes_since, keep_what_began
+from detkit.engine.run_record import save_run_record
 from detkit.engine.seeding import seed_everything
 from detkit.engine.setup import resolve_config
 from detkit.engine.step import TrainingStep
@@ -81,6 +85,7 @@ class Trainer(TrainerBase):
             clip=build_gradient_clipper(cfg),
         )
         self.checkpoints = CheckpointFolder(cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINT_KEEP)
+        self.run = uuid.uuid4().hex
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.stop_request, self.stop_agreed = StopRequest(), False
         self.results: Results = {}
@@ -137,10 +142,19 @@ class Trainer(TrainerBase):
         """The training data; made when it is first needed, for its order depends on the seed, which a resumed run inherits."""
         return self.build_train_loader(self.cfg)
 
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes of the training data; empty where they are not known."""
+        names = self.cfg.DATASETS.TRAIN
+        return list(MetadataCatalog.get(names[0]).get("thing_classes", [])) if names else []
+
     # training ----------------------------------------------------------------------------------------------------------------------
 
     def train(self) -> Results:
         """Trains from where :meth:`resume_or_load` has left it, evaluates, and writes ``results.json``.
+
+        ``config.yaml`` and ``run.json`` are written before the first iteration and not earlier: until then nothing in ``OUTPUT_DIR``
+        changes.
 
         Returns:
             the results of the last evaluation, on the first worker.
@@ -150,7 +164,10 @@ class Trainer(TrainerBase):
                 or infinite; ``model_nan_iter<n>.pth`` holds the weights that have led to it.
             SystemExit: the process was asked to stop, and a checkpoint was saved; or ``TEST.EXPECTED_RESULTS`` were missed.
         """
+        self.data_loader  # noqa: B018  weights and data have been accepted: from here on the folder is changed
+        open_log_file()
         if comm.is_main_process():
+            save_run_record(self.cfg, run=self.run, iteration=self.start_iter)
             self.checkpoints.remove_leftovers()
         self._batches = self.data_loader.from_iteration(self.start_iter)
         logger.info("Training from iteration %d to %d; everything goes to %s.", self.start_iter, self.max_iter, self.cfg.OUTPUT_DIR)
@@ -236,9 +253,12 @@ class Trainer(TrainerBase):
             logger.debug("Saved %s.", path)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to continue: weights, optimizer, schedule, loss scale, average, iteration, seed."""
+        """All that is needed to continue (weights, optimizer, schedule, average, iteration, seed) and to predict (config, class names)."""
         state = super().state_dict() | {
             "seed": self.cfg.SEED,
+            "run": self.run,
+            "config": self.cfg.dump(),
+            "class_names": self.class_names,
             "optimizer": self.optimizer.state_dict(),
             "grad_scaler": self.training_step.grad_scaler.state_dict(),
         }
@@ -257,26 +277,32 @@ class Trainer(TrainerBase):
         Raises:
             ValueError: the state is of a run with another model or optimizer.
         """
+        keep_what_began(state, self.cfg)
+        options = [{name: value for name, value in group.items() if name != "params"} for group in self.optimizer.param_groups]
         try:
             self.model.load_state_dict(state.get("trained_model", state["model"]))
             self.optimizer.load_state_dict(state["optimizer"])
         except (KeyError, RuntimeError, ValueError) as error:
+            changed = [f"{key} ({new!r} instead of {former!r})" for key, (former, new) in changes_since(state, self.cfg).items()]
             raise ValueError(
-                f"The checkpoint does not belong to this config, so it cannot be resumed: {error}. Start without --resume, with "
-                "MODEL.WEIGHTS naming the checkpoint, to take over its weights only."
+                f"The checkpoint does not belong to this config, so it cannot be resumed: {error}. Changed since it was written: "
+                f"{', '.join(changed) or 'nothing that it records'}. Start without --resume, with MODEL.WEIGHTS naming the checkpoint, to "
+                "take over its weights only."
             ) from error
         super().load_state_dict(dict(state))
+        apply_solver(self.optimizer, self.scheduler, options)
         if state["grad_scaler"]:  # empty where the losses were not scaled
             self.training_step.grad_scaler.load_state_dict(state["grad_scaler"])
         if self.ema is not None:
             self.ema.model.load_state_dict(state["model"])
             self.ema.load_state_dict(state.get("ema", {"updates": 0}))
         self._take_over_seed(state["seed"])
+        self.run = state.get("run", "")
 
     def _take_over_seed(self, seed: int) -> None:
         if seed == self.cfg.SEED:
             return
-        logger.info("Continuing with the seed of the checkpoint, %d.", seed)
+        logger.info("Continuing with the seed of the checkpoint, %d (not with SEED %d).", seed, self.cfg.SEED)
         self.cfg.defrost()
         self.cfg.SEED = seed
         self.cfg.freeze()

@@ -8,7 +8,7 @@ from .lsnet import LSNET
 from .mmdetection import MMDETECTION
 from .self_supervised import MOCO, SCRL
 from .sparsercnn import MMDETECTION_SPARSE_RCNN, SPARSE_RCNN
-from .torchvision import TORCHVISION_NETWORK, TORCHVISION_RESNET
+from .torchvision import TORCHVISION_FCOS, TORCHVISION_NETWORK, TORCHVISION_RESNET
 
 __all__ = ["KEY_MAPS", "OURS", "KeyMap"]
 
@@ -23,6 +23,7 @@ KEY_MAPS = (
     DETECTRON2_FCOS,
     DETECTRON2_RETINANET,
     MMDETECTION,
+    TORCHVISION_FCOS,
     LSNET,
     SPARSE_RCNN,
     MMDETECTION_SPARSE_RCNN,
