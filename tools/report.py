@@ -30,20 +30,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         cfg = get_cfg()
-        cfg.merge_from_file(str(args.config_file or args.output_dir / "config.yaml"))
-        cfg.merge_from_list([*args.opts, "OUTPUT_DIR", str(args.output_dir)])
+        cfg.merge_from_file(args.config_file or args.output_dir / "config.yaml")
+        cfg.merge_from_list([*args.opts, "OUTPUT_DIR", args.output_dir])
         _prepare_datasets(cfg)
         print(write_report(cfg, args.output_dir))
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    except Exception as error:  # whatever a broken run makes fail
+        kind = "" if isinstance(error, (ValueError, OSError)) else f"the page cannot be written, {type(error).__name__}: "
+        sys.exit(f"error: {kind}{' '.join(str(error).split())}")
 
 
 def _prepare_datasets(cfg: SafeCfgNode) -> None:
     """Makes the datasets usable that are on this machine; a run whose data are elsewhere still has curves to show."""
     try:
         prepare_datasets(cfg)
-    except (ValueError, OSError) as error:
-        print(f"warning: the page will lack what needs the data: {error}", file=sys.stderr)
+    except Exception as error:  # as above
+        print(f"warning: the page will lack what needs the data: {' '.join(str(error).split())}", file=sys.stderr)
 
 
 if __name__ == "__main__":

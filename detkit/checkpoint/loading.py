@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from detectron2.utils.file_io import PathManager
 from torch import nn
@@ -11,7 +13,7 @@ from torch import nn
 from .conversion import ConversionReport, convert_state_dict
 from .files import CheckpointError, read_checkpoint
 
-__all__ = ["load_weights"]
+__all__ = ["load_state", "load_weights", "local_path"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,23 +32,36 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool
     Raises:
         CheckpointError: the file is missing or cannot be read, fits nothing, or only partly and ``strict``.
     """
-    state_dict = read_checkpoint(_local(path))["model"]
+    return load_state(model, read_checkpoint(local_path(path))["model"], source=os.fspath(path), strict=strict)
+
+
+def load_state(model: nn.Module, state_dict: Mapping[str, Any], *, source: str, strict: bool = False) -> ConversionReport:
+    """:func:`load_weights` of a state dict that has been read.
+
+    Args:
+        source: where it comes from, for messages.
+    """
     try:
         converted, report = convert_state_dict(state_dict, model)
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+        raise CheckpointError(f"{source}: {error}") from None
     if strict and not report.complete:
         raise CheckpointError(
-            f"{path} fits the model only in part, so its results would mean nothing.\n{report}\n"
+            f"{source} fits the model only in part, so its results would mean nothing.\n{report}\n"
             "Check that the config is the one that the weights were trained with."
         )
     level = logging.INFO if report.expected else logging.WARNING
-    logger.log(level, "%s: %s", path, report)
+    logger.log(level, "%s: %s", source, report)
     model.load_state_dict(converted, strict=False)
     return report
 
 
-def _local(path: str | os.PathLike[str]) -> str:
+def local_path(path: str | os.PathLike[str]) -> str:
+    """A local copy of a file of weights, which is fetched if it lies elsewhere.
+
+    Raises:
+        CheckpointError: it is missing, or could not be fetched.
+    """
     path = os.fspath(path)
     if "://" not in path and not os.path.isfile(path):
         raise CheckpointError(f"There is no checkpoint '{path}': check MODEL.WEIGHTS.")

@@ -78,7 +78,7 @@ class CheckpointFolder:
         keep: how many of the periodic checkpoints to keep, the newest; 0 keeps all.
     """
 
-    def __init__(self, folder: str | Path, *, keep: int = 0) -> None:
+    def __init__(self, folder: str | os.PathLike[str], *, keep: int = 0) -> None:
         self.folder = Path(folder)
         self._keep = keep
 

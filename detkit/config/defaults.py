@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.config import get_cfg as get_detectron2_cfg
 
@@ -24,6 +25,7 @@ def get_cfg() -> SafeCfgNode:
     ``merge_from_file`` and ``merge_from_list`` of the result read safely, see :mod:`detkit.config.reader`.
     """
     cfg = get_detectron2_cfg()
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # also for Detectron2's DefaultPredictor
     for add_config in (add_assigner_config, add_backbone_config, add_data_config, add_engine_config, add_tta_config):
         add_config(cfg)
     for package in load_method_packages():

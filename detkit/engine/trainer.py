@@ -170,7 +170,8 @@ class Trainer(TrainerBase):
             save_run_record(self.cfg, run=self.run, iteration=self.start_iter)
             self.checkpoints.remove_leftovers()
         self._batches = self.data_loader.from_iteration(self.start_iter)
-        logger.info("Training from iteration %d to %d; everything goes to %s.", self.start_iter, self.max_iter, self.cfg.OUTPUT_DIR)
+        where = self.cfg.MODEL.DEVICE, self.cfg.OUTPUT_DIR
+        logger.info("Training from iteration %d to %d on %s; everything goes to %s.", self.start_iter, self.max_iter, *where)
         with self.stop_request.listening():
             super().train(self.start_iter, self.max_iter)
         if comm.is_main_process():

@@ -13,6 +13,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from detkit.checkpoint.files import read_checkpoint
+from detkit.checkpoint.loading import load_state
 from detkit.checkpoint.writer import CheckpointFolder
 from detkit.data import DataError
 from detkit.dense import DenseDetector
@@ -85,7 +86,7 @@ def _load_model(cfg: CfgNode, folder: Path) -> nn.Module:
     model = build_model(cfg)
     checkpoint = CheckpointFolder(folder).load_last(read_checkpoint)
     if checkpoint is not None:
-        model.load_state_dict(checkpoint[1]["model"])
+        load_state(model, checkpoint[1]["model"], source=str(checkpoint[0]), strict=True)
     return model
 
 
