@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+from importlib import import_module
 from typing import Any
 
 from .config_files import get_config_file
@@ -13,8 +13,8 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """``detkit.Predictor``, imported when it is asked for: ``import detkit`` alone loads neither torch nor Detectron2."""
+    """``detkit.Predictor``, which needs everything else, is imported when it is first asked for."""
     if name != "Predictor":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    importlib.import_module("detkit.engine")  # first: it silences what dependencies say when they are imported
-    return importlib.import_module("detkit.predictor").Predictor
+        raise AttributeError(f"module 'detkit' has no attribute {name!r}")
+    import_module("detkit.engine")  # first: it silences what dependencies say when they are imported
+    return import_module("detkit.predictor").Predictor

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from detkit.config import Section
 from detkit.dense.heads import DENSE_HEAD_REGISTRY, DenseHead
 from detkit.geometry import Grid, boxes_to_ltrb, ltrb_to_boxes
-from detkit.layers import Tower, sample_channels
+from detkit.layers import Tower, init_conv, sample_channels
 
 __all__ = ["RefiningHead", "refine_distances"]
 
@@ -65,9 +65,8 @@ class RefiningHead(DenseHead):
             raise ValueError(f"RefiningHead predicts one box per location, not {num_anchors}: give ANCHORS one scale and one ratio.")
         super().__init__(in_channels=in_channels, tower=tower, num_anchors=num_anchors, **others)
         self.grid_offset = grid_offset
-        self.offset_pred = Conv2d(tower.out_channels(in_channels), 8, kernel_size=3, padding=1)
-        nn.init.zeros_(self.offset_pred.weight)
-        nn.init.zeros_(self.offset_pred.bias)
+        self.offset_pred = Conv2d(self.box_pred.in_channels, 8, kernel_size=3, padding=1)
+        init_conv(self.offset_pred)
 
     @classmethod
     def from_config(cls, node: Section) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from detkit.distributed import reduce_mean
-from detkit.geometry import Priors
+from detkit.geometry import Priors, elementwise_iou
 from detkit.losses import focal_loss_from_labels
 from detkit.structures import GroundTruth, HardAssignment
 
@@ -17,10 +18,12 @@ from .cross_iou import VectorLoss, VectorPairs
 from .landmarks import LandmarkSet
 from .tasks import Task
 
-__all__ = ["LSCriterion", "Positives", "Stage", "vector_pairs"]
+__all__ = ["LSCriterion", "Positives", "Stage", "log_iou", "vector_pairs"]
 
 #: vectors are compared in units of so many strides (official code: point_base_scale)
 UNIT_STRIDES = 4.0
+#: iterations between two means of the IoU, as many as between two lines of the log
+LOG_PERIOD = 20
 
 
 class Positives(NamedTuple):
@@ -117,6 +120,8 @@ class LSCriterion(nn.Module):
             for landmarks in self.task.sets:
                 factor = weight if landmarks is self.task.landmarks else weight * self.box_factor
                 pairs = vector_pairs(stage.vectors[landmarks.name], landmarks, positives, gt, priors)
+                if landmarks is self.task.box_landmarks:
+                    log_iou(f"iou_{name}", pairs, positives.valid)
                 losses[f"loss_{landmarks.name}_{name}"] = factor * (self.vector_loss(pairs) * positives.valid).sum() / norm
         return losses
 
@@ -125,6 +130,17 @@ class LSCriterion(nn.Module):
         index = assignment.gt_index
         labels = torch.where(index >= 0, gt.classes.gather(1, index.clamp(min=0)), self.num_classes)
         return focal_loss_from_labels(logits, labels, alpha=self.focal_alpha, gamma=self.focal_gamma, ignore=assignment.ignore)
+
+
+@torch.no_grad()
+def log_iou(name: str, pairs: VectorPairs, valid: Tensor) -> None:
+    """Notes the mean IoU of the boxes that the valid positives (B, M) predict with their objects' boxes (figure 4), every 20 iterations of
+    a training. Batches without positives note nothing."""
+    if not has_event_storage() or (get_event_storage().iter + 1) % LOG_PERIOD:
+        return
+    overlaps = elementwise_iou(pairs.boxes, pairs.target_boxes)[valid]
+    if len(overlaps):
+        get_event_storage().put_scalar(name, float(overlaps.mean()))
 
 
 def vector_pairs(vectors: Tensor, landmarks: LandmarkSet, positives: Positives, gt: GroundTruth, priors: Priors) -> VectorPairs:

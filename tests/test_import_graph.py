@@ -24,7 +24,8 @@ FLOORS = (
     {"assigners", "backbones", "evaluation"},
     {"dense"},
     {"visualization", "engine"},
-    {"analysis", "report", "export", "predictor"},
+    {"analysis", "report", "export"},
+    {"predictor"},
 )
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 #: packages of the project that each package may import, itself included

@@ -1,4 +1,4 @@
-"""From the trained run to a notebook: the way of a user with data of their own."""
+"""From a trained run to detections with names."""
 
 from __future__ import annotations
 
@@ -6,173 +6,252 @@ import json
 import re
 import shutil
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.data import MetadataCatalog
 from detectron2.engine import DefaultPredictor
+from detectron2.structures import Instances
 from PIL import Image
 
 import detkit
-from detkit.checkpoint import CheckpointError
-from detkit.config import ConfigError, get_cfg
-from detkit.data.reading import ImageReadError
-from detkit.engine import run
+from detkit.checkpoint import CheckpointError, read_checkpoint
+from detkit.config import ConfigError, flatten, get_cfg, method_node
+from detkit.data import DataError
+from detkit.engine import Trainer, run
 from tests.toys.datasets import CocoFolder
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CocoFolder]:
-    """Two iterations on own data of two classes, by the command line of the README."""
-    root = tmp_path_factory.mktemp("own")
-    data = CocoFolder(root / "data")
-    words = f"""
-        --config-file {detkit.get_config_file("quick/atss_mobilenetv2.yaml")} OUTPUT_DIR {root / "out"} MODEL.BACKBONE.WEIGHTS ''
-        DATASETS.NAME balls DATASETS.TRAIN_JSON {data.json_file} DATASETS.VAL_JSON {data.json_file}
-        SOLVER.MAX_ITER 2 SOLVER.IMS_PER_BATCH 2 DATALOADER.NUM_WORKERS 0 MODEL.ATSS.TEST.SCORE_THRESH 0.0
-        INPUT.MIN_SIZE_TRAIN (64,) INPUT.MIN_SIZE_TEST 64
-    """.split()
-    run([word if word != "''" else "" for word in words])
-    return root / "out", data
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of own data, and below it ``out``: two iterations of training on it through the command line."""
+    folder = tmp_path_factory.mktemp("own")
+    data = CocoFolder(folder / "data")
+    words = ["--config-file", detkit.get_config_file("quick/fcos_shapes.yaml"), "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2"]
+    words += ["DATASETS.NAME", "balls", "DATASETS.TRAIN_JSON", str(data.json_file), "DATASETS.TRAIN_IMAGES", str(data.image_root)]
+    words += ["DATASETS.VAL_JSON", str(data.json_file), "DATASETS.VAL_IMAGES", str(data.image_root), "DATALOADER.NUM_WORKERS", "0"]
+    words += [
+        "MODEL.FCOS.TEST.SCORE_THRESH",
+        "0.0",
+        "INPUT.MIN_SIZE_TEST",
+        "64",
+        "TEST.EXPECTED_RESULTS",
+        "[]",
+        "OUTPUT_DIR",
+        str(folder / "out"),
+    ]
+    run(words)
+    return folder
 
 
-def test_from_a_run_to_a_picture(trained: tuple[Path, CocoFolder]) -> None:
-    folder, data = trained
-    MetadataCatalog.pop("balls_train")  # as in a new process
-    predictor = detkit.Predictor.from_run(folder)
+@pytest.fixture(scope="module")
+def predictor(trained: Path) -> detkit.Predictor:
+    return detkit.Predictor.from_run(trained / "out")
+
+
+def same(found: Instances, expected: Instances) -> None:
+    assert len(found) == len(expected) > 10
+    for name in ("scores", "pred_classes"):
+        torch.testing.assert_close(found.get(name), expected.get(name))
+    torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+
+
+def test_a_run_is_all_that_is_needed(predictor: detkit.Predictor, trained: Path, tmp_path: Path) -> None:
+    """Trained on own data, predicted, drawn with names."""
+    photo = trained / "data" / "train" / "1.jpg"
+    instances = predictor(photo)
     assert predictor.class_names == ["ball", "cube"]
-    instances = predictor(data.image(1))
-    assert len(instances) > 0 and instances.image_size == (48, 64)
-    assert {int(number) for number in instances.pred_classes} <= {0, 1}
-    drawn = predictor.draw(data.image(1), instances, min_score=float(instances.scores[0]))
-    plain = np.asarray(Image.open(data.image(1)).convert("RGB"))
-    assert drawn.shape == plain.shape and (drawn != plain).any()
-    assert (predictor.draw(data.image(1), min_score=1.1) == plain).all()
+    assert set(predictor.names(instances)) <= {"ball", "cube"} and len(predictor.names(instances)) == len(instances) > 0
+    assert instances.image_size == (48, 64)
+    drawn = predictor.draw(photo, instances, min_score=0.0)
+    plain = predictor.draw(photo, instances, min_score=1.0)
+    assert drawn.size == plain.size and np.abs(np.asarray(drawn, int) - np.asarray(plain)).mean() > 1
+    drawn.save(tmp_path / "detections.jpg")
 
 
-def test_the_example_of_the_readme(trained: tuple[Path, CocoFolder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, data = trained
-    blocks = re.findall(r"(?:^    .+\n|^\n)+", (Path(__file__).parents[1] / "README.md").read_text(), re.MULTILINE)
-    (block,) = [block for block in blocks if "from_run" in block]
-    (tmp_path / "output").mkdir()
-    (tmp_path / "output" / "raccoon").symlink_to(folder)
-    shutil.copy(data.image(1), tmp_path / "image.jpg")
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    exec(textwrap.dedent(block), names)
-    assert set(names["names"]) <= {"ball", "cube"}
-    assert Image.open(tmp_path / "found.png").size == (64, 48)
+def test_it_predicts_what_detectron2s_predictor_does(predictor: detkit.Predictor, trained: Path) -> None:
+    cfg = get_cfg()
+    cfg.merge_from_file(trained / "out" / "config.yaml")
+    cfg.MODEL.WEIGHTS = str(trained / "out" / "model_final.pth")
+    image = cv2.imread(str(trained / "data" / "train" / "2.jpg"))
+    same(predictor(image), DefaultPredictor(cfg)(image)["instances"])
 
 
-def test_the_picture_bears_the_names(trained: tuple[Path, CocoFolder], monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, data = trained
-    texts: list[str] = []
-    monkeypatch.setattr("detectron2.utils.visualizer.Visualizer.draw_text", lambda self, text, *_, **__: texts.append(text))
-    detkit.Predictor.from_run(folder).draw(data.image(1), min_score=0.0)
-    assert texts and {text.split()[0] for text in texts} <= {"ball", "cube"}
+def test_every_kind_of_image_gives_the_same(predictor: detkit.Predictor, trained: Path, tmp_path: Path) -> None:
+    pixels = cv2.imread(str(trained / "data" / "train" / "2.jpg"))
+    path = tmp_path / "photo.png"
+    cv2.imwrite(str(path), pixels)
+    expected = predictor(pixels)
+    for image in (path, str(path), Image.open(path)):
+        same(predictor(image), expected)
+    gray = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)
+    same(predictor(gray), predictor(np.stack([gray] * 3, axis=-1)))
 
 
-def test_the_detections_are_those_of_the_evaluation(trained: tuple[Path, CocoFolder]) -> None:
-    folder, data = trained
-    predictor = detkit.Predictor.from_run(folder)
-    saved = json.loads((folder / "inference" / "balls_val" / "coco_instances_results.json").read_text())
-    for number in (1, 2, 3):
-        found = predictor(str(data.image(number)))
-        expected = [each for each in saved if each["image_id"] == number]
-        assert len(found) == len(expected) > 0
-        boxes = found.pred_boxes.tensor.clone()
-        boxes[:, 2:] -= boxes[:, :2]
-        torch.testing.assert_close(boxes, torch.tensor([each["bbox"] for each in expected]), rtol=1e-4, atol=1e-3)
-        torch.testing.assert_close(found.scores, torch.tensor([each["score"] for each in expected]), rtol=1e-4, atol=1e-5)
-        assert [(3, 7)[i] for i in found.pred_classes] == [each["category_id"] for each in expected]
-
-
-def test_paths_arrays_and_images_give_the_same(trained: tuple[Path, CocoFolder]) -> None:
-    folder, data = trained
-    predictor = detkit.Predictor.from_run(folder)
-    image = Image.open(data.image(2))
-    bgr = np.asarray(image)[:, :, ::-1]
-    expected = predictor(data.image(2))
-    small = Image.new("L", (40, 30))
-    several = predictor([image, bgr, small], batch_size=2)
-    assert isinstance(several, list) and several[2].image_size == (30, 40)
-    for found in (predictor(bgr), predictor(image), *several[:2]):
-        torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=1e-4, atol=1e-3)
-        torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_list_gives_one_result_each(predictor: detkit.Predictor, trained: Path, batch_size: int) -> None:
+    paths = [trained / "data" / "train" / f"{number}.jpg" for number in (1, 2, 3)]
+    results = predictor(paths, batch_size=batch_size)
+    assert isinstance(results, list) and len(results) == 3
+    for path, result in zip(paths, results, strict=True):
+        same(result, predictor(path))
     assert predictor([]) == []
 
 
-@pytest.mark.parametrize("image", [np.zeros((4, 4, 3)), np.zeros((3, 4, 4), np.uint8), None, 5])
-def test_what_is_no_image_is_refused(trained: tuple[Path, CocoFolder], image: Any) -> None:
-    with pytest.raises(ImageReadError, match="An image is a path"):
-        detkit.Predictor.from_run(trained[0])(image)
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (np.zeros((4, 4, 3), np.float32), ValueError, "an array of float32. It has to be of uint8"),
+        (np.zeros((3, 4, 4), np.uint8), ValueError, r"has the shape \(3, 4, 4\)"),
+        (np.zeros((0, 4, 3), np.uint8), ValueError, r"has the shape \(0, 4, 3\)"),
+        (5, TypeError, "not a int"),
+        ("nowhere.jpg", DataError, "The image nowhere.jpg cannot be read"),
+    ],
+)
+def test_what_is_no_image(predictor: detkit.Predictor, image: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        predictor(image)
 
 
-def test_a_file_that_cannot_be_read_is_named(trained: tuple[Path, CocoFolder], tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"no image")
-    predictor = detkit.Predictor.from_run(trained[0])
-    for name in ("a.jpg", "nowhere.jpg"):
-        with pytest.raises(ImageReadError, match=name):
-            predictor(tmp_path / name)
+def code_blocks(page: str) -> list[str]:
+    """Fenced and indented Python of a page that names ``from_run`` or Detectron2's predictor with a run."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    indented = [textwrap.dedent(block) for block in re.findall(r"(?:^    .*\n|^\n(?=    ))+", text, re.MULTILINE)]
+    fenced = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    return [block for block in indented + fenced if "output/raccoon" in block and "./train_net.py" not in block]
 
 
-def run_cfg(folder: Path) -> Any:
+@pytest.mark.parametrize(("page", "count"), [("README.md", 1), ("docs/predict.md", 2)])
+def test_the_pages_show_what_works(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, page: str, count: int
+) -> None:
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "raccoon").symlink_to(trained / "out", target_is_directory=True)
+    shutil.copy(trained / "data" / "train" / "1.jpg", tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    blocks = code_blocks(page)
+    assert len(blocks) == count
+    for block in blocks:
+        names: dict[str, Any] = {"image": cv2.imread("photo.jpg")}
+        exec(block, names)
+        assert len(names["instances"]) > 10
+    assert Image.open("detections.jpg").width >= 64
+
+
+def test_the_recipe_with_a_config_file(trained: Path) -> None:
+    weights = trained / "out" / "model_final.pth"
+    predictor = detkit.Predictor(trained / "out" / "config.yaml", weights=weights)
+    assert predictor.class_names == ["ball", "cube"]  # they travel with the weights
+    assert detkit.Predictor(trained / "out" / "config.yaml", weights=weights, class_names=["a", "b"]).class_names == ["a", "b"]
+    with pytest.raises(ValueError, match="3 class names for the 2 classes"):
+        detkit.Predictor(trained / "out" / "config.yaml", weights=weights, class_names=["a", "b", "c"])
+
+
+def ours(cfg: Any) -> None:
+    detkit.Predictor(cfg)
+
+
+def test_weights_of_other_classes_are_refused(trained: Path) -> None:
+    """The config of the method has 80 classes."""
     cfg = get_cfg()
-    cfg.merge_from_file(folder / "config.yaml")
-    cfg.MODEL.WEIGHTS = str(folder / "model_final.pth")
-    return cfg
+    cfg.merge_from_file(detkit.get_config_file("quick/fcos_shapes.yaml"))
+    cfg.MODEL.FCOS.NUM_CLASSES, cfg.MODEL.WEIGHTS = 80, str(trained / "out" / "model_final.pth")
+    for predict, what in (
+        (ours, r"cls_score.bias has shape \(2,\) in the file and \(80,\)"),
+        (DefaultPredictor, r"head.cls_score.\{weight, bias\}"),
+    ):
+        with pytest.raises(CheckpointError, match=what):
+            predict(cfg)
 
 
-def test_detectron2s_predictor_with_the_config_of_the_run(trained: tuple[Path, CocoFolder]) -> None:
-    folder, data = trained
-    bgr = np.asarray(Image.open(data.image(1)))[:, :, ::-1]
-    theirs = DefaultPredictor(run_cfg(folder))(bgr)["instances"]
-    ours = detkit.Predictor.from_run(folder)(bgr)
-    torch.testing.assert_close(theirs.pred_boxes.tensor, ours.pred_boxes.tensor)
+@pytest.mark.parametrize(
+    ("config", "fields"),
+    [
+        ("quick/atss_shapes.yaml", set()),
+        ("quick/dw_shapes.yaml", set()),
+        ("quick/sparsercnn_shapes.yaml", set()),
+        ("quick/lsnet_segm_shapes.yaml", {"pred_masks"}),
+        ("quick/lsnet_pose_shapes.yaml", {"pred_keypoints"}),
+        ("quick/fcos_rpn_mobilenetv2.yaml", set()),
+    ],
+)
+def test_every_detector_predicts_and_draws(tmp_path: Path, config: str, fields: set[str]) -> None:
+    cfg = get_cfg()
+    cfg.merge_from_file(detkit.get_config_file(config))
+    cfg.MODEL.BACKBONE.WEIGHTS, cfg.MODEL.WEIGHTS, cfg.INPUT.MIN_SIZE_TEST = "", "", 96
+    node = method_node(cfg)
+    thresholds = [key for key, _ in flatten(cfg) if key in (f"{node.path}.TEST.SCORE_THRESH", f"{node.path}.SCORE_THRESH_TEST")]
+    cfg.merge_from_list([word for key in thresholds for word in (key, 0.0)])
+    torch.save(Trainer.build_model(cfg).state_dict(), tmp_path / "weights.pth")
+    predictor = detkit.Predictor(cfg, weights=tmp_path / "weights.pth")
+    photo = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    instances = predictor(photo)
+    assert len(instances) and all(instances.has(field) for field in fields) and len(predictor.class_names) == node.NUM_CLASSES
+    assert predictor.draw(photo, instances[:5], min_score=0.0).width == 520
+    other = cfg.clone()
+    other.merge_from_list([f"{node.path}.NUM_CLASSES", node.NUM_CLASSES + 1])
+    with pytest.raises(CheckpointError, match="fits the model only in part"):
+        detkit.Predictor(other, weights=tmp_path / "weights.pth")
 
 
-def test_weights_of_other_classes_are_an_error_with_both_predictors(trained: tuple[Path, CocoFolder]) -> None:
-    folder, data = trained
-    cfg = run_cfg(folder)
-    cfg.MODEL.ATSS.NUM_CLASSES = 80
-    with pytest.raises(CheckpointError, match=r"(?s)head.cls_score.weight has shape \(2, .*The number of classes differs"):
-        detkit.Predictor(cfg)
-    predictor = DefaultPredictor(cfg)
-    with pytest.raises(CheckpointError, match=r"cannot predict: 2 of its weights .*head.cls_score.\{weight, bias\}.*NUM_CLASSES"):
-        predictor(np.zeros((48, 64, 3), np.uint8))
+def test_weights_of_a_backbone_are_refused(trained: Path, tmp_path: Path) -> None:
+    cfg = get_cfg()
+    cfg.merge_from_file(trained / "out" / "config.yaml")
+    state = read_checkpoint(trained / "out" / "model_final.pth")["model"]
+    torch.save({key: value for key, value in state.items() if key.startswith("backbone")}, tmp_path / "backbone.pth")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "backbone.pth")
+    for predict in (ours, DefaultPredictor):
+        with pytest.raises(CheckpointError, match=r"head\.cls_"):
+            predict(cfg)
 
 
-def test_cuda_falls_back_to_the_cpu(trained: tuple[Path, CocoFolder]) -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has CUDA")
-    folder, _ = trained
-    cfg = run_cfg(folder)
-    cfg.MODEL.DEVICE = "cuda"
-    assert detkit.Predictor(cfg).cfg.MODEL.DEVICE == "cpu" and cfg.MODEL.DEVICE == "cuda"
-    assert detkit.Predictor.from_run(folder, device="cuda:0").cfg.MODEL.DEVICE == "cpu"
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_a_config_of_a_gpu_works_without_one(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "out", tmp_path / "out")
+    config = tmp_path / "out" / "config.yaml"
+    config.write_text(config.read_text().replace("DEVICE: cpu", "DEVICE: cuda"))
+    assert "DEVICE: cuda" in config.read_text()
+    assert detkit.Predictor.from_run(tmp_path / "out").device.type == "cpu"
+    assert detkit.Predictor.from_run(tmp_path / "out", device="cuda:0").device.type == "cpu"
+    cfg = get_cfg()
+    cfg.merge_from_file(config)
+    cfg.MODEL.WEIGHTS = str(tmp_path / "out" / "model_final.pth")
+    assert len(DefaultPredictor(cfg)(np.zeros((48, 64, 3), np.uint8))["instances"])
 
 
-def test_names_of_classes(trained: tuple[Path, CocoFolder], tmp_path: Path) -> None:
-    folder, _ = trained
-    cfg = run_cfg(folder)
-    assert detkit.Predictor(cfg).class_names == ["ball", "cube"]
-    assert detkit.Predictor(cfg, class_names=["a", "b"]).class_names == ["a", "b"]
-    with pytest.raises(ConfigError, match="3 class names, but the model has 2"):
-        detkit.Predictor(cfg, class_names=["a", "b", "c"])
-    bare = torch.load(cfg.MODEL.WEIGHTS, weights_only=True)["model"]
-    torch.save(bare, tmp_path / "bare.pth")
-    cfg.MODEL.WEIGHTS, cfg.DATASETS.TRAIN = str(tmp_path / "bare.pth"), ()
-    assert detkit.Predictor(cfg).class_names == ["class 0", "class 1"]
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda out: shutil.rmtree(out), CheckpointError, "There is no folder"),
+        (lambda out: (out / "model_final.pth").unlink(), CheckpointError, "There is no checkpoint of the run in"),
+        (lambda out: (out / "config.yaml").unlink(), ConfigError, "does not exist"),
+    ],
+)
+def test_folders_that_hold_no_run(
+    trained: Path, tmp_path: Path, change: Callable[[Path], Any], error: type[Exception], message: str
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(trained / "out", out)
+    change(out)
+    with pytest.raises(error, match=message):
+        detkit.Predictor.from_run(out)
 
 
-def test_folders_that_hold_no_run(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no .*config.yaml. Name the OUTPUT_DIR"):
-        detkit.Predictor.from_run(tmp_path / "nowhere")
-    (tmp_path / "config.yaml").write_text("")
-    with pytest.raises(FileNotFoundError, match="no checkpoint of the run"):
-        detkit.Predictor.from_run(tmp_path)
+def test_no_weights(trained: Path) -> None:
+    cfg = get_cfg()
+    cfg.merge_from_file(trained / "out" / "config.yaml")
+    cfg.MODEL.WEIGHTS = ""
     with pytest.raises(ConfigError, match="MODEL.WEIGHTS is ''"):
-        detkit.Predictor(get_cfg())
+        detkit.Predictor(cfg)
+
+
+def test_the_record_holds_the_names(trained: Path) -> None:
+    (start,) = json.loads((trained / "out" / "run.json").read_text())["starts"]
+    assert start["classes"] == ["ball", "cube"] and start["iteration"] == 0
+    assert read_checkpoint(trained / "out" / "model_final.pth")["run"] == start["run"]

@@ -1,5 +1,6 @@
 """What can be said about a detector without training it, and about detections without the detector that made them."""
 
+from .ambiguous import AmbiguousDetections, ambiguous_detections
 from .assigners import compare_assigners
 from .convergence import plot_convergence, read_convergence
 from .dual_weights import formula_rows, plot_negative_probability
@@ -13,6 +14,8 @@ from .settings import AssignmentSetting, fcos, retinanet
 from .weightings import WeightMaps, plot_weight_maps, weight_maps
 
 __all__ = [
+    "AmbiguousDetections",
+    "ambiguous_detections",
     "LabeledImage",
     "PositiveCounts",
     "RecallBound",

@@ -14,7 +14,7 @@ from detkit.structures import GroundTruth
 from .images import LabeledImage
 from .settings import AssignmentSetting
 
-__all__ = ["RecallBound", "recall_bound"]
+__all__ = ["RecallBound", "ambiguous_priors", "claims_of", "recall_bound"]
 
 
 @dataclass(frozen=True)
@@ -62,21 +62,32 @@ def recall_bound(setting: AssignmentSetting, images: Iterable[LabeledImage]) -> 
 def _of_image(setting: AssignmentSetting, image: LabeledImage) -> RecallBound:
     priors = setting.priors(image.size)
     labels = setting.assign(image.gt, priors).gt_index[0]
-    claims = _claims(setting, image.gt, priors)
-    classes = image.gt.classes[0, :, None].expand_as(claims)
-    highest = classes.masked_fill(~claims, -1).amax(0)
-    lowest = classes.masked_fill(~claims, int(classes.max()) + 1).amin(0)
-    claimed = claims.sum(0)
+    claims = claims_of(setting, image.gt, priors)
+    ambiguous, across_classes = ambiguous_priors(claims, image.gt.classes[0])
     return RecallBound(
         objects=claims.shape[0],
         recalled=int(labels[labels >= 0].unique().numel()),
-        samples=int((claimed > 0).sum()),
-        ambiguous=int((claimed > 1).sum()),
-        ambiguous_classes=int(((claimed > 1) & (lowest < highest)).sum()),
+        samples=int(claims.any(0).sum()),
+        ambiguous=int(ambiguous.sum()),
+        ambiguous_classes=int(across_classes.sum()),
     )
 
 
-def _claims(setting: AssignmentSetting, gt: GroundTruth, priors: Priors, chunk: int = 16) -> Tensor:
+def ambiguous_priors(claims: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Which priors (P,) more than one object claims, and which of these objects of different classes.
+
+    Args:
+        claims: (G, P) bool, G at least 1.
+        classes: (G,) of the objects.
+    """
+    class_of = classes[:, None].expand_as(claims)
+    highest = class_of.masked_fill(~claims, -1).amax(0)
+    lowest = class_of.masked_fill(~claims, int(classes.max()) + 1).amin(0)
+    ambiguous = claims.sum(0) > 1
+    return ambiguous, ambiguous & (lowest < highest)
+
+
+def claims_of(setting: AssignmentSetting, gt: GroundTruth, priors: Priors, chunk: int = 16) -> Tensor:
     """(G, P) bool: the samples that each object would have if it were alone on the image."""
     alone = GroundTruth(gt.boxes[0, :, None], gt.classes[0, :, None], gt.valid[0, :, None])
     parts = [

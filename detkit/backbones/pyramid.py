@@ -13,6 +13,7 @@ from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 
 from detkit.config import Section
+from detkit.layers import train_affine
 
 from .deformable import check_backbone
 
@@ -72,6 +73,12 @@ def build_bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     node = cfg.MODEL.FPN
     check_backbone(cfg)
     bottom_up = BACKBONE_REGISTRY.get(node.BOTTOM_UP)(cfg, input_shape)
+    if cfg.MODEL.BACKBONE.TRAIN_AFFINE and not train_affine(bottom_up):
+        raise Section(cfg, "MODEL.BACKBONE").refusal(
+            "TRAIN_AFFINE",
+            f"False for {node.BOTTOM_UP} without batch norms of fixed statistics outside of its frozen stages; for a ResNet they are "
+            "MODEL.RESNETS.NORM FrozenBN, for a network of torchvision or timm MODEL.BACKBONE.NORM FrozenBN",
+        )
     shapes = bottom_up.output_shape()
     if not _are_contiguous([shapes[name].stride if name in shapes else 0 for name in node.IN_FEATURES]):
         raise Section(cfg, "MODEL.FPN").refusal(

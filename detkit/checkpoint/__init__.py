@@ -2,19 +2,20 @@
 
 from .conversion import ConversionReport, convert_state_dict, read_published_layouts
 from .files import CheckpointError, read_checkpoint
-from .loading import load_state, load_weights, local_path
-from .writer import LAST_CHECKPOINT, RUN_RECORD, CheckpointFolder, write_atomically, write_text_atomically
+from .loading import load_state, load_weights, local_file
+from .writer import CONFIG_FILE, LAST_CHECKPOINT, RUN_FILE, CheckpointFolder, write_atomically, write_text_atomically
 
 __all__ = [
+    "CONFIG_FILE",
     "LAST_CHECKPOINT",
-    "RUN_RECORD",
+    "RUN_FILE",
     "CheckpointError",
     "CheckpointFolder",
     "ConversionReport",
     "convert_state_dict",
     "load_state",
     "load_weights",
-    "local_path",
+    "local_file",
     "read_checkpoint",
     "read_published_layouts",
     "write_atomically",

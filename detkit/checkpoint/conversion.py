@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
 from .files import CheckpointError
@@ -18,12 +19,10 @@ __all__ = ["ConversionReport", "convert_state_dict", "read_published_layouts"]
 
 logger = logging.getLogger(__name__)
 
-_STATISTICS = ("running_mean", "running_var")
-
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """Which keys of a source and which weights of a model have found each other.
+    """Which keys of a source and which weights of the model have found each other.
 
     Attributes:
         source: name of the layout that was recognized.
@@ -33,7 +32,8 @@ class ConversionReport:
         missing: our weights that the source does not have.
         mismatched: our keys whose shape differs, with the source's shape and ours.
         backbone_only: the source is a pretrained classifier, so that weights of the head are missing as a matter of course.
-        frozen: of the missing and mismatched weights those that no training changes.
+        frozen: our weights that are not set although training does not change them either.
+        parts: of every part of the model its name, how many of its weights are set, and how many it has.
     """
 
     source: str
@@ -44,37 +44,30 @@ class ConversionReport:
     mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     backbone_only: bool
     frozen: tuple[str, ...] = ()
+    parts: tuple[tuple[str, int, int], ...] = ()
 
     @property
     def complete(self) -> bool:
         """Whether every weight of the model is set and every key of the source has found its place."""
         return not (self.unexpected or self.missing or self.mismatched)
 
-    @property
-    def expected(self) -> bool:
-        """Whether all is set that a training from such a source starts with."""
-        return self.complete or (self.backbone_only and not self.mismatched and not self.frozen)
-
     def __str__(self) -> str:
-        left = len(self.missing) + len(self.mismatched)
-        lines = [f"{len(self.loaded)} of the model's {len(self.loaded) + left} weights are set, from the layout of {self.source}."]
+        layout = f"the layout of {self.source}" if not self.unexpected else f"a layout that is most like that of {self.source}"
+        lines = [f"{len(self.loaded)} weights from {layout}."]
+        if self.parts and not self.complete:
+            lines.append(f"  set by part: {', '.join(f'{name} {count} of {total}' for name, count, total in self.parts)}")
         for key, theirs, ours in self.mismatched:
             lines.append(f"  {key} has shape {theirs} in the file and {ours} in the model: left at its initial value.")
         if any("cls_score" in key for key, _, _ in self.mismatched):
-            lines.append(
-                "  The number of classes differs: the classifier has to be trained. To predict, take the config that the weights were "
-                "trained with (its NUM_CLASSES)."
-            )
+            lines.append("  The number of classes differs: the classifier has to be trained (NUM_CLASSES of the model).")
         if self.missing:
             lines.append(f"  not in the file, left at the initial value ({len(self.missing)}): {_summary(self.missing)}")
         if self.unexpected:
             lines.append(f"  in the file, but not in the model ({len(self.unexpected)}): {_summary(self.unexpected)}")
-        if left > len(self.frozen):
-            lines.append("  What is left at its initial value is random: it has to be trained before the model can predict.")
         if self.frozen:
             lines.append(
-                f"  Random and frozen, so that no training will change it ({len(self.frozen)}): {_summary(self.frozen)}. Take weights that "
-                "hold it, or train it: MODEL.BACKBONE.FREEZE_AT 0, and norms that are not 'FrozenBN'."
+                f"  Random and frozen ({len(self.frozen)}): {_summary(self.frozen)}. Training does not change these, so the model would "
+                "learn on top of noise. Name weights that hold them, or train them: MODEL.BACKBONE.FREEZE_AT 0 and no FrozenBN."
             )
         return "\n".join(lines)
 
@@ -105,13 +98,15 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module) -> tuple
     """
     tensors = _tensors(state_dict)
     ours = model.state_dict()
-    key_map = max(KEY_MAPS, key=lambda candidate: _fit(candidate, tensors, ours))
+    key_map = max(KEY_MAPS, key=lambda candidate: sum(candidate.rename(key) in ours for key in tensors))
     converted: dict[str, Tensor] = {}
     ignored: list[str] = []
     unexpected: list[str] = []
     mismatched: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
     for key, value in tensors.items():
         name = key_map.rename(key)
+        if name in ours:
+            value = _used_classes(name, value, ours[name], key_map)
         if name in converted:
             raise CheckpointError(f"'{key}' and another key of the checkpoint both stand for '{name}'.")
         if name not in ours:
@@ -126,7 +121,9 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module) -> tuple
     if key_map.backbone_only:
         _add_identity_statistics(converted, ours)
     accounted = {*converted, *(name for name, _, _ in mismatched)}
-    missing = [name for name in _weights(model) if name not in accounted]
+    weights = _weights(model)
+    missing = [name for name in weights if name not in accounted]
+    frozen = _frozen(model)
     report = ConversionReport(
         key_map.name,
         tuple(converted),
@@ -135,26 +132,10 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module) -> tuple
         tuple(missing),
         tuple(mismatched),
         key_map.backbone_only,
-        _frozen(model, [*missing, *(name for name, _, _ in mismatched)]),
+        tuple(name for name in weights if name in frozen and name not in converted),
+        _parts(weights, converted),
     )
     return converted, report
-
-
-def _fit(key_map: KeyMap, keys: Iterable[str], ours: Mapping[str, Tensor]) -> tuple[int, int]:
-    """How many keys have a place in the model, and the negative number of those that the map does not know at all."""
-    names = {key: key_map.rename(key) for key in keys}
-    return sum(name in ours for name in names.values()), -sum(name is None and not key_map.ignores(key) for key, name in names.items())
-
-
-def _frozen(model: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
-    """Those of the weights that no training changes: of frozen modules, and the statistics of frozen norms."""
-    trained = {name for name, parameter in model.named_parameters(remove_duplicate=False) if parameter.requires_grad}
-    trained |= {f"{name}.{statistic}" for name, module in model.named_modules() if _learns_statistics(module) for statistic in _STATISTICS}
-    return tuple(name for name in names if name not in trained)
-
-
-def _learns_statistics(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.batchnorm._NormBase) and (module.weight is None or module.weight.requires_grad)
 
 
 def _tensors(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -167,6 +148,14 @@ def _tensors(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
             raise CheckpointError(f"The entry '{key}' of the checkpoint is a {type(value).__name__}, not a tensor.")
         tensors[key.removeprefix(prefix)] = value
     return tensors
+
+
+def _used_classes(name: str, value: Tensor, ours: Tensor, key_map: KeyMap) -> Tensor:
+    """The rows of a class layer that stand for our classes, where the source has more."""
+    total = key_map.num_classes
+    if total is None or ".cls_score." not in name or value.shape[0] == ours.shape[0] or value.shape[0] % total:
+        return value
+    return value.unflatten(0, (-1, total))[:, list(key_map.class_rows)].flatten(0, 1)
 
 
 def _value(name: str, value: Tensor, key_map: KeyMap) -> Tensor:
@@ -186,7 +175,27 @@ def _weights(model: nn.Module) -> list[str]:
     """Names of all that a source of weights has to set: parameters and batch statistics, but not counters and running normalizers."""
     state = model.state_dict()
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    return [name for name in state if name in parameters or name.endswith((*_STATISTICS, ".weight", ".bias"))]
+    return [name for name in state if name in parameters or name.endswith((".running_mean", ".running_var", ".weight", ".bias"))]
+
+
+def _frozen(model: nn.Module) -> set[str]:
+    """Names of the weights that training leaves alone: parameters without gradient, and the buffers of norms that are frozen."""
+    names = {name for name, parameter in model.named_parameters(remove_duplicate=False) if not parameter.requires_grad}
+    for path, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, FrozenBatchNorm2d):
+            names |= {f"{path}.{name}" for name, _ in module.named_buffers(recurse=False)}
+    return names
+
+
+def _parts(weights: Iterable[str], converted: Container[str]) -> tuple[tuple[str, int, int], ...]:
+    """Name, number of set and of all weights of the network below the pyramid, the rest of the backbone, the head, and so on."""
+    counts: dict[str, list[int]] = {}
+    for name in weights:
+        part = "backbone.bottom_up" if name.startswith("backbone.bottom_up.") else name.partition(".")[0]
+        count = counts.setdefault(part, [0, 0])
+        count[0] += name in converted
+        count[1] += 1
+    return tuple((part, found, total) for part, (found, total) in counts.items())
 
 
 def _fits_nothing(tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str:
@@ -199,48 +208,37 @@ def _fits_nothing(tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> 
 def read_published_layouts(model: nn.Module) -> None:
     """Makes ``model.load_state_dict`` take the layout of any known source, whoever calls it (Detectron2's ``DefaultPredictor`` does).
 
-    A model to which weights were loaded that hold only a part of it refuses to predict, until the rest is loaded or trained.
+    A model in evaluation mode takes weights that set all of it only: with a random classifier its predictions would mean nothing. To
+    load a part of a model, put it into training mode.
     """
     model.register_load_state_dict_pre_hook(_convert_in_place)
-    model.register_forward_pre_hook(_refuse_random_weights)
 
 
 def _convert_in_place(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    if prefix or any(not isinstance(value, Tensor) for value in state_dict.values()):
+    if prefix or not state_dict or any(not isinstance(value, Tensor) for value in state_dict.values()):
         return
     if not state_dict.keys() <= model.state_dict().keys():
-        _convert(model, state_dict)
-    left = [name for name in _weights(model) if name not in state_dict]
-    before = getattr(model, _RANDOM, None)
-    setattr(model, _RANDOM, tuple(left if before is None else set(left).intersection(before)))
-
-
-def _convert(model: nn.Module, state_dict: dict[str, Any]) -> None:
-    try:
-        converted, report = convert_state_dict(state_dict, model)
-    except CheckpointError:
-        return  # torch reports the missing keys
-    if report.source == OURS.name:
-        return
-    logger.info("Converted %s", report)
-    kept = {name: state_dict[name] for name in report.unexpected}
-    state_dict.clear()
-    state_dict.update(kept)
-    state_dict.update(converted)
-
-
-#: attribute of a model: names of the weights that were in nothing that was loaded; absent where nothing was
-_RANDOM = "weights_left_random"
-
-
-def _refuse_random_weights(model: nn.Module, _: Any) -> None:
-    random = getattr(model, _RANDOM, None)
-    if not random:
-        return
+        try:
+            converted, report = convert_state_dict(state_dict, model)
+        except CheckpointError:
+            if model.training:
+                return  # torch reports the missing keys
+            raise
+        if report.source != OURS.name:
+            logger.info("Converted %s", report)
+            kept = {name: state_dict[name] for name in report.unexpected}
+            state_dict.clear()
+            state_dict.update(kept)
+            state_dict.update(converted)
     if not model.training:
+        _require_all_weights(model, state_dict)
+
+
+def _require_all_weights(model: nn.Module, state_dict: Container[str]) -> None:
+    missing = [name for name in _weights(model) if name not in state_dict]
+    if missing:
         raise CheckpointError(
-            f"The model cannot predict: {len(random)} of its weights were not in what was loaded, or had another shape there, and are "
-            f"random: {_summary(random)}. Take the config that the weights were trained with (config.yaml of the run; NUM_CLASSES has to "
-            "be theirs), or detkit.Predictor.from_run(folder), which does."
+            f"The weights do not fit the model, so its predictions would mean nothing: {len(missing)} are missing or have another shape: "
+            f"{_summary(missing)}. Predict with the config that the weights were trained with (config.yaml in the folder of a run), with "
+            "its number of classes. To load them as a start for training, put the model into training mode."
         )
-    setattr(model, _RANDOM, ())

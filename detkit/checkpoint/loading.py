@@ -13,7 +13,7 @@ from torch import nn
 from .conversion import ConversionReport, convert_state_dict
 from .files import CheckpointError, read_checkpoint
 
-__all__ = ["load_state", "load_weights", "local_path"]
+__all__ = ["load_state", "load_weights", "local_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,43 +24,40 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool
     Args:
         model: changed in place.
         path: of a local file, or an address that Detectron2's ``PathManager`` knows (``https://``, ``detectron2://``).
-        strict: every weight of the model must be in the file and every key of the file must have its place.
+        strict: every weight of the model must be in the file and every key of the file must have its place. A model in evaluation mode
+            always asks for that: with a random classifier its predictions would mean nothing.
 
     Returns:
         what was loaded and what not; unless all is as it should be, it is also logged as a warning.
 
     Raises:
-        CheckpointError: the file is missing or cannot be read, fits nothing, or only partly and ``strict``.
+        CheckpointError: the file is missing or cannot be read, fits nothing, or fits only in part where all is asked for.
     """
-    return load_state(model, read_checkpoint(local_path(path))["model"], source=os.fspath(path), strict=strict)
+    return load_state(model, read_checkpoint(local_file(path))["model"], source=os.fspath(path), strict=strict)
 
 
 def load_state(model: nn.Module, state_dict: Mapping[str, Any], *, source: str, strict: bool = False) -> ConversionReport:
-    """:func:`load_weights` of a state dict that has been read.
-
-    Args:
-        source: where it comes from, for messages.
-    """
+    """:func:`load_weights` of a state dict that has been read already; ``source`` is its name for messages."""
     try:
         converted, report = convert_state_dict(state_dict, model)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from None
-    if strict and not report.complete:
+    if (strict or not model.training) and not report.complete:
         raise CheckpointError(
             f"{source} fits the model only in part, so its results would mean nothing.\n{report}\n"
             "Check that the config is the one that the weights were trained with."
         )
-    level = logging.INFO if report.expected else logging.WARNING
-    logger.log(level, "%s: %s", source, report)
+    expected = report.complete or (report.backbone_only and not report.mismatched and not report.frozen)
+    logger.log(logging.INFO if expected else logging.WARNING, "%s: %s", source, report)
     model.load_state_dict(converted, strict=False)
     return report
 
 
-def local_path(path: str | os.PathLike[str]) -> str:
-    """A local copy of a file of weights, which is fetched if it lies elsewhere.
+def local_file(path: str | os.PathLike[str]) -> str:
+    """Where a file of weights lies on this machine; one that an address names is fetched.
 
     Raises:
-        CheckpointError: it is missing, or could not be fetched.
+        CheckpointError: there is no such file.
     """
     path = os.fspath(path)
     if "://" not in path and not os.path.isfile(path):

@@ -17,14 +17,16 @@ from typing import IO, Any
 
 import torch
 
-__all__ = ["LAST_CHECKPOINT", "RUN_RECORD", "CheckpointFolder", "write_atomically", "write_text_atomically"]
+__all__ = ["CONFIG_FILE", "LAST_CHECKPOINT", "RUN_FILE", "CheckpointFolder", "write_atomically", "write_text_atomically"]
 
 logger = logging.getLogger(__name__)
 
 #: Name of the file that names the checkpoint to resume from, as in Detectron2.
 LAST_CHECKPOINT = "last_checkpoint"
-#: Name of the file that records a run. Its ``run`` is the name of the run that the checkpoints have to be of.
-RUN_RECORD = "run.json"
+#: The record of the starts of a run; the last one names the run that the folder belongs to.
+RUN_FILE = "run.json"
+#: The config of a run, as it was resolved.
+CONFIG_FILE = "config.yaml"
 _PERIODIC = re.compile(r"model_(\d{7,})\.pth")
 _FINAL = "model_final.pth"
 
@@ -78,7 +80,7 @@ class CheckpointFolder:
         keep: how many of the periodic checkpoints to keep, the newest; 0 keeps all.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, keep: int = 0) -> None:
+    def __init__(self, folder: str | Path, *, keep: int = 0) -> None:
         self.folder = Path(folder)
         self._keep = keep
 
@@ -106,26 +108,16 @@ class CheckpointFolder:
         """Where the checkpoint at the end of training lies."""
         return self.folder / _FINAL
 
-    @property
-    def run(self) -> str:
-        """Name of the run that the folder is of; "" where nothing is recorded."""
-        try:
-            return json.loads((self.folder / RUN_RECORD).read_text(encoding="utf-8"))["run"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
-
-    @property
-    def used(self) -> bool:
-        """Whether the folder holds a run, finished or not."""
-        return any((self.folder / name).exists() for name in (LAST_CHECKPOINT, RUN_RECORD, _FINAL))
-
     def remove_leftovers(self) -> None:
         """Removes the temporary files of writes that a kill has interrupted. Only while no other run writes here."""
         for leftover in self.folder.glob(".*.pth.*.tmp"):
             leftover.unlink(missing_ok=True)
 
     def load_last(self, read: Callable[[str], Mapping[str, Any]]) -> tuple[Path, Mapping[str, Any]] | None:
-        """The newest whole checkpoint that a run can resume from. Those of a former run in the same folder are left out.
+        """The newest whole checkpoint that a run can resume from.
+
+        Checkpoints of an earlier run are passed over: a fresh start in a used folder replaces the run there (:data:`RUN_FILE`), and
+        names of checkpoints repeat from run to run.
 
         Args:
             read: reads one file and raises where that fails.
@@ -136,8 +128,9 @@ class CheckpointFolder:
         Raises:
             OSError: there are checkpoints, and every one is broken.
         """
-        run, broken = self.run, []
-        for path in self._candidates():
+        candidates, run = self._candidates(), self._run()
+        broken, earlier = [], []
+        for path in candidates:
             try:
                 data = read(str(path))
             except Exception as error:  # whatever a broken file makes the reader raise
@@ -145,16 +138,31 @@ class CheckpointFolder:
                 logger.warning("Checkpoint %s is broken (%s); looking for the one before it.", path, reason)
                 broken.append(path.name)
                 continue
-            if run and data.get("run") != run:
+            if run is not None and data.get("run") != run:
+                earlier.append(path.name)
                 continue
             if broken:
-                logger.warning("Resuming from %s, the newest whole checkpoint.", path)
+                logger.warning("Taking %s, the newest whole checkpoint.", path)
             return path, data
         if broken:
             raise OSError(
                 f"Every checkpoint in {self.folder} is broken: {', '.join(broken)}. Remove them to start anew, or start without --resume."
             )
+        if earlier:
+            logger.warning(
+                "%s: %s belong to an earlier run, which a later start in this folder has replaced. To continue that one, move them to a "
+                "folder of their own.",
+                self.folder,
+                ", ".join(earlier),
+            )
         return None
+
+    def _run(self) -> str | None:
+        """Identity of the run that the folder belongs to; None where nothing says so."""
+        try:
+            return json.loads((self.folder / RUN_FILE).read_text(encoding="utf-8"))["starts"][-1].get("run")
+        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+            return None
 
     def _candidates(self) -> list[Path]:
         """The checkpoint named as last, then the others from newest to oldest."""

@@ -4,7 +4,7 @@ from .defaults import default_value, get_cfg
 from .limits import Limit
 from .methods import method_node
 from .plugins import METHOD_PACKAGES, load_method_packages
-from .reader import ConfigError, SafeCfgNode, flatten
+from .reader import ConfigError, SafeCfgNode, flatten, usable_device
 from .section import Section
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
     "get_cfg",
     "load_method_packages",
     "method_node",
+    "usable_device",
 ]

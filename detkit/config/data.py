@@ -22,9 +22,9 @@ DATA_LIMITS: dict[str, dict[str, Limit]] = {
         "MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
         "RANDOM_FLIP": ("horizontal", "vertical", "none"),
         "CROP.TYPE": ("relative", "relative_range", "absolute", "absolute_range"),
+        "CROP.MAX_SIZE": "[0, inf)",
         "CROP.SIZE": "(0, inf)",
         "MASK_FORMAT": ("polygon", "bitmask"),
-        "DEEP_IMAGES": ("error", "full_range", "own_range"),
     },
 }
 
@@ -64,3 +64,4 @@ def add_data_config(cfg: CfgNode) -> None:
     cfg.INPUT.MAPPER = "DatasetMapper"
     # "CropMapper": shorter sides at which every second image is cropped (DETR, Sparse R-CNN), by INPUT.CROP.TYPE and SIZE
     cfg.INPUT.CROP.MIN_SIZES = [400, 500, 600]
+    cfg.INPUT.CROP.MAX_SIZE = 0  # bound of the longer side at that, 0 for none; mmdetection's Sparse R-CNN: 1333

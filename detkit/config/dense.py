@@ -16,6 +16,7 @@ DENSE_LIMITS: dict[str, Limit] = {
     "ANCHORS.SCALES": "(0, inf)",
     "ANCHORS.RATIOS": "(0, inf)",
     "HEAD.NUM_CONVS": "[0, inf)",
+    "HEAD.NUM_SHARED_CONVS": "[0, inf)",
     "HEAD.CHANNELS": "[1, inf)",
     "HEAD.QUALITY": ("cls", "box", "none"),
     "HEAD.PRIOR_PROB": "(0, 1)",
@@ -64,13 +65,18 @@ def dense_node(**changed: Any) -> CN:
     node.ANCHORS.OFFSET = 0.5  # location inside its cell; mmdetection's anchor heads: 0
     node.ANCHORS.SCALES = [8.0]  # side in strides
     node.ANCHORS.RATIOS = [1.0]  # height / width
+    # order of several anchors, which decides what the channels of weights mean: all scales of the first ratio come first (mmdetection,
+    # torchvision), else all ratios of the first scale (Detectron2, the official ATSS)
+    node.ANCHORS.RATIOS_FIRST = False
+    node.ANCHORS.WHOLE_PIXELS = False  # sides cut to whole pixels, corners rounded: torchvision
 
     node.HEAD = CN()
     # a class registered in detkit.dense.heads.DENSE_HEAD_REGISTRY; "TOODHead" needs QUALITY "none" and BOX_CODER.NAME "linear"
     node.HEAD.NAME = "DenseHead"
     node.HEAD.NUM_CONVS = 4
+    node.HEAD.NUM_SHARED_CONVS = 0  # before the towers of classes and boxes: AdelaiDet's NUM_SHARE_CONVS
     node.HEAD.CHANNELS = 256
-    node.HEAD.NORM = "GN"  # "" for none
+    node.HEAD.NORM = "GN"  # "" for none; "BN", "SyncBN": one for each level
     node.HEAD.TOWER_BIAS = True
     node.HEAD.DCN_ON_LAST_CONV = False  # the last convolution of each tower deformable: "DCN" models; tianzhi0549/FCOS: USE_DCN_IN_TOWER
     node.HEAD.QUALITY = "cls"  # tower that carries the quality branch (see LOSS.QUALITY): "cls", "box", "none"

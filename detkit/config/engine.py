@@ -33,6 +33,9 @@ def add_engine_config(cfg: CN) -> None:
     # [[prefix of parameter names, factor on the learning rate, factor on the weight decay], ...]; the longest matching prefix counts.
     # BIAS_LR_FACTOR, WEIGHT_DECAY_BIAS and WEIGHT_DECAY_NORM are Detectron2's.
     solver.PARAMETER_FACTORS = []
+    # whether BIAS_LR_FACTOR holds for the biases of normalization layers too (Detectron2 and the official FCOS and ATSS), or for those of
+    # convolutions and linear layers alone (mmdetection's bias_lr_mult)
+    solver.BIAS_LR_FACTOR_OF_NORMS = True
 
     # The batch that BASE_LR and the schedule are meant for; 0: they are meant for IMS_PER_BATCH as it stands. Where IMS_PER_BATCH
     # differs, BASE_LR is scaled with it, and MAX_ITER, STEPS, WARMUP_ITERS, CHECKPOINT_PERIOD and TEST.EVAL_PERIOD inversely, so

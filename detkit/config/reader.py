@@ -13,11 +13,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
-__all__ = ["ConfigError", "SafeCfgNode", "flatten"]
+__all__ = ["ConfigError", "SafeCfgNode", "flatten", "usable_device"]
 
 BASE_KEY = "_BASE_"
 
@@ -52,6 +53,8 @@ class SafeCfgNode(CfgNode):
 
     def merge_from_file(self, cfg_filename: str | os.PathLike[str], allow_unsafe: bool = False) -> None:
         """Merges a yaml file and its ``_BASE_`` files. ``allow_unsafe`` is ignored.
+
+        ``MODEL.DEVICE: cuda``, which a run on a GPU leaves in its ``config.yaml``, becomes ``cpu`` where there is no GPU.
 
         Raises:
             ConfigError: file missing or not yaml, ``_BASE_`` missing or cyclic, keys that do not exist, values of a wrong type,
@@ -206,6 +209,19 @@ def flatten(tree: Mapping[Any, Any], source: str = "config", prefix: str = "") -
 _LEAF_TYPES = (bool, int, float, str, list, tuple, type(None))
 
 
+def usable_device(name: str) -> str:
+    """The name of a device of torch, or "cpu" where it asks for CUDA and there is none.
+
+    Raises:
+        ConfigError: torch has no such device.
+    """
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise ConfigError(f"MODEL.DEVICE is {name!r}. It has to be a device of torch such as 'cpu', 'cuda' or 'cuda:1'.") from None
+    return "cpu" if kind == "cuda" and not torch.cuda.is_available() else name
+
+
 def _coerce(raw: Any, current: Any, key: str) -> Any:
     """A new value in the type of the current one. None stands for any type; int becomes float, list and tuple each other."""
     if isinstance(current, CfgNode):
@@ -213,6 +229,8 @@ def _coerce(raw: Any, current: Any, key: str) -> Any:
     if isinstance(raw, os.PathLike):
         raw = os.fspath(raw)
     value = CfgNode._decode_cfg_value(raw)
+    if key == "MODEL.DEVICE" and isinstance(value, str):
+        return usable_device(value)
     if type(value) not in _LEAF_TYPES:
         raise ConfigError(f"'{key}' cannot take the {type(value).__name__} {value!r}")
     if current is None or value is None or type(value) is type(current):

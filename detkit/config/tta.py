@@ -12,6 +12,7 @@ __all__ = ["TTA_LIMITS", "add_tta_config"]
 TTA_LIMITS: dict[str, Limit] = {
     "MIN_SIZES": "[1, inf)",
     "MAX_SIZE": "[1, inf)",
+    "MAX_DETECTIONS": "[0, inf)",
     "AREA_UNIT": ("original", "input"),
     "MERGE": ("nms", "vote", "soft_vote"),
     "MERGE_THRESH": "(0, 1]",
@@ -23,9 +24,12 @@ def add_tta_config(cfg: CfgNode) -> None:
     """Adds the keys of multi-scale testing below ``TEST.AUG``.
 
     Detectron2's are ``ENABLED``, ``MIN_SIZES`` (shorter sides in pixels), ``MAX_SIZE`` (longest side) and ``FLIP`` (every scale also
-    mirrored). At most ``TEST.DETECTIONS_PER_IMAGE`` detections of an image remain after merging.
+    mirrored).
     """
     aug = cfg.TEST.AUG
+    # detections of an image that remain after merging; 0: TEST.DETECTIONS_PER_IMAGE, as many as at each scale. COCO counts the 100 best of
+    # each class, so that more than 100 in an image can count (sfzhang15/ATSS, Duankaiwen/LSNet: 1000)
+    aug.MAX_DETECTIONS = 0
     # one [min, max] per entry of MIN_SIZES, in its order: a detection of that scale is kept if the square root of its box's area lies in
     # this range, ends included; []: all are kept
     aug.AREA_RANGES = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -35,7 +36,10 @@ class CropMapper(DatasetMapper):
             resize, *flips = detection_utils.build_augmentation(cfg, is_train)
             crop = cfg.INPUT.CROP
             resize_and_crop = T.AugmentationList(
-                [T.ResizeShortestEdge(list(crop.MIN_SIZES), sample_style="choice"), T.RandomCrop(crop.TYPE, list(crop.SIZE))]
+                [
+                    T.ResizeShortestEdge(list(crop.MIN_SIZES), crop.MAX_SIZE or sys.maxsize, sample_style="choice"),
+                    T.RandomCrop(crop.TYPE, list(crop.SIZE)),
+                ]
             )
             arguments["augmentations"] = [*flips, T.RandomApply(resize_and_crop, prob=0.5), resize]
             arguments["recompute_boxes"] = cfg.MODEL.MASK_ON

@@ -17,7 +17,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from detkit.config import ConfigError, Section, get_cfg
-from detkit.config.data import DATA_LIMITS
 
 from .checks import (
     AnnotationFile,
@@ -77,7 +76,7 @@ def prepare_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
 
 
 def _check_keys(cfg: CfgNode) -> None:
-    Section(cfg, "DATASETS").check(DATA_LIMITS["DATASETS"])
+    Section(cfg, "DATASETS").check({"ON_BAD_IMAGE": ("error", "skip"), "ON_BAD_BOX": ("error", "fix")})
     for split in ("TRAIN", "VAL"):
         if cfg.DATASETS[f"{split}_IMAGES"] and not cfg.DATASETS[f"{split}_JSON"]:
             raise ConfigError(f"DATASETS.{split}_IMAGES is set, but not the annotation file: set DATASETS.{split}_JSON too.")

@@ -117,7 +117,14 @@ def head_parts_from_config(
 
 def prior_generator_from_config(node: Section, strides: Sequence[int], plus_one: float = 0.0) -> PriorGenerator:
     """The priors that ``ANCHORS`` of a section describes, on levels of these strides."""
-    anchors = square_anchors(strides, node.ANCHORS.SCALES, node.ANCHORS.RATIOS, plus_one)
+    anchors = square_anchors(
+        strides,
+        node.ANCHORS.SCALES,
+        node.ANCHORS.RATIOS,
+        plus_one,
+        ratios_first=node.ANCHORS.RATIOS_FIRST,
+        whole_pixels=node.ANCHORS.WHOLE_PIXELS,
+    )
     return PriorGenerator(strides=strides, cell_anchors=anchors, offset=node.ANCHORS.OFFSET, plus_one=plus_one)
 
 

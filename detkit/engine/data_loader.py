@@ -167,7 +167,7 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict | None]) -> T
         mapper: prepares an image for training.
 
     Raises:
-        ConfigError: there is no dataset to train on, the batch cannot be divided, or an unknown sampler.
+        ConfigError: there is no dataset to train on, a batch that cannot be divided, or an unknown sampler.
     """
     if not cfg.DATASETS.TRAIN:
         raise ConfigError("DATASETS.TRAIN names no dataset to train on. Name a --config-file, or set DATASETS.TRAIN_JSON to a COCO json.")

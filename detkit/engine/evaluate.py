@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from detkit.data import UNREADABLE, DataError, build_test_mapper
-from detkit.engine.run_record import command_line, write_json
+from detkit.engine.run_record import command_line, write_record
 from detkit.evaluation import build_evaluator, proposals_in_outputs
 from detkit.tta import build_multi_scale_detector
 
@@ -159,7 +159,7 @@ def save_results(cfg: CfgNode, results: Results, *, weights: str, iteration: int
     """Writes ``OUTPUT_DIR/results.json``: the metrics and all that is needed to measure them again."""
     path = Path(cfg.OUTPUT_DIR) / RESULTS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"results": results, "weights": weights, "iteration": iteration, "command": command_line(), "config": cfg})
+    write_record(path, {"results": results, "weights": weights, "iteration": iteration, "command": command_line(), "config": cfg})
     return path
 
 

@@ -21,10 +21,10 @@ from detkit.config import ConfigError
 from detkit.data import DataError, prepare_datasets
 from detkit.distributed import get_rank
 from detkit.engine.allocator import keep_freed_memory
-from detkit.engine.console import open_log_file, setup_logging
+from detkit.engine.console import setup_logging
 from detkit.engine.evaluate import Results, check_expected_results, evaluate, save_results
 from detkit.engine.launch import check_processes, launch
-from detkit.engine.setup import read_config, resolve_config, usable_device
+from detkit.engine.setup import read_config, resolve_config
 from detkit.engine.trainer import Trainer
 from detkit.evaluation import EvaluationError
 from detkit.tta import check_tta_config
@@ -51,7 +51,7 @@ def run(argv: Sequence[str] | None = None) -> None:
     """
     args = default_argument_parser().parse_args(argv)
     with _one_clear_error(_INPUT_ERRORS):
-        device = torch.device(usable_device(read_config(args))).type
+        device = torch.device(read_config(args).MODEL.DEVICE).type
         machines = {"num_machines": args.num_machines, "machine_rank": args.machine_rank, "device": device}
         check_processes(args.num_gpus, **machines)
     launch(main, args.num_gpus, **machines, dist_url=args.dist_url, args=(args,))
@@ -74,7 +74,6 @@ def main(args: argparse.Namespace) -> Results:
     if not args.eval_only:
         with _one_clear_error(_TRAINING_ERRORS):
             return trainer.train()
-    open_log_file()
     with _one_clear_error(_TRAINING_ERRORS):
         results = evaluate(cfg, model, build_loader=Trainer.build_test_loader)
         if comm.is_main_process():
@@ -84,9 +83,11 @@ def main(args: argparse.Namespace) -> Results:
 
 
 def _set_up(args: argparse.Namespace) -> CfgNode:
-    """Logging, the resolved config and the datasets."""
+    """Logging, the datasets and the resolved config."""
     cfg = read_config(args)
     setup_logging(cfg.OUTPUT_DIR, get_rank())
+    if cfg.MODEL.DEVICE == "cpu" and not torch.cuda.is_available():
+        logger.info("There is no CUDA device: running on the CPU (MODEL.DEVICE cpu).")
     if cfg.TEST.AUG.ENABLED:
         check_tta_config(cfg)
     with _first_worker_first():  # it writes the files that the others read
@@ -136,7 +137,7 @@ def _one_clear_error(errors: tuple[type[Exception], ...]) -> Iterator[None]:
 
 
 def _message(error: Exception) -> str:
-    """What an error says; of one that a data worker passed on, without the traceback that torch puts before it."""
+    """The message of an error; of one that a data worker passed on, without the traceback that torch puts before it."""
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     if not text.startswith("Caught ") or "Original Traceback" not in text:
         return text
@@ -146,9 +147,8 @@ def _message(error: Exception) -> str:
 
 
 def _stop(message: str) -> NoReturn:
-    """Ends the process. Rank 0 reports errors that all workers share, and its exit ends the others."""
+    """Ends the process: rank 0 reports errors that all workers share, and its exit ends the others."""
     logger.debug("Stopped by:", exc_info=True)
-    open_log_file(lambda folder: not CheckpointFolder(folder).used)
     if get_rank() == 0:
         sys.exit(f"error: {message}")
     time.sleep(_PATIENCE)

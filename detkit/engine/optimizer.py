@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from detkit.config import ConfigError, Section
+from detkit.layers import FixedStatisticsBatchNorm
 
 __all__ = ["GradientClipper", "ParameterFactor", "build_gradient_clipper", "build_optimizer", "parameter_groups"]
 
@@ -25,6 +26,7 @@ _NORM_LAYERS = (
     nn.GroupNorm,
     nn.LayerNorm,
     nn.LocalResponseNorm,
+    FixedStatisticsBatchNorm,
 )
 
 
@@ -60,6 +62,7 @@ def _groups_of(model: nn.Module, solver: Section) -> list[dict[str, Any]]:
         norm_weight_decay=solver.WEIGHT_DECAY_NORM,
         bias_weight_decay=solver.WEIGHT_DECAY_BIAS,
         bias_lr_factor=solver.BIAS_LR_FACTOR,
+        norm_bias_lr_factor=solver.BIAS_LR_FACTOR if solver.BIAS_LR_FACTOR_OF_NORMS else 1.0,
         factors=[_parse_factor(entry) for entry in solver.PARAMETER_FACTORS],
     )
 
@@ -72,6 +75,7 @@ def parameter_groups(
     norm_weight_decay: float | None = 0.0,
     bias_weight_decay: float | None = None,
     bias_lr_factor: float = 1.0,
+    norm_bias_lr_factor: float | None = None,
     factors: Iterable[ParameterFactor] = (),
 ) -> list[dict[str, Any]]:
     """The parameters that require gradients, grouped by learning rate and weight decay; each parameter stands in one group.
@@ -82,6 +86,7 @@ def parameter_groups(
         norm_weight_decay: of weights and biases of normalization layers; None: as of all others.
         bias_weight_decay: of parameters named ``bias``, those of normalization layers included; None: as of all others.
         bias_lr_factor: on the learning rate of parameters named ``bias`` (2 in the official FCOS and ATSS).
+        norm_bias_lr_factor: the same for biases of normalization layers; None: ``bias_lr_factor``.
         factors: by prefix of the name, on top of the rest. The longest prefix that fits counts.
 
     Raises:
@@ -100,7 +105,7 @@ def parameter_groups(
         if id(parameter) in of_norms and norm_weight_decay is not None:
             group_decay = norm_weight_decay
         if name.rpartition(".")[2] == "bias":
-            group_lr *= bias_lr_factor
+            group_lr *= bias_lr_factor if norm_bias_lr_factor is None or id(parameter) not in of_norms else norm_bias_lr_factor
             group_decay = group_decay if bias_weight_decay is None else bias_weight_decay
         if fitting:
             group_lr, group_decay = group_lr * fitting[0].lr, group_decay * fitting[0].weight_decay

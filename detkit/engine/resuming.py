@@ -1,79 +1,71 @@
-"""What a resumed run takes over from its checkpoint, and which changes of the config it applies."""
+"""What a changed config means for a run that is resumed, key by key."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
-import torch
 import yaml
 from detectron2.config import CfgNode
-from detectron2.solver import LRMultiplier
 
-from detkit.config import ConfigError, flatten
+from detkit.config import flatten
 
-__all__ = ["apply_solver", "changes_since", "keep_what_began"]
+__all__ = ["Change", "changes_since", "optimizer_state_for", "parameter_names"]
 
-logger = logging.getLogger(__name__)
-
-#: keys that only a beginning training reads, by their ends: a resumed run keeps what it began with
-_AT_BEGINNING = ("MODEL.WEIGHTS", "MODEL.BACKBONE.WEIGHTS", "HEAD.PRIOR_PROB", "HEAD.BOX_BIAS", "PROPOSAL_INIT")
-#: keys that say where a run is computed, and the seed, which the trainer takes over by itself
-_SURROUNDINGS = ("SEED", "OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS")
-
-
-def changes_since(state: Mapping[str, Any], cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
-    """The keys of a config that differ from that of a checkpoint, with the former and the new value.
-
-    Args:
-        state: of the checkpoint; it holds the config as text, or, written by an early version, does not: then nothing differs.
-    """
-    former = dict(flatten(yaml.safe_load(state.get("config", "")) or {}))
-    return {key: (former[key], value) for key, value in flatten(cfg) if key in former and _plain(former[key]) != _plain(value)}
+#: what a resumed run does not apply, and why
+_NOT_APPLIED = {
+    "SEED": "the order of the images and all randomness continue as they were",
+    "MODEL.WEIGHTS": "the weights of the checkpoint are continued; start without --resume to use others",
+    "MODEL.BACKBONE.WEIGHTS": "the weights of the checkpoint are continued; start without --resume to use others",
+}
+_SAYS_NOTHING = {"OUTPUT_DIR", "VERSION"}
 
 
-def keep_what_began(state: Mapping[str, Any], cfg: CfgNode) -> None:
-    """Says of every changed key whether it applies, and gives those that only a beginning training reads their former values.
+class Change(NamedTuple):
+    """A key whose value is another than that of the checkpoint's run."""
 
-    Args:
-        state: of the checkpoint.
-        cfg: changed in place.
+    key: str
+    old: Any
+    new: Any
 
-    Raises:
-        ConfigError: another ``SOLVER.OPTIMIZER``, which cannot go on from the state of the former one.
-    """
-    cfg.defrost()
-    for key, (former, new) in changes_since(state, cfg).items():
-        if key == "SOLVER.OPTIMIZER":
-            raise ConfigError(
-                f"SOLVER.OPTIMIZER is {new!r}, but the checkpoint holds the state of {former!r}. Resume with that, or start without "
-                "--resume, with MODEL.WEIGHTS naming the checkpoint."
-            )
-        if key.endswith(_AT_BEGINNING):
-            cfg.merge_from_list([key, former])
-            logger.warning("%s %r is not applied: a resumed run keeps %r.", key, new, former)
-        elif key not in _SURROUNDINGS:
-            logger.info("%s: %r instead of %r from iteration %d on.", key, new, former, state["iteration"] + 1)
-    cfg.freeze()
+    @property
+    def applies(self) -> bool:
+        """Whether the new value counts from here on."""
+        return self.key not in _NOT_APPLIED
+
+    def __str__(self) -> str:
+        what = f"{self.key} changed from {self.old!r} to {self.new!r}"
+        return f"{what}: applies from here on." if self.applies else f"{what}: does not apply, {_NOT_APPLIED[self.key]}."
 
 
-def apply_solver(optimizer: torch.optim.Optimizer, scheduler: Any, options: list[dict[str, Any]]) -> None:
-    """Gives an optimizer that has loaded its former state the learning rates, weight decays and so on of the present config.
+def changes_since(saved: str | None, cfg: CfgNode) -> list[Change]:
+    """The keys that differ from the config that a checkpoint holds.
 
     Args:
-        options: of its parameter groups, as they were built, without parameters.
-        scheduler: it has loaded its former state.
+        saved: that config as yaml; None where the checkpoint, of an older version, has none: nothing is known then.
+        cfg: the config of the run that resumes.
     """
-    for group, built in zip(optimizer.param_groups, options, strict=True):
-        group.update({name: value for name, value in built.items() if name != "lr"})
-    if not isinstance(scheduler, LRMultiplier):  # one of your own: its own state counts
-        return
-    scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
-    for group, lr in zip(optimizer.param_groups, scheduler.get_lr(), strict=True):
-        group["lr"] = lr
+    if saved is None:
+        return []
+    old, new = (dict(flatten(yaml.safe_load(text))) for text in (saved, cfg.dump()))
+    known = sorted((old.keys() & new.keys()) - _SAYS_NOTHING)
+    return [Change(key, old[key], new[key]) for key in known if old[key] != new[key]]
 
 
-def _plain(value: Any) -> Any:
-    """Tuples as lists, for yaml has no tuples."""
-    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+def parameter_names(model_parameters: Iterable[tuple[str, Any]], param_groups: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Names of the parameters in the order in which the optimizer's state numbers them."""
+    names = {id(parameter): name for name, parameter in model_parameters}
+    return [names[id(parameter)] for group in param_groups for parameter in group["params"]]
+
+
+def optimizer_state_for(fresh: Mapping[str, Any], saved: Mapping[str, Any], names: list[str], saved_names: list[str]) -> dict[str, Any]:
+    """The saved state of every parameter (momentum, ...) with the learning rates, decays and groups of a fresh optimizer.
+
+    Args:
+        fresh: ``state_dict`` of the optimizer that the config asks for.
+        saved: that of the checkpoint.
+        names, saved_names: of their parameters, see :func:`parameter_names`. A parameter that was frozen before starts without state.
+    """
+    place = {name: index for index, name in enumerate(names)}
+    state = {place[saved_names[index]]: value for index, value in saved["state"].items() if saved_names[index] in place}
+    return {"state": state, "param_groups": fresh["param_groups"]}

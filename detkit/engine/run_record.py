@@ -8,7 +8,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -19,34 +19,42 @@ import torch
 from detectron2.config import CfgNode
 
 import detkit
-from detkit.checkpoint import RUN_RECORD, write_text_atomically
+from detkit.checkpoint import CONFIG_FILE, RUN_FILE, write_text_atomically
 from detkit.distributed import get_world_size, usable_processors
 
-__all__ = ["command_line", "describe_environment", "save_run_record", "write_json"]
+__all__ = ["command_line", "describe_environment", "save_run_record", "write_record"]
 
 _PACKAGES = ("torchvision", "timm", "fvcore", "pycocotools", "opencv-python-headless", "numpy", "Pillow", "scipy")
 
 
-def save_run_record(cfg: CfgNode, *, run: str, iteration: int = 0) -> None:
-    """Writes ``config.yaml`` and ``run.json`` into ``OUTPUT_DIR``. A resumed run adds its start to the record, another one begins anew.
+def save_run_record(
+    cfg: CfgNode, *, run: str | None = None, iteration: int = 0, classes: Sequence[str] = (), changes: Mapping[str, Any] | None = None
+) -> None:
+    """Writes ``config.yaml`` and ``run.json`` into ``OUTPUT_DIR``. Every start of the folder adds one to the record.
 
     Args:
-        run: name of the run.
-        iteration: that it starts with.
+        cfg: what really runs. Call this when weights and data have been accepted: a start that fails must not change a finished run.
+        run: its identity, which its checkpoints hold too; None: unknown.
+        iteration: the first one of this start; above 0 where the run was resumed.
+        classes: names of the classes, in the order of the model.
+        changes: keys that are different since the checkpoint, with their old and new values.
     """
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(folder / "config.yaml", cfg.dump())
+    write_text_atomically(folder / CONFIG_FILE, cfg.dump())
     start = {
+        "run": run,
+        "iteration": iteration,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command_line(),
-        "iteration": iteration,
         "seed": cfg.SEED,
         "workers": get_world_size(),
+        "classes": list(classes),
+        "changes": dict(changes or {}),
         **describe_environment(),
     }
-    path = folder / RUN_RECORD
-    write_json(path, {"run": run, "starts": [*_earlier_starts(path, run), start]})
+    path = folder / RUN_FILE
+    write_record(path, {"starts": [*_earlier_starts(path), start]})
 
 
 def command_line() -> str:
@@ -75,7 +83,7 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
-def write_json(path: str | Path, content: Any) -> None:
+def write_record(path: str | Path, content: Any) -> None:
     """Writes readable json, whole or not at all. NaN and infinity, which json does not have, become null."""
     write_text_atomically(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
 
@@ -90,11 +98,10 @@ def _plain(content: Any) -> Any:
     return content
 
 
-def _earlier_starts(path: Path, run: str) -> list[Any]:
+def _earlier_starts(path: Path) -> list[Any]:
     try:
-        record = json.loads(path.read_text())
-        return record["starts"] if record.get("run", "") == run else []
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return json.loads(path.read_text())["starts"]
+    except (OSError, ValueError, KeyError, TypeError):
         return []
 
 

@@ -6,18 +6,17 @@ import argparse
 import logging
 from collections.abc import Collection
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from detkit.config import ConfigError, Section, get_cfg
+from detkit.config import ConfigError, Section, get_cfg, usable_device
 from detkit.config.data import DATA_LIMITS
 from detkit.config.engine import SOLVER_LIMITS
 from detkit.distributed import usable_processors
 from detkit.engine.batch_scaling import scale_to_batch
 from detkit.engine.seeding import fresh_seed
 
-__all__ = ["check_config", "read_config", "resolve_config", "usable_device"]
+__all__ = ["check_engine_keys", "read_config", "resolve_config"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,20 +34,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def usable_device(cfg: CfgNode) -> str:
-    """``MODEL.DEVICE``, or "cpu" where it asks for CUDA and there is none.
-
-    Raises:
-        ConfigError: no device of torch.
-    """
-    try:
-        wants_cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
-    except RuntimeError:
-        raise Section(cfg, "MODEL").refusal("DEVICE", "'cuda', 'cuda:0' or 'cpu', for instance") from None
-    return "cpu" if wants_cuda and not torch.cuda.is_available() else cfg.MODEL.DEVICE
-
-
-def check_config(cfg: CfgNode) -> None:
+def check_engine_keys(cfg: CfgNode) -> None:
     """Checks the keys that the engine, the mappers and Detectron2's solver read.
 
     Raises:
@@ -92,15 +78,12 @@ def resolve_config(cfg: CfgNode, *, given: Collection[str] = ()) -> CfgNode:
         given: keys from the command line, whose values are not scaled.
 
     Raises:
-        ConfigError: see :func:`check_config`.
+        ConfigError: see :func:`check_engine_keys`.
     """
-    check_config(cfg)
+    check_engine_keys(cfg)
     cfg = cfg.clone()
     cfg.defrost()
-    device = usable_device(cfg)
-    if device != cfg.MODEL.DEVICE:
-        logger.info("There is no CUDA device: running on the CPU (MODEL.DEVICE cpu).")
-        cfg.MODEL.DEVICE = device
+    cfg.MODEL.DEVICE = usable_device(cfg.MODEL.DEVICE)
     if cfg.SEED < 0:
         cfg.SEED = comm.all_gather(fresh_seed())[0]
     cfg.DATALOADER.NUM_WORKERS = min(cfg.DATALOADER.NUM_WORKERS, usable_processors())

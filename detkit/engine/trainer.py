@@ -27,13 +27,13 @@ from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint
 from detkit.config import Section, load_method_packages
 from detkit.data import build_train_mapper
 from detkit.distributed import get_rank, get_world_size
-from detkit.engine.console import open_log_file, setup_logging
+from detkit.engine.console import setup_logging
 from detkit.engine.data_loader import TrainLoader, build_train_loader
 from detkit.engine.ema import WeightAverage
 from detkit.engine.evaluate import Results, build_test_loader, check_expected_results, evaluate, save_results
 from detkit.engine.hooks import Evaluation, PeriodicCheckpoint, StopOnRequest
 from detkit.engine.optimizer import build_gradient_clipper, build_optimizer
-from detkit.engine.resuming import apply_solver, changes_since, keep_what_began
+from detkit.engine.resuming import Change, changes_since, optimizer_state_for, parameter_names
 from detkit.engine.run_record import save_run_record
 from detkit.engine.seeding import seed_everything
 from detkit.engine.setup import resolve_config
@@ -85,7 +85,8 @@ class Trainer(TrainerBase):
             clip=build_gradient_clipper(cfg),
         )
         self.checkpoints = CheckpointFolder(cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINT_KEEP)
-        self.run = uuid.uuid4().hex
+        self.run_id: str | None = uuid.uuid4().hex
+        self.changes: list[Change] = []
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.stop_request, self.stop_agreed = StopRequest(), False
         self.results: Results = {}
@@ -110,7 +111,10 @@ class Trainer(TrainerBase):
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-        """Detectron2's schedules: multi-step, cosine, each with warm-up."""
+        """Detectron2's schedules: multi-step, cosine, each with warm-up. Steps that are never reached are left out."""
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.SOLVER.STEPS = tuple(step for step in cfg.SOLVER.STEPS if step < cfg.SOLVER.MAX_ITER)
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
@@ -144,7 +148,7 @@ class Trainer(TrainerBase):
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the classes of the training data; empty where they are not known."""
+        """Names of the classes of the training data, as far as they are known."""
         names = self.cfg.DATASETS.TRAIN
         return list(MetadataCatalog.get(names[0]).get("thing_classes", [])) if names else []
 
@@ -153,8 +157,7 @@ class Trainer(TrainerBase):
     def train(self) -> Results:
         """Trains from where :meth:`resume_or_load` has left it, evaluates, and writes ``results.json``.
 
-        ``config.yaml`` and ``run.json`` are written before the first iteration and not earlier: until then nothing in ``OUTPUT_DIR``
-        changes.
+        ``config.yaml`` and ``run.json`` are written first, when weights and data have been accepted.
 
         Returns:
             the results of the last evaluation, on the first worker.
@@ -164,14 +167,18 @@ class Trainer(TrainerBase):
                 or infinite; ``model_nan_iter<n>.pth`` holds the weights that have led to it.
             SystemExit: the process was asked to stop, and a checkpoint was saved; or ``TEST.EXPECTED_RESULTS`` were missed.
         """
-        self.data_loader  # noqa: B018  weights and data have been accepted: from here on the folder is changed
-        open_log_file()
-        if comm.is_main_process():
-            save_run_record(self.cfg, run=self.run, iteration=self.start_iter)
-            self.checkpoints.remove_leftovers()
         self._batches = self.data_loader.from_iteration(self.start_iter)
-        where = self.cfg.MODEL.DEVICE, self.cfg.OUTPUT_DIR
-        logger.info("Training from iteration %d to %d on %s; everything goes to %s.", self.start_iter, self.max_iter, *where)
+        comm.synchronize()  # all have found their checkpoint before the record says whose the folder is
+        if comm.is_main_process():
+            self.checkpoints.remove_leftovers()
+            save_run_record(
+                self.cfg,
+                run=self.run_id,
+                iteration=self.start_iter,
+                classes=self.class_names,
+                changes={change.key: [change.old, change.new] for change in self.changes if change.applies},
+            )
+        logger.info("Training from iteration %d to %d; everything goes to %s.", self.start_iter, self.max_iter, self.cfg.OUTPUT_DIR)
         with self.stop_request.listening():
             super().train(self.start_iter, self.max_iter)
         if comm.is_main_process():
@@ -228,6 +235,9 @@ class Trainer(TrainerBase):
     def resume_or_load(self, resume: bool = True) -> None:
         """Continues from the last whole checkpoint in ``OUTPUT_DIR``, if asked and there is one; else loads ``MODEL.WEIGHTS``.
 
+        Keys that have changed since the checkpoint apply from here on (learning rate, decay, schedule, batch, data, losses), but for the
+        seed and the weights to start from; the log says so key by key.
+
         Raises:
             OSError: there are checkpoints to resume from, and all are broken.
         """
@@ -242,6 +252,8 @@ class Trainer(TrainerBase):
         self.load_state_dict(state)
         self.start_iter = self.iter + 1
         logger.info("Resuming after iteration %d from %s.", self.iter, path)
+        for change in self.changes:
+            logger.log(logging.INFO if change.applies else logging.WARNING, "%s", change)
 
     def save_checkpoint(self) -> None:
         """Saves all that :meth:`resume_or_load` needs to continue after the current iteration."""
@@ -254,12 +266,13 @@ class Trainer(TrainerBase):
             logger.debug("Saved %s.", path)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to continue (weights, optimizer, schedule, average, iteration, seed) and to predict (config, class names)."""
+        """All that is needed to continue: weights, optimizer, schedule, loss scale, average, iteration, seed."""
         state = super().state_dict() | {
             "seed": self.cfg.SEED,
-            "run": self.run,
+            "run": self.run_id,
             "config": self.cfg.dump(),
-            "class_names": self.class_names,
+            "classes": self.class_names,
+            "parameters": self._parameter_names(),
             "optimizer": self.optimizer.state_dict(),
             "grad_scaler": self.training_step.grad_scaler.state_dict(),
         }
@@ -273,40 +286,57 @@ class Trainer(TrainerBase):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues exactly where the state was taken.
+        """Continues exactly where the state was taken, with the learning rates, decays and schedule of the config.
 
         Raises:
-            ValueError: the state is of a run with another model or optimizer.
+            ValueError: the state is of a run with another model or optimizer, or holds weights alone.
         """
-        keep_what_began(state, self.cfg)
-        options = [{name: value for name, value in group.items() if name != "params"} for group in self.optimizer.param_groups]
+        changes = changes_since(state.get("config"), self.cfg)
+        names = self._parameter_names()
         try:
+            if any(change.key == "SOLVER.OPTIMIZER" for change in changes):
+                raise ValueError("its optimizer is another one")
+            optimizer = optimizer_state_for(self.optimizer.state_dict(), state["optimizer"], names, state.get("parameters", names))
             self.model.load_state_dict(state.get("trained_model", state["model"]))
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (KeyError, RuntimeError, ValueError) as error:
-            changed = [f"{key} ({new!r} instead of {former!r})" for key, (former, new) in changes_since(state, self.cfg).items()]
-            raise ValueError(
-                f"The checkpoint does not belong to this config, so it cannot be resumed: {error}. Changed since it was written: "
-                f"{', '.join(changed) or 'nothing that it records'}. Start without --resume, with MODEL.WEIGHTS naming the checkpoint, to "
-                "take over its weights only."
-            ) from error
+            self.optimizer.load_state_dict(optimizer)
+        except (KeyError, IndexError, RuntimeError, ValueError) as error:
+            raise ValueError(_cannot_be_resumed(error, changes)) from error
+        base_lrs = list(self.scheduler.base_lrs)
         super().load_state_dict(dict(state))
-        apply_solver(self.optimizer, self.scheduler, options)
+        self.scheduler.base_lrs = base_lrs  # those of the config, not of the checkpoint
+        for group, lr in zip(self.optimizer.param_groups, self.scheduler.get_lr(), strict=True):
+            group["lr"] = lr
         if state["grad_scaler"]:  # empty where the losses were not scaled
             self.training_step.grad_scaler.load_state_dict(state["grad_scaler"])
         if self.ema is not None:
             self.ema.model.load_state_dict(state["model"])
             self.ema.load_state_dict(state.get("ema", {"updates": 0}))
+        self.run_id, self.changes = state.get("run"), changes
         self._take_over_seed(state["seed"])
-        self.run = state.get("run", "")
+
+    def _parameter_names(self) -> list[str]:
+        return parameter_names(self.model.named_parameters(), self.optimizer.param_groups)
 
     def _take_over_seed(self, seed: int) -> None:
         if seed == self.cfg.SEED:
             return
-        logger.info("Continuing with the seed of the checkpoint, %d (not with SEED %d).", seed, self.cfg.SEED)
         self.cfg.defrost()
         self.cfg.SEED = seed
         self.cfg.freeze()
+
+
+def _cannot_be_resumed(error: Exception, changes: list[Change]) -> str:
+    if isinstance(error, KeyError):
+        return (
+            f"The checkpoint holds no {error}, so a run cannot be resumed from it: it has weights alone. Start without --resume, with "
+            "MODEL.WEIGHTS naming it."
+        )
+    changed = "; ".join(f"{change.key} was {change.old!r} and is {change.new!r}" for change in changes if change.applies)
+    return (
+        f"The checkpoint does not belong to this config, so it cannot be resumed: {str(error).splitlines()[0]}. "
+        f"{f'Changed keys: {changed}. ' if changed else ''}Set them back, or start without --resume, with MODEL.WEIGHTS naming the "
+        "checkpoint, to take over its weights only."
+    )
 
 
 def _data_parallel(model: nn.Module) -> nn.Module:

@@ -173,6 +173,9 @@ def square_anchors(
     scales: Sequence[float] = (8.0,),
     ratios: Sequence[float] = (1.0,),
     plus_one: float = 0.0,
+    *,
+    ratios_first: bool = False,
+    whole_pixels: bool = False,
 ) -> tuple[Tensor, ...]:
     """Anchors of ``scale * stride`` pixels (square root of their area) around the origin, for every level.
 
@@ -181,17 +184,22 @@ def square_anchors(
         scales: side in strides; several for several octaves (RetinaNet: ``4 * 2**(i/3)``). ATSS uses one of 8 (section 3.1).
         ratios: height / width.
         plus_one: subtracted from the sides, so that the legacy width ``x1 - x0 + 1`` is the nominal one.
+        ratios_first: their order, which decides what the channels of weights mean: all scales of the first ratio come first (mmdetection,
+            torchvision), else all ratios of the first scale (Detectron2).
+        whole_pixels: sides are cut to whole pixels and corners rounded (torchvision).
 
     Returns:
-        per level a (A, 4) tensor xyxy, scales outer and ratios inner.
+        per level a (A, 4) tensor xyxy.
     """
+    shapes = [(scale, ratio) for ratio in ratios for scale in scales] if ratios_first else [(s, r) for s in scales for r in ratios]
     levels = []
     for stride in strides:
         boxes = []
-        for scale in scales:
-            for ratio in ratios:
-                width = math.sqrt((scale * stride) ** 2 / ratio)
-                half_w, half_h = (width - plus_one) / 2, (width * ratio - plus_one) / 2
-                boxes.append([-half_w, -half_h, half_w, half_h])
-        levels.append(torch.tensor(boxes, dtype=torch.float32))
+        for scale, ratio in shapes:
+            side = int(scale * stride) if whole_pixels else scale * stride
+            width = math.sqrt(side**2 / ratio)
+            half_w, half_h = (width - plus_one) / 2, (width * ratio - plus_one) / 2
+            boxes.append([-half_w, -half_h, half_w, half_h])
+        anchors = torch.tensor(boxes, dtype=torch.float32)
+        levels.append(anchors.round() if whole_pixels else anchors)
     return tuple(levels)

@@ -13,11 +13,10 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from detkit.checkpoint.files import read_checkpoint
-from detkit.checkpoint.loading import load_state
 from detkit.checkpoint.writer import CheckpointFolder
+from detkit.config import usable_device
 from detkit.data import DataError
 from detkit.dense import DenseDetector
-from detkit.engine.setup import usable_device
 from detkit.visualization import AssignmentPicture, assignment_pictures
 from detkit.visualization.pictures import encoded
 from detkit.visualization.style import CATEGORICAL
@@ -66,7 +65,10 @@ def assigner_section(cfg: CfgNode, folder: Path, model: nn.Module | None) -> Ass
         return Missing(f"The dataset {dataset} cannot be used: {error}")
     if not records:
         return Missing(f"{dataset} has no image with objects.")
-    model = model or _load_model(cfg, folder)
+    try:
+        model = model or _load_model(cfg, folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        return Missing(f"The detector of the run cannot be loaded: {error}")
     if not isinstance(model, DenseDetector):
         return Missing(f"{type(model).__name__} has no grid of priors that an assigner could pick from.")
     inputs = _as_training_inputs(cfg, evenly_spread(records, NUM_IMAGES))
@@ -82,11 +84,11 @@ def assigner_section(cfg: CfgNode, folder: Path, model: nn.Module | None) -> Ass
 def _load_model(cfg: CfgNode, folder: Path) -> nn.Module:
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.DEVICE = usable_device(cfg)
+    cfg.MODEL.DEVICE = usable_device(cfg.MODEL.DEVICE)
     model = build_model(cfg)
     checkpoint = CheckpointFolder(folder).load_last(read_checkpoint)
     if checkpoint is not None:
-        load_state(model, checkpoint[1]["model"], source=str(checkpoint[0]), strict=True)
+        model.load_state_dict(checkpoint[1]["model"])
     return model
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 
-from detkit.checkpoint import RUN_RECORD
+from detkit.checkpoint import RUN_FILE
 from detkit.config import flatten, get_cfg
 from detkit.engine.writers import METRICS_FILE
 from detkit.evaluation.curves import Series, read_metrics
@@ -55,7 +55,7 @@ class Run:
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder. The output folder of a run is its OUTPUT_DIR.")
-        metrics, record = folder / METRICS_FILE, folder / RUN_RECORD
+        metrics, record = folder / METRICS_FILE, folder / RUN_FILE
         return cls(
             folder=folder,
             cfg=cfg,

@@ -42,7 +42,7 @@ def build_multi_scale_detector(cfg: CfgNode, model: nn.Module, dataset_name: str
         area_ranges=cfg.TEST.AUG.AREA_RANGES,
         area_unit=cfg.TEST.AUG.AREA_UNIT,
         merge_rule=_merge_rule(cfg.TEST.AUG),
-        max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+        max_detections=cfg.TEST.AUG.MAX_DETECTIONS or cfg.TEST.DETECTIONS_PER_IMAGE,
         fields=field_rules(getattr(model, "tta_fields", {}), permutation),
     )
 

@@ -75,19 +75,28 @@ def read_rgb(path: str | Path) -> RGBImage:
         raise PictureError(f"{path}: the image cannot be read ({error}). Restore the file; the pictures of the page need it.") from error
 
 
-def canvas(image: RGBImage, metadata: Any = None) -> Visualizer:
-    """A Detectron2 visualizer that draws lines and texts of the same size on images of any size."""
+def canvas(image: RGBImage, metadata: Any = None, *, size: int = PICTURE_SIZE) -> Visualizer:
+    """A Detectron2 visualizer that draws lines and texts of the same size on images of any size.
+
+    Args:
+        size: of the longer side of the picture, in pixels.
+    """
     height, width = image.shape[:2]
-    scale = PICTURE_SIZE / max(height, width)
+    scale = size / max(height, width)
     default_font = max(np.sqrt(height * width) // 90, 10 // scale)
     visualizer = Visualizer(image, metadata, scale=scale, font_size_scale=7.5 / scale / default_font)
     visualizer.output.ax.images[0].set_interpolation("antialiased")
     return visualizer
 
 
-def draw_objects(image: RGBImage, objects: Sequence[DrawnObject], *, dataset_name: str | None = None) -> RGBImage:
-    """The image with objects drawn, the largest first, and labels on the largest. ``dataset_name`` gives the names of keypoints."""
-    visualizer = canvas(image, MetadataCatalog.get(dataset_name) if dataset_name else None)
+def draw_objects(image: RGBImage, objects: Sequence[DrawnObject], *, dataset_name: str | None = None, size: int = PICTURE_SIZE) -> RGBImage:
+    """The image with objects drawn, the largest first, and labels on the largest.
+
+    Args:
+        dataset_name: gives the names of keypoints.
+        size: of the longer side of the picture, in pixels.
+    """
+    visualizer = canvas(image, MetadataCatalog.get(dataset_name) if dataset_name else None, size=size)
     height, width = image.shape[:2]
     by_size = sorted(objects, key=lambda item: -_area(item.box))
     for item in by_size:

@@ -91,7 +91,7 @@ def test_assigners_that_see_predictions_are_refused():
     class Looks(Assigner):
         needs_predictions = True
 
-    with pytest.raises(ValueError, match="Looks looks at predictions"):
+    with pytest.raises(ValueError, match="Looks reads predictions"):
         AssignmentSetting("soft", Looks(), generator((8,)))
 
 

@@ -11,7 +11,7 @@ import torch
 import torchvision
 from detectron2.modeling import build_model
 
-from detkit.checkpoint import convert_state_dict
+from detkit.checkpoint import convert_state_dict, load_state
 from detkit.checkpoint.key_maps import KEY_MAPS, KeyMap
 from detkit.checkpoint.key_maps.adelaidet import ADELAIDET_FCOS
 from detkit.checkpoint.key_maps.detectron2 import DETECTRON2_RETINANET
@@ -122,13 +122,32 @@ def test_released_mmdetection_weights(name: str, old_names: bool) -> None:
     assert set(converted) == set(model.state_dict())
 
 
+def test_torchvision_fcos_predicts_the_same_here() -> None:
+    torch.manual_seed(0)
+    source = torchvision.models.detection.fcos_resnet50_fpn(weights=None, weights_backbone=None).eval()
+    cfg = get_cfg()
+    cfg.merge_from_file(CONFIGS / "fcos" / "fcos_R_50_FPN_1x.yaml")
+    cfg.merge_from_list(["MODEL.FCOS.NUM_CLASSES", 91, "MODEL.FCOS.HEAD.QUALITY", "box", "MODEL.FCOS.HEAD.SCALES", False])
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.RESNETS.STRIDE_IN_1X1", False])
+    model = build_model(cfg).eval()
+    assert load_state(model, source.state_dict(), source="fcos.pth").source == "torchvision FCOS"
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        theirs = source.head(list(source.backbone(image).values()))
+        features = model.backbone(image)
+        logits, boxes, quality = model.head([features[name] for name in model.head_in_features]).flatten(91)
+    torch.testing.assert_close(logits, theirs["cls_logits"], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(boxes.relu(), theirs["bbox_regression"], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(quality, theirs["bbox_ctrness"].squeeze(-1), rtol=1e-4, atol=1e-4)
+
+
 def test_torchvision_resnet_becomes_detectron2s() -> None:
     cfg = get_cfg()
     cfg.merge_from_file(str(CONFIGS / "Base-Dense.yaml"))
     cfg.merge_from_list(["MODEL.META_ARCHITECTURE", "FCOS", "MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", 18, "MODEL.WEIGHTS", ""])
     cfg.merge_from_list(["MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.RESNETS.STRIDE_IN_1X1", "False"])
     cfg.merge_from_list(["MODEL.FCOS.HEAD.CHANNELS", 32, "MODEL.FPN.OUT_CHANNELS", 32])
-    model = build_model(cfg).eval()
+    model = build_model(cfg)
     source = torchvision.models.resnet18(weights=None).eval()
     converted, report = convert_state_dict(source.state_dict(), model)
     assert report.source == "torchvision ResNet"
@@ -136,6 +155,7 @@ def test_torchvision_resnet_becomes_detectron2s() -> None:
     assert {key.split(".")[0] for key in report.ignored if "num_batches" not in key} == {"fc"}
     assert not any(key.startswith("backbone.bottom_up") for key in report.missing)
     model.load_state_dict(converted, strict=False)
+    model.eval()
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         stages = torch.nn.Sequential(*list(source.children())[:-2])

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
-from detkit.checkpoint import CheckpointError, conversion, convert_state_dict, load_weights, loading
+from detkit import get_config_file
+from detkit.checkpoint import CheckpointError, conversion, convert_state_dict, load_state, load_weights, loading
+from detkit.config import get_cfg
 from tests.toys.detectors import tiny_cfg
 
 
@@ -106,6 +109,74 @@ def test_partial_weights(model: nn.Module, tmp_path: Path, caplog: pytest.LogCap
     assert report.missing == ("head.box_pred.weight", "head.box_pred.bias")
     assert report.unexpected == ("head.extra.weight",)
     assert "head.box_pred.{weight, bias}" in caplog.text
+
+
+def resnet_18(*changes: Any) -> nn.Module:
+    """FCOS on a ResNet-18 whose stem and first stage are frozen."""
+    cfg = get_cfg()
+    cfg.merge_from_file(get_config_file("Base-Dense.yaml"))
+    cfg.merge_from_list(["MODEL.META_ARCHITECTURE", "FCOS", "MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", 18, "MODEL.WEIGHTS", ""])
+    cfg.merge_from_list(["MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.RESNETS.STRIDE_IN_1X1", False])
+    cfg.merge_from_list(["MODEL.FCOS.HEAD.CHANNELS", 32, "MODEL.FPN.OUT_CHANNELS", 32, *changes])
+    return build_model(cfg)
+
+
+def test_what_is_random_and_frozen_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """A backbone whose stem has other names: that training leaves it random was not said."""
+    model = resnet_18()
+    state = {
+        key: value
+        for key, value in torchvision.models.resnet18(weights=None).state_dict().items()
+        if key not in ("conv1.weight", "fc.bias")
+    }
+    with caplog.at_level(logging.INFO):
+        report = load_state(model, state, source="resnet.pth")
+    assert report.frozen == ("backbone.bottom_up.stem.conv1.weight",) and report.backbone_only
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "Random and frozen (1): backbone.bottom_up.stem.conv1.weight" in caplog.text and "MODEL.BACKBONE.FREEZE_AT 0" in caplog.text
+    assert "backbone.bottom_up 99 of 100, head 0 of" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        report = load_state(resnet_18("MODEL.BACKBONE.FREEZE_AT", 0), state, source="resnet.pth")
+    assert report.frozen == () and [record.levelname for record in caplog.records] == ["INFO"]
+
+
+@pytest.mark.parametrize(
+    ("make", "source"),
+    [
+        (torchvision.models.detection.fasterrcnn_resnet50_fpn, "a layout that is most like that of torchvision FCOS"),
+        (torchvision.models.detection.fcos_resnet50_fpn, "the layout of torchvision FCOS"),
+        (torchvision.models.detection.retinanet_resnet50_fpn, "the layout of torchvision RetinaNet"),
+        (torchvision.models.detection.retinanet_resnet50_fpn_v2, "the layout of torchvision RetinaNet"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_layouts_of_torchvision_are_named_rightly(make: Any, source: str) -> None:
+    cfg = get_cfg()
+    cfg.merge_from_file(get_config_file("fcos/fcos_R_50_FPN_1x.yaml"))
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "meta", ""
+    with torch.device("meta"):
+        _, report = convert_state_dict(make(weights=None, weights_backbone=None).state_dict(), build_model(cfg))
+    assert str(report).splitlines()[0].endswith(f"weights from {source}.")
+    assert not any(name.startswith("backbone.bottom_up") for name in report.missing)
+
+
+@pytest.mark.parametrize("lacking", ["head.cls_score.bias", "backbone.stem.weight"])
+def test_a_model_that_predicts_takes_weights_for_all_of_it(model: nn.Module, lacking: str, tmp_path: Path) -> None:
+    state = other_weights(model)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for layout in (state, as_adelaidet(state)):
+        part = {key: value for key, value in layout.items() if key != lacking and not key.endswith("cls_logits.bias")}
+        torch.save(part, tmp_path / "part.pth")
+        model.eval()
+        with pytest.raises(CheckpointError, match="its predictions would mean nothing"):
+            model.load_state_dict(part, strict=False)
+        with pytest.raises(CheckpointError, match="fits the model only in part"):
+            load_weights(model, tmp_path / "part.pth")
+        torch.testing.assert_close(dict(model.state_dict()), before)
+    model.train().load_state_dict(part, strict=False)
+    with pytest.raises(CheckpointError, match="Not one of the checkpoint's 1 keys"):
+        model.eval().load_state_dict({"other": torch.zeros(1)}, strict=False)
 
 
 def test_weights_that_fit_nothing(model: nn.Module, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_broken_last_checkpoint_is_named_and_the_one_before_taken(tmp_path: Pa
     logging.getLogger("detkit").propagate = True
     path, state = folder.load_last(read_checkpoint)
     assert (path.name, _value(state)) == ("model_0000002.pth", 2)
-    assert "model_0000003.pth is broken" in caplog.text and "Resuming from" in caplog.text
+    assert "model_0000003.pth is broken" in caplog.text and "the newest whole checkpoint" in caplog.text
 
 
 def test_a_last_checkpoint_that_is_gone_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

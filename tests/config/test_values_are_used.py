@@ -70,6 +70,12 @@ def side(model: Any, axis: int) -> float:
     return float(anchor[axis + 2] - anchor[axis]) / model.prior_generator.strides[0]
 
 
+def ratio_of(model: Any, anchor: int) -> float:
+    """Height by width of an anchor."""
+    x0, y0, x1, y1 = model.prior_generator.cell_anchors[0][anchor].tolist()
+    return round((y1 - y0) / (x1 - x0), 3)
+
+
 def convolutions(module: nn.Module) -> list[nn.Conv2d]:
     return [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
 
@@ -80,12 +86,16 @@ def has_bias(model: Any) -> list[bool]:
 
 TOOD = {"HEAD.NAME": "TOODHead", "HEAD.QUALITY": "none", "BOX_CODER.NAME": "linear", "HEAD.NUM_CONVS": 2}
 DELTA = {"BOX_CODER.NAME": "delta"}
+ANCHORS = DELTA | {"ANCHORS.SCALES": [2.3, 4.1], "ANCHORS.RATIOS": [1.0, 4.0]}
 
 HEAD = {
     "ANCHORS.OFFSET": Row(0.25, lambda m: [m.prior_generator.offset]),
     "ANCHORS.SCALES": Row([3.0], lambda m: [[side(m, 0)], [side(m, 1)]]),
     "ANCHORS.RATIOS": Row([4.0], lambda m: [[side(m, 1) / side(m, 0)]]),
+    "ANCHORS.RATIOS_FIRST": Row(True, lambda m: [ratio_of(m, 0) == ratio_of(m, 1)], ANCHORS),
+    "ANCHORS.WHOLE_PIXELS": Row(True, lambda m: [bool((a == a.round()).all()) for a in m.prior_generator.cell_anchors], ANCHORS),
     "HEAD.NUM_CONVS": Row(3, lambda m: [len(m.head.cls_tower), len(m.head.box_tower)]),
+    "HEAD.NUM_SHARED_CONVS": Row(3, lambda m: [len(m.head.shared_tower)]),
     "HEAD.CHANNELS": Row(64, lambda m: [conv.out_channels for conv in convolutions(m.head.cls_tower) + convolutions(m.head.box_tower)]),
     "HEAD.TOWER_BIAS": Row(False, has_bias),
     "HEAD.DCN_ON_LAST_CONV": Row(True, lambda m: ["Deform" in type(m.head.cls_tower[-1]).__name__]),
@@ -400,6 +410,11 @@ SOLVER = {
     "WEIGHT_DECAY": Row(0.003, lambda t: [group_of(t, "cls_score.weight")["weight_decay"]]),
     "WEIGHT_DECAY_NORM": Row(0.004, lambda t: [group_of(t, "cls_tower.0.norm.weight")["weight_decay"]]),
     "BIAS_LR_FACTOR": Row(1.9, lambda t: [group_of(t, "cls_score.bias")["initial_lr"] / t.cfg.SOLVER.BASE_LR]),
+    "BIAS_LR_FACTOR_OF_NORMS": Row(
+        False,
+        lambda t: [group_of(t, "cls_tower.0.norm.bias")["initial_lr"] != pytest.approx(t.cfg.SOLVER.BASE_LR)],
+        {"BIAS_LR_FACTOR": 1.9},
+    ),
     "GAMMA": Row(0.3, lambda t: [learning_rates(t)[7]], LONG | {"STEPS": (6,)}),
     "STEPS": Row((5,), lambda t: [(learning_rates(t).index(pytest.approx(0.1)),)], LONG),
     "MAX_ITER": Row(11, lambda t: [t.max_iter]),
@@ -446,6 +461,7 @@ TTA = {
     "FLIP": Row(False, lambda d: [mapper.flip for mapper in d._mappers]),
     "MERGE_THRESH": Row(0.33, lambda d: [d.merge_way.threshold]),
     "SOFT_VOTE_MIN_SCORE": Row(0.22, lambda d: [d.merge_way.min_score], {"MERGE": "soft_vote"}),
+    "MAX_DETECTIONS": Row(23, lambda d: [d.max_detections], {"TEST.DETECTIONS_PER_IMAGE": 17}),
     "TEST.DETECTIONS_PER_IMAGE": Row(17, lambda d: [d.max_detections]),
 }
 

@@ -102,7 +102,8 @@ def test_initial_values_are_the_official_ones():
     assert isinstance(head, RefiningHead)
     assert_close(head.cls_score.bias.sigmoid(), torch.full((3,), 0.02))
     assert_close(head.box_pred.bias.data, torch.full((4,), 4.0))
-    assert not head.offset_pred.weight.any() and not head.offset_pred.bias.any()
+    assert not head.offset_pred.bias.any()
+    assert float(head.offset_pred.weight.detach().std()) == pytest.approx(0.01, rel=0.1)
 
 
 def test_center_prior_travels_with_the_checkpoint():

@@ -6,6 +6,7 @@ from torch import nn
 
 from detkit.config import get_cfg
 from detkit.engine.optimizer import ParameterFactor, build_gradient_clipper, build_optimizer, parameter_groups
+from detkit.layers import FixedStatisticsBatchNorm
 
 
 def _model() -> nn.Module:
@@ -98,3 +99,18 @@ def test_gradients_are_clipped(clip_type: str, expected: list[list[float]]) -> N
     parameters[0].grad, parameters[1].grad = torch.tensor([3.0, -4.0]), torch.tensor([0.5])
     build_gradient_clipper(cfg)(parameters)
     torch.testing.assert_close([p.grad for p in parameters], [torch.tensor(e) for e in expected], atol=1e-5, rtol=1e-5)
+
+
+def test_biases_of_norms_can_have_the_learning_rate_of_weights() -> None:
+    """mmdetection's bias_lr_mult."""
+    model = _model()
+    cfg = get_cfg()
+    cfg.SOLVER.BASE_LR, cfg.SOLVER.BIAS_LR_FACTOR, cfg.SOLVER.BIAS_LR_FACTOR_OF_NORMS = 1.0, 2.0, False
+    rates = {name: lr for name, (lr, _) in _by_name(model, build_optimizer(cfg, model).param_groups).items()}
+    assert rates == {"backbone.0.weight": 1.0, "backbone.1.weight": 1.0, "backbone.1.bias": 1.0, "head.weight": 1.0, "head.bias": 2.0}
+
+
+def test_affine_part_of_fixed_batch_norms_decays_as_norms() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), FixedStatisticsBatchNorm(4))
+    groups = parameter_groups(model, lr=1.0, weight_decay=0.5, norm_weight_decay=0.25)
+    assert _by_name(model, groups) == {"0.weight": (1.0, 0.5), "1.weight": (1.0, 0.25), "1.bias": (1.0, 0.25)}

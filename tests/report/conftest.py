@@ -58,7 +58,7 @@ def cfg(dataset: Path, tmp_path: Path) -> SafeCfgNode:
 def run_folder(cfg: SafeCfgNode, dataset: Path) -> Path:
     """A finished run: everything but a checkpoint."""
     folder = Path(cfg.OUTPUT_DIR)
-    save_run_record(cfg, run="a")
+    save_run_record(cfg)
     with (folder / "metrics.json").open("w") as file:
         for iteration in range(19, 100, 20):
             line: dict[str, Any] = {"iteration": iteration, "lr": 0.01, "time": 0.5, "total_loss": 2 / iteration, "loss_cls": 1 / iteration}

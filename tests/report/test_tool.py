@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +36,41 @@ def test_bad_input_is_one_line(run_folder: Path) -> None:
     (run_folder / "config.yaml").unlink()
     with pytest.raises(SystemExit, match=r"error: .*config\.yaml"):
         run_tool("--output-dir", str(run_folder))
+
+
+def _directory(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("run.json", lambda path: path.write_text('{"starts": [{"versions": "x", "hardware": 5}]}')),
+        ("run.json", lambda path: path.write_text("{")),
+        ("run.json", _directory),
+        ("metrics.json", _directory),
+        ("config.yaml", _directory),
+        ("config.yaml", lambda path: path.write_text("MODEL: {NO_SUCH: 1}\nSOLVER: {NO_SUCH: 1}")),
+        ("config.yaml", lambda path: path.write_text("MODEL: " + "[" * 20000)),
+        ("report.html", _directory),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_failure_is_one_line(run_folder: Path, name: str, spoil: Callable[[Path], Any]) -> None:
+    spoil(run_folder / name)
+    with pytest.raises(SystemExit) as stopped:
+        run_tool("--output-dir", str(run_folder))
+    assert str(stopped.value).startswith("error: ") and "\n" not in str(stopped.value)
+    with pytest.raises(Exception) as raised:  # noqa: PT011  whatever it is
+        run_tool("--traceback", "--output-dir", str(run_folder))
+    assert not isinstance(raised.value, SystemExit)
+
+
+def test_broken_checkpoints_leave_the_curves(cfg: SafeCfgNode, run_folder: Path) -> None:
+    (run_folder / "model_final.pth").write_bytes(b"PK\x03\x04")
+    run_tool("--output-dir", str(run_folder))
+    assert "Average precision" in (run_folder / "report.html").read_text()
 
 
 def test_data_that_are_elsewhere_leave_the_curves(cfg: SafeCfgNode, run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

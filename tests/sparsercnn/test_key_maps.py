@@ -109,23 +109,23 @@ def scrl(network: dict[str, Tensor]) -> dict[str, object]:
 def test_backbones_trained_without_labels(save, source: str, tmp_path: Path) -> None:
     network = torchvision.models.resnet18(weights=None).eval()
     torch.save(save(network.state_dict()), tmp_path / "weights.pth")
-    model = small_model().eval()
+    model = small_model()
     report = load_weights(model, str(tmp_path / "weights.pth"))
     assert report.source == source and report.backbone_only and not report.unexpected and not report.mismatched
-    check_same_features(model, network)
+    check_same_features(model.eval(), network)
 
 
 def test_backbones_converted_for_detectron2(tmp_path: Path) -> None:
     """The .pkl that MoCo's and DetCo's converter writes: Detectron2's names, numpy arrays."""
     network = torchvision.models.resnet18(weights=None).eval()
-    model = small_model().eval()
+    model = small_model()
     converted, _ = convert_state_dict(network.state_dict(), model)
     arrays = {key.removeprefix("backbone.bottom_up."): value.numpy() for key, value in converted.items()}
     path = tmp_path / "detco_AA.pkl"
     path.write_bytes(pickle.dumps({"model": arrays, "__author__": "MOCO", "matching_heuristics": True}))
-    report = load_weights(model, str(path))
+    report = load_weights(model, path)
     assert report.source == "Detectron2 ImageNet ResNet" and not report.unexpected
-    check_same_features(model, network)
+    check_same_features(model.eval(), network)
 
 
 def check_same_features(model: nn.Module, network: nn.Module) -> None:

@@ -49,6 +49,11 @@ def run(tmp_path, *argv):
     return json.loads(file.read_text()) if file.is_file() else None
 
 
+def test_detections_from_ambiguous_locations(tmp_path, dataset, config):
+    rows = run(tmp_path, "ambiguous", "--dataset", dataset, "--config-files", config, "--opts", "MODEL.ATSS.TEST.SCORE_THRESH", "0.001")
+    assert rows["tiny"]["detections"] > 0 and rows["tiny"]["ambiguous %"] == 0  # one object in each image
+
+
 def test_recall_of_the_papers_settings_and_of_a_config(tmp_path, dataset, config, capsys):
     rows = run(tmp_path, "recall", "--dataset", dataset, "--min-size", "96", "--max-size", "128")
     assert set(rows) == set(analyze.PAPER) and rows["FCOS"]["objects"] == 2 and rows["FCOS"]["recall %"] == 100

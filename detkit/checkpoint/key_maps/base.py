@@ -21,6 +21,8 @@ class KeyMap:
         running_var_shift: added to ``running_var``: -1e-5 for codes whose frozen batch norm has no epsilon, as ours adds 1e-5.
         backbone_only: the source is a pretrained classifier; parts of it that our backbone lacks are left out, and the rest of our
             model keeps its initial weights.
+        num_classes, class_rows: for a source with classes that nobody annotates: how many logits it has for each anchor, and which of
+            them are our classes in our order. A model with as many classes as the source takes all.
     """
 
     name: str
@@ -28,6 +30,8 @@ class KeyMap:
     ignore: tuple[str, ...] = field(default=())
     running_var_shift: float = 0.0
     backbone_only: bool = False
+    num_classes: int | None = None
+    class_rows: tuple[int, ...] = ()
 
     def rename(self, key: str) -> str | None:
         """Our name of a source's key; None where no rule fits."""

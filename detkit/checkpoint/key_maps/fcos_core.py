@@ -3,7 +3,7 @@
 from .base import KeyMap
 from .common import resnet_rules, tower_rules
 
-__all__ = ["FCOS_CORE"]
+__all__ = ["FCOS_CORE", "FCOS_CORE_MOBILENET"]
 
 FCOS_CORE = KeyMap(
     name="tianzhi0549/FCOS or sfzhang15/ATSS",
@@ -24,4 +24,25 @@ FCOS_CORE = KeyMap(
     },
     ignore=("rpn.anchor_generator.cell_anchors.{l}",),
     running_var_shift=-1e-5,
+)
+
+#: tianzhi0549/FCOS on MobileNetV2, whose batch norms have an epsilon
+FCOS_CORE_MOBILENET = KeyMap(
+    name="tianzhi0549/FCOS on MobileNetV2",
+    rules={
+        "backbone.body.features.0.{i}.{param}": "backbone.bottom_up.features.0.{i}.{param}",
+        # the first block has no convolution that widens
+        "backbone.body.features.1.conv.0.{param}": "backbone.bottom_up.features.1.conv.0.0.{param}",
+        "backbone.body.features.1.conv.1.{param}": "backbone.bottom_up.features.1.conv.0.1.{param}",
+        "backbone.body.features.1.conv.3.{param}": "backbone.bottom_up.features.1.conv.1.{param}",
+        "backbone.body.features.1.conv.4.{param}": "backbone.bottom_up.features.1.conv.2.{param}",
+        "backbone.body.features.{i}.conv.0.{param}": "backbone.bottom_up.features.{i}.conv.0.0.{param}",
+        "backbone.body.features.{i}.conv.1.{param}": "backbone.bottom_up.features.{i}.conv.0.1.{param}",
+        "backbone.body.features.{i}.conv.3.{param}": "backbone.bottom_up.features.{i}.conv.1.0.{param}",
+        "backbone.body.features.{i}.conv.4.{param}": "backbone.bottom_up.features.{i}.conv.1.1.{param}",
+        "backbone.body.features.{i}.conv.6.{param}": "backbone.bottom_up.features.{i}.conv.2.{param}",
+        "backbone.body.features.{i}.conv.7.{param}": "backbone.bottom_up.features.{i}.conv.3.{param}",
+        **{source: ours for source, ours in FCOS_CORE.rules.items() if not source.startswith("backbone.body.")},
+    },
+    ignore=FCOS_CORE.ignore,
 )

@@ -1,4 +1,4 @@
-"""mmdetection's FCOS, ATSS and TOOD, of all versions, and strongwolf/DW, which is made from it."""
+"""mmdetection's FCOS, ATSS, RetinaNet, AutoAssign and TOOD, of all versions, and strongwolf/DW, which is made from it."""
 
 from .base import KeyMap
 from .common import resnet_rules
@@ -31,6 +31,9 @@ MMDETECTION = KeyMap(
         "bbox_head.atss_cls.{param}": "head.cls_score.{param}",
         "bbox_head.atss_reg.{param}": "head.box_pred.{param}",
         "bbox_head.atss_centerness.{param}": "head.quality.{param}",
+        # RetinaNet
+        "bbox_head.retina_cls.{param}": "head.cls_score.{param}",
+        "bbox_head.retina_reg.{param}": "head.box_pred.{param}",
         "bbox_head.scales.{l}.scale": "head.scales.{l}.scale",
         # strongwolf/DW
         "bbox_head.reg_offset.{param}": "head.offset_pred.{param}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, Literal
 
 from detectron2.layers import Conv2d
@@ -27,6 +28,7 @@ class DenseHead(nn.Module):
         num_levels: of the pyramid.
         num_anchors: A, anchors per location (1 for FCOS and ATSS).
         tower: of which there are two, one for the classes and one for the boxes.
+        shared_tower: before both (AdelaiDet's real-time FCOS with shared towers); None: the towers start from the pyramid.
         quality: where the centerness branch sits: ``"cls"`` (FCOS as published), ``"box"`` (improved FCOS, ATSS) or ``"none"``.
         scales: one learnable factor per level on the regression.
         prior_prob: initial class probability (focal loss, section 3.3).
@@ -40,6 +42,7 @@ class DenseHead(nn.Module):
         in_channels: int,
         num_levels: int,
         tower: Tower,
+        shared_tower: Tower | None = None,
         num_anchors: int = 1,
         quality: Literal["cls", "box", "none"] = "box",
         scales: bool = True,
@@ -51,9 +54,12 @@ class DenseHead(nn.Module):
             raise ValueError(f"The quality branch sits on 'cls', on 'box' or is 'none', not '{quality}'.")
         self.num_classes = num_classes
         self.quality_on = quality
-        self.cls_tower = tower.build(in_channels)
-        self.box_tower = tower.build(in_channels)
-        width = tower.out_channels(in_channels)
+        shared_tower = shared_tower or Tower(num_convs=0)
+        self.shared_tower = shared_tower.build(in_channels, num_levels)
+        width = shared_tower.out_channels(in_channels)
+        self.cls_tower = tower.build(width, num_levels)
+        self.box_tower = tower.build(width, num_levels)
+        width = tower.out_channels(width)
         self.cls_score = Conv2d(width, num_anchors * num_classes, kernel_size=3, padding=1)
         self.box_pred = Conv2d(width, num_anchors * 4, kernel_size=3, padding=1)
         self.quality = Conv2d(width, num_anchors, kernel_size=3, padding=1) if quality != "none" else None
@@ -71,15 +77,11 @@ class DenseHead(nn.Module):
             ConfigError: a key that only :class:`detkit.dense.heads.TOODHead` reads.
         """
         node.refuse_unread(("HEAD.COARSE_BOX", "HEAD.DCN_ON_FIRST_CONVS"), cls.__name__)
+        tower = partial(Tower, channels=node.HEAD.CHANNELS, norm=node.HEAD.NORM, bias=node.HEAD.TOWER_BIAS)
         last = node.HEAD.NUM_CONVS - 1
         return {
-            "tower": Tower(
-                channels=node.HEAD.CHANNELS,
-                num_convs=node.HEAD.NUM_CONVS,
-                norm=node.HEAD.NORM,
-                bias=node.HEAD.TOWER_BIAS,
-                deformable=[last] if node.HEAD.DCN_ON_LAST_CONV else [],
-            ),
+            "tower": tower(num_convs=node.HEAD.NUM_CONVS, deformable=[last] if node.HEAD.DCN_ON_LAST_CONV else []),
+            "shared_tower": tower(num_convs=node.HEAD.NUM_SHARED_CONVS),
             "quality": node.HEAD.QUALITY,
             "scales": node.HEAD.SCALES,
             "prior_prob": node.HEAD.PRIOR_PROB,
@@ -89,9 +91,10 @@ class DenseHead(nn.Module):
     def forward(self, features: list[Tensor]) -> DenseOutputs:
         """Raw outputs of features (B, C, H, W), one per level from fine to coarse."""
         logits, boxes, quality = [], [], []
-        for feature, scale in zip(features, self.scales, strict=True):
-            cls_feature = self.cls_tower(feature)
-            box_feature = self.box_tower(feature)
+        for level, (feature, scale) in enumerate(zip(features, self.scales, strict=True)):
+            shared = self.shared_tower(feature, level)
+            cls_feature = self.cls_tower(shared, level)
+            box_feature = self.box_tower(shared, level)
             logits.append(self.cls_score(cls_feature))
             boxes.append(self.regress(box_feature, scale))
             if self.quality is not None:

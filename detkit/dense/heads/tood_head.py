@@ -144,7 +144,7 @@ class TOODHead(nn.Module):
             if len(node.value(key)) != 1:
                 raise node.refusal(key, "a single number for TOODHead, which predicts one box per location")
         node.check({"HEAD.NUM_CONVS": "[1, inf)", "HEAD.DCN_ON_FIRST_CONVS": f"[0, {node.HEAD.NUM_CONVS}]"})
-        node.refuse_unread(("HEAD.DCN_ON_LAST_CONV", "HEAD.SCALES", "HEAD.BOX_BIAS"), "TOODHead")
+        node.refuse_unread(("HEAD.DCN_ON_LAST_CONV", "HEAD.NUM_SHARED_CONVS", "HEAD.SCALES", "HEAD.BOX_BIAS"), "TOODHead")
         return {
             "tower": Tower(
                 channels=node.HEAD.CHANNELS,
