@@ -20,7 +20,7 @@ from .mapper import MAPPER_REGISTRY, UNREADABLE, ReadErrorMapper, build_test_map
 from .motion import Motion
 from .polygons import Polygon, mask_to_polygons, polygon_bounds, polygons_of, signed_area, visible_parts
 from .prepare import prepare_datasets
-from .reading import ImageReadError, read_image
+from .reading import ImageReadError, pixels_of, read_image
 from .registration import find_image_folder, is_published, register_coco_folder, register_shapes, set_categories
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "load_crowdhuman",
     "mask_to_polygons",
     "most_objects",
+    "pixels_of",
     "polygon_bounds",
     "polygons_of",
     "prepare_datasets",
