@@ -1,4 +1,4 @@
-# make install | demo | test | test-slow | lint | types | bench | docs | clean
+# make install | demo | test | test-slow | mutations | lint | types | bench | docs | clean
 # PYTHON: the interpreter to start from (3.10 to 3.12); one that imports Detectron2 lends it, and its PyTorch, to the environment.
 # VENV: the environment that is made.
 
@@ -12,7 +12,7 @@ DEMO := output/demo
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types bench docs clean
+.PHONY: help install demo test test-slow mutations lint types bench docs clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -32,6 +32,9 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	@$(TEST_ENV) $(PY) -m pytest -m "slow and not gpu"
+
+mutations: $(STAMP)  # do the tests notice edits of the code? about an hour
+	@$(PY) tools/mutate.py
 
 lint: $(STAMP)
 	@$(PY) -m ruff check .

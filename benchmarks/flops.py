@@ -15,6 +15,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.analysis import FlopCountAnalysis
 
 from detkit.config import get_cfg
+from detkit.export import DetectorProgram
 
 
 def main() -> None:
@@ -26,15 +27,16 @@ def main() -> None:
     cfg = get_cfg()
     cfg.merge_from_file(args.config_file)
     cfg.merge_from_list([*args.opts, "MODEL.WEIGHTS", "", "MODEL.BACKBONE.WEIGHTS", "", "MODEL.DEVICE", "cpu"])
-    model = build_model(cfg).eval()
+    model = build_model(cfg)
     torch.backends.mha.set_fastpath_enabled(False)  # one operator for all of an attention layer, which fvcore does not know
-    counts = FlopCountAnalysis(model, [{"image": torch.rand(3, *args.size)}])
+    counts = FlopCountAnalysis(DetectorProgram(model), (torch.rand(1, 3, *args.size), torch.tensor([args.size])))
     counts.uncalled_modules_warnings(False)
     counts.unsupported_ops_warnings(False)
     print(f"parameters        {sum(p.numel() for p in model.parameters()) / 1e6:10.2f} million")
     for name, value in counts.by_module().items():
-        if name.startswith("model") and name.count(".") <= 1 and value > 0:
-            print(f"{name.removeprefix('model').lstrip('.') or 'all':17} {value / 1e9:10.2f}")
+        part = name.removeprefix("model.model")
+        if part != name and part.count(".") <= 1 and value > 0:
+            print(f"{part.lstrip('.') or 'all':17} {value / 1e9:10.2f}")
     print("not counted:", ", ".join(f"{name} ({count})" for name, count in counts.unsupported_ops().items()))
 
 

@@ -26,6 +26,8 @@ __all__ = ["CornerCriterion", "CornerMaps", "CornerVerification", "class_weights
 MIN_IOU = 0.7
 #: objects whose Gaussians are drawn at a time
 CHUNK = 16
+#: rows or columns of a level, a power of two, that compiled and exported corner pools see at most
+_MAX_CELLS = 2048
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,19 @@ class _CornerPool(nn.Module):
     def _pool(self, x: Tensor, dim: int) -> Tensor:
         """The maximum from each cell on to the end of its column or row."""
         if self.from_end:
-            return x.flip(dim).cummax(dim).values.flip(dim)
+            return _running_maximum(x.flip(dim), dim).flip(dim)
+        return _running_maximum(x, dim)
+
+
+def _running_maximum(x: Tensor, dim: int) -> Tensor:
+    """The maximum of all cells up to each one, along dimension 2 or 3."""
+    if not torch.compiler.is_compiling():
         return x.cummax(dim).values
+    # ONNX has no cummax: maxima with itself, shifted by 1, 2, 4, ... cells
+    x = x.movedim(dim, -1)
+    for shift in (2**power for power in range(_MAX_CELLS.bit_length() - 1)):
+        x = x.maximum(F.pad(x, (shift, 0), value=-torch.inf)[..., : x.shape[-1]])
+    return x.movedim(-1, dim)
 
 
 def _conv(in_channels: int, channels: int, kernel_size: int, norm: str, *, activation: bool = True) -> Conv2d:

@@ -33,9 +33,14 @@ def kernel_offsets(vectors: Tensor, free: Tensor, landmarks: LandmarkSet, gradie
     Returns:
         (B, 18, H, W), pairs of (y, x) in cells, relative to the regular 3 x 3 grid.
     """
-    offsets = landmarks.offsets(vectors.unflatten(1, (-1, 4)).movedim((1, 2), (-2, -1)))  # (B, H, W, V + 1, 2)
+    crossing = vectors.unflatten(1, (-1, 4)).movedim((1, 2), (-2, -1))
+    if torch.compiler.is_compiling():
+        crossing = crossing.contiguous()  # exporters cannot follow the strides of permuted tensors
+    offsets = landmarks.offsets(crossing)  # (B, H, W, V + 1, 2)
     chosen = torch.stack([offsets[..., vector, :] for vector in landmarks.kernel_vectors], dim=-2)
     positions = torch.cat([chosen.flip(-1).flatten(-2).movedim(-1, 1), free], dim=1)
+    if torch.compiler.is_compiling():
+        positions = positions.contiguous()
     positions = gradient_share * positions + (1 - gradient_share) * positions.detach()
     steps = torch.arange(KERNEL_SIZE, device=vectors.device, dtype=vectors.dtype) - KERNEL_SIZE // 2
     grid = torch.stack(torch.meshgrid(steps, steps, indexing="ij"), dim=-1).view(1, 2 * KERNEL_POINTS, 1, 1)
@@ -111,6 +116,8 @@ def convolve_at(x: Tensor, offset: Tensor, weight: Tensor, scale: SourceScale | 
     if scale is None:
         scale = SourceScale((x.shape[-2] / height, x.shape[-1] / width), (1.0, 1.0))
     offset = offset.to(torch.promote_types(offset.dtype, torch.float32))
+    if torch.compiler.is_compiling():
+        return _convolve_grid_samples(x, offset, weight, scale)
     down, right = offset.unflatten(1, (-1, 2)).permute(2, 0, 3, 4, 1)  # (B, H', W', k*k) each
     grid_rows, grid_columns = _kernel_grid(height, width, weight.shape[-1], offset.device)
     rows = grid_rows * scale.kernel[0] + down * scale.offset[0]
@@ -126,6 +133,25 @@ def _kernel_grid(height: int, width: int, kernel_size: int, device: torch.device
     rows = torch.arange(height, dtype=torch.float32, device=device)[:, None, None] + centered.repeat_interleave(kernel_size)
     columns = torch.arange(width, dtype=torch.float32, device=device)[None, :, None] + centered.repeat(kernel_size)
     return rows, columns
+
+
+def _convolve_grid_samples(x: Tensor, offset: Tensor, weight: Tensor, scale: SourceScale) -> Tensor:
+    """:func:`convolve_at` by operators that compilers and exporters know.
+
+    One kernel point after the other, in the layout of the offsets: exporters cannot follow the strides of permuted tensors.
+    """
+    height, width = x.shape[-2:]
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    rows = torch.arange(offset.shape[-2], dtype=torch.float32, device=x.device)[:, None]
+    columns = torch.arange(offset.shape[-1], dtype=torch.float32, device=x.device)
+    size, samples = weight.shape[-1], []
+    for point in range(size * size):
+        row = (rows + (point // size - size // 2)) * scale.kernel[0] + offset[:, 2 * point] * scale.offset[0]
+        column = (columns + (point % size - size // 2)) * scale.kernel[1] + offset[:, 2 * point + 1] * scale.offset[1]
+        grid = torch.stack([(2 * column + 1) / width - 1, (2 * row + 1) / height - 1], dim=-1)  # (B, H', W', 2)
+        samples.append(F.grid_sample(x.to(dtype), grid.to(dtype), padding_mode="zeros", align_corners=False))
+    kernel = weight.flatten(2).transpose(1, 2).flatten(1)[..., None, None]  # (C', k*k * C, 1, 1)
+    return F.conv2d(torch.cat(samples, dim=1), kernel.to(dtype)).to(x.dtype)
 
 
 def _cells_around(rows: Tensor, columns: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from detkit.assigners import AssignContext, Assigner, NonFiniteCostError
 from detkit.checkpoint import read_published_layouts
-from detkit.structures import GroundTruth, HardAssignment, Predictions
+from detkit.layers import refuse_tracing
+from detkit.structures import Detections, GroundTruth, HardAssignment, Predictions
 
 from .criterion import SetCriterion
 from .head import IterativeHead, StageOutputs
@@ -96,12 +97,13 @@ class SparseRCNN(nn.Module):
         Raises:
             NonFiniteCostError: while training in one process, the network predicts NaN or infinite values; names iteration and images.
         """
+        refuse_tracing(type(self).__name__)
         images = self.preprocess_image(batched_inputs)
         outputs = self.predict(images)
         if self.training:
             gt = GroundTruth.from_instances([item["instances"].to(self.device) for item in batched_inputs])
             return self.losses(outputs, gt, batched_inputs)
-        results = self.postprocessor(outputs.logits[self.test_stage], outputs.boxes[self.test_stage], images.image_sizes)
+        results = self.detections(outputs).to_instances(images.image_sizes)
         processed = []
         for result, item, (height, width) in zip(results, batched_inputs, images.image_sizes, strict=True):
             processed.append({"instances": detector_postprocess(result, item.get("height", height), item.get("width", width))})
@@ -114,10 +116,26 @@ class SparseRCNN(nn.Module):
 
     def predict(self, images: ImageList) -> StageOutputs:
         """What every stage predicts."""
-        pyramid = self.backbone(images.tensor)
-        sizes = self._sizes(images.image_sizes)
-        boxes, features = self.proposals(sizes)
-        return self.head([pyramid[name] for name in self.in_features], boxes, features, sizes)
+        return self.raw_outputs(images.tensor, torch.tensor(images.image_sizes, dtype=torch.float32, device=self.device))
+
+    def raw_outputs(self, images: Tensor, image_sizes: Tensor) -> StageOutputs:
+        """What every stage predicts for normalized, padded images (B, 3, H, W) of (height, width) ``image_sizes`` (B, 2), float32."""
+        pyramid = self.backbone(images)
+        boxes, features = self.proposals(image_sizes)
+        return self.head([pyramid[name] for name in self.in_features], boxes, features, image_sizes)
+
+    def detections(self, outputs: StageOutputs) -> Detections:
+        """Detections of raw outputs in pixels of the network's input, not clipped."""
+        return self.postprocessor(outputs.logits[self.test_stage], outputs.boxes[self.test_stage])
+
+    def detect_tensors(self, images: Tensor, image_sizes: Tensor) -> Detections:
+        """Detections of images as in :meth:`raw_outputs`."""
+        return self.detections(self.raw_outputs(images, image_sizes))
+
+    def raw_tensors(self, images: Tensor, image_sizes: Tensor) -> dict[str, Tensor]:
+        """Logits (B, N, K) and boxes (B, N, 4), xyxy in pixels, of the stage that detects."""
+        outputs = self.raw_outputs(images, image_sizes)
+        return {"logits": outputs.logits[self.test_stage], "boxes": outputs.boxes[self.test_stage]}
 
     def losses(self, outputs: StageOutputs, gt: GroundTruth, batched_inputs: Sequence[dict[str, Any]] = ()) -> dict[str, Tensor]:
         """The losses of all stages; ``batched_inputs`` give the images their names in an error.
@@ -148,12 +166,6 @@ class SparseRCNN(nn.Module):
         assignment = self.assigner(context)
         assert isinstance(assignment, HardAssignment)
         return assignment.gt_index.unflatten(0, (stages, batch))
-
-    def _sizes(self, image_sizes: Sequence[tuple[int, int]]) -> Tensor:
-        """(B, 2) height and width."""
-        if torch.jit.is_tracing():  # then they are tensors themselves
-            return torch.stack([torch.as_tensor(size, dtype=torch.float32, device=self.device) for size in image_sizes])
-        return torch.tensor(image_sizes, dtype=torch.float32, device=self.device)
 
 
 def _where(problems: Sequence[int], batch: int, batched_inputs: Sequence[dict[str, Any]]) -> str:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from detectron2.modeling.poolers import ROIPooler
-from detectron2.structures import Boxes
 from torch import Tensor, nn
 
 from detkit.geometry import DeltaBoxCoder
+from detkit.layers import PyramidPooler
 
 from .interaction import Interaction
 from .stage import Stage
@@ -47,7 +46,7 @@ class IterativeHead(nn.Module):
         box_coder: what the stages' deltas mean.
     """
 
-    def __init__(self, *, stages: Sequence[Stage], pooler: ROIPooler, box_coder: DeltaBoxCoder) -> None:
+    def __init__(self, *, stages: Sequence[Stage], pooler: PyramidPooler, box_coder: DeltaBoxCoder) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.pooler = pooler
@@ -70,7 +69,7 @@ class IterativeHead(nn.Module):
         pyramid = [level.float() for level in pyramid]
         logits_of, boxes_of, features_of = [], [], []
         for stage in self.stages:
-            rois = self.pooler(pyramid, [Boxes(each) for each in boxes.detach()])
+            rois = self.pooler(pyramid, boxes.detach())
             objects, logits, deltas = stage(features, rois, boxes, image_sizes)
             refined = self.box_coder.apply(deltas.float(), boxes)
             logits_of.append(logits)

@@ -8,13 +8,13 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
-from detectron2.modeling.poolers import ROIPooler
 from torch import nn
 
 from detkit.assigners import build_assigner
 from detkit.backbones import levels_named
 from detkit.config import Section
 from detkit.geometry import DeltaBoxCoder
+from detkit.layers import PyramidPooler
 
 from .config import LIMITS
 from .criterion import FocalClassLoss, SetCriterion, SoftmaxClassLoss
@@ -74,7 +74,7 @@ def _check_pyramid(node: Section, levels: list[ShapeSpec]) -> None:
 
 
 def _build_head(node: Section, levels: list[ShapeSpec]) -> IterativeHead:
-    pooler = ROIPooler(
+    pooler = PyramidPooler(
         output_size=node.POOLER.RESOLUTION,
         scales=[1 / level.stride for level in levels],
         sampling_ratio=node.POOLER.SAMPLING_RATIO,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from detectron2.structures import Boxes, Instances
 from torch import Tensor
+
+from detkit.layers import best_indices, gather_rows
+from detkit.structures import Detections
 
 __all__ = ["SetPostprocessor"]
 
@@ -25,32 +26,22 @@ class SetPostprocessor:
         self.max_detections = max_detections
         self.activation = activation
 
-    def __call__(self, logits: Tensor, boxes: Tensor, image_sizes: Sequence[tuple[int, int]]) -> list[Instances]:
-        """Detections of every image, best first, in pixels of the network's input.
+    def __call__(self, logits: Tensor, boxes: Tensor) -> Detections:
+        """Detections of a batch, best first, in pixels of the network's input. Of equal scores, the first proposal and class go first.
 
         Args:
             logits: (B, N, K), or (B, N, K + 1) for ``"softmax"``.
             boxes: (B, N, 4) xyxy in pixels.
-            image_sizes: (height, width) without padding.
         """
         scores, classes, index = self._best(logits.float())
-        chosen = boxes.gather(1, index[..., None].expand(-1, -1, 4))
-        results = []
-        for i, image_size in enumerate(image_sizes):
-            result = Instances(image_size)
-            result.pred_boxes = Boxes(chosen[i])
-            result.scores = scores[i]
-            result.pred_classes = classes[i]
-            results.append(result)
-        return results
+        return Detections(gather_rows(boxes, index), scores, classes, counts=torch.ones_like(index).sum(1))
 
     def _best(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores, classes and proposals, all (B, D)."""
         if self.activation == "softmax":
             probabilities, classes = logits.softmax(-1)[..., :-1].max(-1)
-            scores, index = probabilities.topk(min(self.max_detections, probabilities.shape[1]))
-            return scores, classes.gather(1, index), index
-        flat = logits.sigmoid().flatten(1)
-        scores, index = flat.topk(min(self.max_detections, flat.shape[1]))
-        num_classes = logits.shape[-1]
-        return scores, index % num_classes, torch.div(index, num_classes, rounding_mode="floor")
+            index = best_indices(probabilities, self.max_detections)
+            return probabilities.gather(1, index), classes.gather(1, index), index
+        probabilities, num_classes = logits.sigmoid().flatten(1), logits.shape[-1]
+        pair = best_indices(probabilities, self.max_detections)
+        return probabilities.gather(1, pair), pair % num_classes, torch.div(pair, num_classes, rounding_mode="floor")

@@ -46,7 +46,7 @@ class LearnedProposals(nn.Module):
         centers, sizes = self.boxes[:, :2], self.boxes[:, 2:].clamp(min=MIN_SIZE)
         relative = cat([centers - sizes / 2, centers + sizes / 2], dim=1)
         scale = image_sizes.flip(1).repeat(1, 2)  # (B, 4): width, height, width, height
-        features = None if self.features is None else self.features.expand(len(image_sizes), -1, -1)
+        features = None if self.features is None else self.features.expand(image_sizes.shape[0], -1, -1)
         return relative * scale[:, None], features
 
 

@@ -16,7 +16,6 @@ python tools/analyze.py landmarks   --dataset coco_2017_val --image 139 --config
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,7 +34,7 @@ from detkit import analysis
 from detkit.assigners import ATSSAssigner
 from detkit.checkpoint import load_weights
 from detkit.config import get_cfg, usable_device
-from detkit.data import find_image_folder, register_coco_folder
+from detkit.data import find_image_folder, read_coco_json, register_coco_folder
 from detkit.dense import DenseDetector, PriorGenerator
 from detkit.evaluation import read_detections, read_ground_truth
 from detkit.geometry import square_anchors
@@ -332,9 +331,9 @@ def _registered(dataset: str) -> str:
     path = Path(dataset)
     if not path.is_file():
         raise ValueError(f"--dataset {dataset}: neither a registered dataset nor a COCO json (COCO itself lies below DETECTRON2_DATASETS).")
-    images = json.loads(path.read_text(encoding="utf-8")).get("images")
+    images = read_coco_json(path)["images"]
     if not images:
-        raise ValueError(f"--dataset {dataset}: no COCO annotation file, or one without images.")
+        raise ValueError(f"--dataset {dataset}: the file lists no images.")
     register_coco_folder(dataset, path, find_image_folder(path, images[0]["file_name"]))
     return dataset
 

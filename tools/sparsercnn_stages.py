@@ -19,13 +19,12 @@ import detkit.engine  # noqa: F401  before the others: it silences what dependen
 # isort: split
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
-from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
 from PIL import Image
 
 from detkit.checkpoint import load_weights
 from detkit.config import ConfigError, get_cfg
-from detkit.data import prepare_datasets
+from detkit.data import prepare_datasets, read_image
 from detkit.engine import evaluate
 from detkit.engine.setup import resolve_config
 from sparsercnn import SparseRCNN
@@ -74,7 +73,7 @@ def _load(cfg: CfgNode) -> tuple[CfgNode, SparseRCNN]:
 def _picture(cfg: CfgNode, image: Path, output: Path, score_thresh: float) -> Path:
     cfg, model = _load(cfg)
     resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
-    rgb = read_image(str(image), format="RGB")
+    rgb = read_image(image, "RGB")
     pictures = stage_pictures(model, rgb, resize=resize, channels=cfg.INPUT.FORMAT, score_thresh=score_thresh)
     Image.fromarray(side_by_side(pictures)).save(output)
     return output

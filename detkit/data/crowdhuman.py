@@ -50,8 +50,8 @@ def read_odgt(path: str | os.PathLike[str]) -> Iterator[CrowdImage]:
     """The images of an annotation file, one line after the other.
 
     What is not tagged "person", or is marked to be ignored, is a region to ignore, as in the official evaluation. Boxes may lie outside
-    the image. One without width or height, or with a negative one, is a region to ignore too, since nobody can be found there; that does no
-    harm, as nothing is trained on regions and none of a pixel covers a detection. A warning counts them.
+    the image. One without width or height, or with a negative one, is a region to ignore too, since no person can be found there. That
+    does no harm: nothing is trained on regions, and none of a pixel covers a detection. A warning counts them.
 
     Raises:
         DataError: the file is missing, or a line is no annotation; names the line and the box.
@@ -138,7 +138,7 @@ def prepare_crowdhuman(name: str, *, on_bad_image: OnBadImage, in_training: bool
     """Reads a registered set once, so that what is wrong with it is said now; ``on_bad_image`` holds from now on.
 
     Raises:
-        DataError: see :func:`load_crowdhuman`; or there is nobody to train on.
+        DataError: see :func:`load_crowdhuman`; or there is no person to train on.
     """
     metadata = MetadataCatalog.get(name)
     register_crowdhuman(name, metadata.odgt_file, metadata.image_root, on_bad_image=on_bad_image)

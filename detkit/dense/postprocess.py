@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detkit.config.dense import DENSE_TEST_LIMITS
 from detkit.geometry import box_areas
-from detkit.layers import ABSENT, best_indices, gather_rows, nms_mask
+from detkit.layers import ABSENT, best_indices, gather_rows, nms_mask, nms_mask_by_offsets
 from detkit.structures import Detections, Predictions
 
 __all__ = ["DensePostprocessor"]
@@ -151,7 +151,8 @@ class DensePostprocessor:
         """The best of what non-maximum suppression keeps; ``fields`` are values per prior and the priors of the candidates."""
         # one pixel on the far corners makes torchvision's IoU the legacy one
         far = torch.cat([boxes[..., :2], boxes[..., 2:] + self.plus_one], dim=-1) if self.plus_one else boxes
-        scores = torch.where(nms_mask(far, scores, classes, self.nms_thresh), scores, ABSENT)
+        suppress = nms_mask_by_offsets if torch.jit.is_tracing() else nms_mask
+        scores = torch.where(suppress(far, scores, classes, self.nms_thresh), scores, ABSENT)
         best = best_indices(scores, self.max_detections)
         scores = scores.gather(1, best)
         there = scores >= 0

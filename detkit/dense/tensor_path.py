@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from detkit.layers.tracing import refuse_tracing
+from detkit.layers import refuse_tracing
 from detkit.structures import Detections
 
 __all__ = ["TensorPath"]

@@ -174,11 +174,7 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict | None]) -> T
     solver = Section(cfg, "SOLVER")
     if solver.IMS_PER_BATCH % (solver.ACCUMULATE * get_world_size()):
         raise solver.refusal("IMS_PER_BATCH", f"a multiple of {get_world_size()} processes times SOLVER.ACCUMULATE {solver.ACCUMULATE}")
-    records = get_detection_dataset_dicts(
-        cfg.DATASETS.TRAIN,
-        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-        min_keypoints=cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0,
-    )
+    records = _training_records(cfg)
     schedule = BatchSchedule(
         stream=_build_sampler(cfg, records)._infinite_indices,
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
@@ -193,6 +189,19 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict | None]) -> T
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         pin_memory=torch.device(cfg.MODEL.DEVICE).type == "cuda",
     )
+
+
+def _training_records(cfg: CfgNode) -> list[dict]:
+    min_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
+    try:
+        return get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, min_keypoints=min_keypoints
+        )
+    except AssertionError as error:  # how Detectron2 says that no image is left
+        raise DataError(
+            f"No image is left to train on in {', '.join(cfg.DATASETS.TRAIN)} ({error}). DATALOADER.FILTER_EMPTY_ANNOTATIONS leaves out "
+            "images without objects, MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE those with fewer labeled keypoints."
+        ) from error
 
 
 def _build_sampler(cfg: CfgNode, records: Sequence[dict]) -> TrainingSampler | RepeatFactorTrainingSampler:

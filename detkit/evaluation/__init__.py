@@ -5,7 +5,7 @@ from .crowdhuman import CrowdHumanEvaluator
 from .crowdhuman_metrics import CrowdMetrics, CrowdScene, crowd_metrics
 from .detections import DetectionEvaluator, detection_limit
 from .evaluators import build_evaluator, inference_folder
-from .files import DETECTIONS_FILE, EvaluationError, coco_of, read_detections, read_ground_truth
+from .files import DETECTIONS_FILE, EvaluationError, coco_of, read_detections, read_ground_truth, read_unreadable
 from .image_quality import ImageQuality, best_score_threshold, image_qualities
 from .mistakes import Mistake, why_false
 from .proposals import proposals_in_outputs
@@ -32,5 +32,6 @@ __all__ = [
     "proposals_in_outputs",
     "read_detections",
     "read_ground_truth",
+    "read_unreadable",
     "why_false",
 ]

@@ -20,7 +20,7 @@ from detectron2.utils import comm
 from numpy.typing import NDArray
 
 from .crowdhuman_metrics import CrowdScene, crowd_metrics
-from .files import DETECTIONS_FILE
+from .files import DETECTIONS_FILE, write_unreadable
 
 __all__ = ["CrowdHumanEvaluator"]
 
@@ -75,6 +75,7 @@ class CrowdHumanEvaluator(DatasetEvaluator):
         left_out = set().union(*(part for _, part in gathered))
         if self._output_dir is not None:
             self._save(self._output_dir, found)
+            write_unreadable(self._output_dir, left_out)
         nothing = np.zeros((0, 4)), np.zeros(0)
         images = (image for image in DatasetCatalog.get(self._dataset_name) if image["image_id"] not in left_out)
         metrics = crowd_metrics(_scene(image, *found.get(image["image_id"], nothing)) for image in images)

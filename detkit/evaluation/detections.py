@@ -20,7 +20,7 @@ from pycocotools.coco import COCO
 from detkit.data import DataError, class_names, id_order, is_published, most_objects, read_coco_json, without_images
 
 from .coco import MOST_DETECTIONS, CocoEvaluation, Task
-from .files import DETECTIONS_FILE, EvaluationError, coco_of
+from .files import DETECTIONS_FILE, EvaluationError, coco_of, write_unreadable
 from .numbering import NumberedGroundTruth
 
 __all__ = ["DetectionEvaluator", "detection_limit"]
@@ -105,6 +105,7 @@ class DetectionEvaluator(DatasetEvaluator):
         if self._output_dir is not None:
             self._output_dir.mkdir(parents=True, exist_ok=True)
             (self._output_dir / DETECTIONS_FILE).write_text(json.dumps(detections), encoding="utf-8")
+            write_unreadable(self._output_dir, left_out)
         if "annotations" not in content:
             self.remarks.append("detections saved; there are no annotations to compare them with.")
             return {}
@@ -136,18 +137,17 @@ class DetectionEvaluator(DatasetEvaluator):
     def _detections(self, predictions: list[dict[str, Any]], content: dict[str, Any]) -> list[dict[str, Any]]:
         """All detections, with the categories of the annotation file for the classes of the model.
 
-        Raises:
-            EvaluationError: the model has more classes than the dataset, and found one of those.
+        A model may have more classes than the dataset; what it finds of those cannot be compared.
         """
         categories = [category["id"] for category in sorted(content["categories"], key=id_order)]
         detections = list(itertools.chain.from_iterable(prediction.get("instances", ()) for prediction in predictions))
-        most = max((detection["category_id"] for detection in detections), default=-1)
-        if most >= len(categories):
-            raise EvaluationError(
-                f"{self._name}: the model found class {most}, but the dataset has {len(categories)} classes, 0 to {len(categories) - 1}. "
-                "Evaluate with the model's own NUM_CLASSES and a dataset with the classes it was trained on."
+        known = [{**each, "category_id": categories[each["category_id"]]} for each in detections if each["category_id"] < len(categories)]
+        if len(known) < len(detections):
+            self.remarks.append(
+                f"the model has more classes than the {len(categories)} of the dataset: {len(detections) - len(known)} of "
+                f"{len(detections)} detections are of the others and left out."
             )
-        return [{**detection, "category_id": categories[detection["category_id"]]} for detection in detections]
+        return known
 
     def _measure(self, ground_truth: COCO, detections: list[dict[str, Any]], task: Task) -> dict[str, float]:
         annotations = ground_truth.dataset["annotations"]

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from pycocotools.coco import COCO
 
 from detkit.data import DataError, is_box, read_coco_json
 
-__all__ = ["DETECTIONS_FILE", "EvaluationError", "coco_of", "read_detections", "read_ground_truth"]
+__all__ = ["DETECTIONS_FILE", "EvaluationError", "coco_of", "read_detections", "read_ground_truth", "read_unreadable", "write_unreadable"]
 
 #: name of the file with the detections that an evaluation leaves, as Detectron2's COCOEvaluator calls it
 DETECTIONS_FILE = "coco_instances_results.json"
+#: beside it, where images could not be read and were left out: a list of their ids
+_UNREADABLE_FILE = "unreadable_images.json"
 
 
 class EvaluationError(ValueError):
@@ -24,7 +27,7 @@ class EvaluationError(ValueError):
 
 
 def read_ground_truth(path: str | os.PathLike[str]) -> COCO:
-    """The annotations of a dataset in COCO format, under the ids of the file. They are shared: nobody changes them.
+    """The annotations of a dataset in COCO format, under the ids of the file. They are shared: do not change them.
 
     Raises:
         EvaluationError: the file is missing, not json, or not in COCO's format.
@@ -67,6 +70,29 @@ def read_detections(path: str | os.PathLike[str], ground_truth: COCO) -> list[di
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, (int, float, str))
+
+
+def write_unreadable(folder: Path, image_ids: Collection[Any]) -> None:
+    """Notes beside the detections which images of the dataset were left out; no file where there are none."""
+    path = folder / _UNREADABLE_FILE
+    path.unlink(missing_ok=True)
+    if image_ids:
+        path.write_text(json.dumps(sorted(image_ids, key=str)), encoding="utf-8")
+
+
+def read_unreadable(folder: str | os.PathLike[str]) -> list[Any]:
+    """The ids of the images that the evaluation in a folder has left out.
+
+    Raises:
+        EvaluationError: the file is broken.
+    """
+    path = Path(folder, _UNREADABLE_FILE)
+    if not path.exists():
+        return []
+    image_ids = _read_json(path)
+    if not isinstance(image_ids, list) or not all(map(_is_name, image_ids)):
+        raise EvaluationError(f"{path}: not a list of image ids. Evaluate again, or move the file away.")
+    return image_ids
 
 
 def coco_of(content: dict[str, Any]) -> COCO:

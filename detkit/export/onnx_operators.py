@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+
+import detkit.layers  # noqa: F401  which defines the operators
 
 __all__ = ["translations"]
 
 
 def translations() -> dict[Any, Callable[..., Any]]:
     """From operators of PyTorch to functions that write their ONNX form, for ``torch.onnx.export``."""
-    return {torch.ops.detkit.nms_mask.default: _nms_mask}
+    return {torch.ops.detkit.nms_mask.default: _nms_mask, torch.ops.detkit.pool_pyramid.default: _pool_pyramid}
 
 
 def _nms_mask(boxes: Any, scores: Any, classes: Any, iou_threshold: float) -> Any:
@@ -37,3 +39,31 @@ def _nms_mask(boxes: Any, scores: Any, classes: Any, iou_threshold: float) -> An
     pairs = op.Gather(chosen, op.Constant(value_ints=[0, 2]), axis=1)
     kept = op.Squeeze(op.GreaterOrEqual(op.Slice(chosen, first, one, one), op.Constant(value_int=0)), one)
     return op.ScatterND(op.Less(scores, scores), pairs, kept)
+
+
+def _pool_pyramid(
+    pyramid: Sequence[Any], rois: Any, levels: Any, scales: Sequence[float], size: int, sampling_ratio: int, aligned: bool
+) -> Any:
+    """``detkit::pool_pyramid`` by a RoiAlign per level, on the regions of that level."""
+    import onnxscript
+
+    op: Any = onnxscript.opset18
+    zero, one, two, five = (op.Constant(value_ints=[number]) for number in (0, 1, 2, 5))
+    shape = op.Concat(op.Shape(levels), op.Slice(op.Shape(pyramid[0]), one, two, zero), op.Constant(value_ints=[size, size]), axis=0)
+    result = op.Expand(op.Constant(value_float=0.0), shape)
+    for level, (features, scale) in enumerate(zip(pyramid, scales, strict=True)):
+        index = op.Squeeze(op.NonZero(op.Equal(levels, op.Constant(value_int=level))), zero)
+        own = op.Gather(rois, index, axis=0)
+        pooled = op.RoiAlign(
+            features,
+            op.Slice(own, one, five, one),
+            op.Cast(op.Squeeze(op.Slice(own, zero, one, one), one), to=7),
+            mode="avg",
+            output_height=size,
+            output_width=size,
+            sampling_ratio=max(sampling_ratio, 0),
+            spatial_scale=float(scale),
+            coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
+        )
+        result = op.ScatterND(result, op.Unsqueeze(index, one), pooled)
+    return result

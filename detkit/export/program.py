@@ -32,7 +32,7 @@ class DetectorProgram(nn.Module):
         super().__init__()
         self.model = model.eval()
         self.raw = raw
-        #: names of the outputs, in their order; those of raw outputs are known after the first call
+        #: names of the outputs, in their order, known after a call
         self.output_names: tuple[str, ...] = ()
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
@@ -56,7 +56,8 @@ class DetectorProgram(nn.Module):
             found = _within_images(self.model.detect_tensors(padded, sizes), sizes)
             landmarks = {"landmarks": found.fields["pred_landmarks"]} if "pred_landmarks" in found.fields else {}
             outputs = {"boxes": found.boxes, "scores": found.scores, "classes": found.classes, "counts": found.counts} | landmarks
-        self.output_names = tuple(outputs)
+        if not torch.compiler.is_compiling():
+            self.output_names = tuple(outputs)
         return tuple(outputs.values())
 
     def _preprocess(self, images: Tensor, image_sizes: Tensor) -> Tensor:

@@ -3,16 +3,19 @@
 from .batch_norm import FixedStatisticsBatchNorm, train_affine
 from .deform import DeformConv2dPack, deform_conv2d
 from .nms import nms_mask, nms_mask_by_offsets
+from .pooling import PyramidPooler, pool_pyramid, pool_pyramid_densely
 from .ranking import ABSENT, best_indices, gather_rows
 from .sampling import sample_channels
 from .scale import Scale
 from .towers import ConvTower, Tower, init_conv
+from .tracing import refuse_tracing
 
 __all__ = [
     "ABSENT",
     "ConvTower",
     "DeformConv2dPack",
     "FixedStatisticsBatchNorm",
+    "PyramidPooler",
     "Scale",
     "Tower",
     "best_indices",
@@ -21,6 +24,9 @@ __all__ = [
     "init_conv",
     "nms_mask",
     "nms_mask_by_offsets",
+    "pool_pyramid",
+    "pool_pyramid_densely",
+    "refuse_tracing",
     "sample_channels",
     "train_affine",
 ]

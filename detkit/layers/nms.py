@@ -60,7 +60,7 @@ def nms_mask_by_offsets(boxes: Tensor, scores: Tensor, classes: Tensor, iou_thre
     wide = boxes.double()
     lowest = wide.amin()
     spacing = wide.amax() - lowest + 2
-    unit = torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64, device=boxes.device)
+    unit = (torch.arange(4, device=boxes.device) >= 2).double()  # 0, 0, 1, 1
     moved = torch.where(there[..., None], wide - lowest, unit) + (group * spacing)[..., None]
     kept = nms(moved.flatten(0, 1), scores.flatten().double(), _float32_threshold(iou_threshold))
     return torch.zeros_like(there).flatten().index_fill(0, kept, True).view_as(there) & there

@@ -27,7 +27,8 @@ def best_indices(values: Tensor, count: int) -> Tensor:
         count: how many, at least 1.
     """
     size = values.shape[-1]
-    if isinstance(size, int):
+    if isinstance(size, int) or torch.jit.is_tracing():  # while TorchScript traces, sizes are tensors
+        size = int(size)
         count = min(count, size)
     else:
         values = F.pad(values, (0, count), value=ABSENT)

@@ -14,7 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from markupsafe import Markup
 from pycocotools.coco import COCO
 
-from detkit.data import DataError, id_order
+from detkit.data import DataError, id_order, without_images
 from detkit.engine.writers import METRICS_FILE
 from detkit.evaluation import (
     DETECTIONS_FILE,
@@ -22,11 +22,13 @@ from detkit.evaluation import (
     CocoEvaluation,
     Task,
     best_score_threshold,
+    coco_of,
     detection_limit,
     image_qualities,
     inference_folder,
     read_detections,
     read_ground_truth,
+    read_unreadable,
 )
 from detkit.evaluation.curves import ap_series, loss_series, smoothed
 from detkit.visualization.figures import Line, line_figure
@@ -106,7 +108,7 @@ def dataset_section(run: Run, dataset_name: str) -> DatasetSection | Missing:
     annotations = _annotation_file(dataset_name, results.parent)
     if annotations is None:
         return _not_here(dataset_name)
-    ground_truth = read_ground_truth(annotations)
+    ground_truth = coco_of(without_images(read_ground_truth(annotations).dataset, read_unreadable(results.parent)))
     if not ground_truth.getAnnIds(iscrowd=False):
         return Missing(f"{annotations} holds no objects to compare the detections with.")
     detections = read_detections(results, ground_truth)

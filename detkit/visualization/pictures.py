@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from detectron2.data import MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.utils.visualizer import GenericMask, Visualizer
 from matplotlib import rc_context
 from numpy.typing import NDArray
 from PIL import Image
+
+from detkit.data import ImageReadError, read_image
 
 __all__ = ["DrawnObject", "PictureError", "Picture", "canvas", "draw_objects", "encoded", "read_rgb"]
 
@@ -63,15 +64,15 @@ class DrawnObject:
     keypoints: NDArray[np.float64] | None = field(default=None, compare=False)
 
 
-def read_rgb(path: str | Path) -> RGBImage:
+def read_rgb(path: str | os.PathLike[str]) -> RGBImage:
     """An image file as (H, W, 3) RGB, rotated by its EXIF orientation.
 
     Raises:
         PictureError: missing or broken; names the file.
     """
     try:
-        return np.asarray(read_image(str(path), format="RGB"))
-    except OSError as error:
+        return np.asarray(read_image(path, "RGB", deep_images="own_range"), dtype=np.uint8)
+    except ImageReadError as error:
         raise PictureError(f"{path}: the image cannot be read ({error}). Restore the file; the pictures of the page need it.") from error
 
 

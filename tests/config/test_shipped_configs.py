@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ EACH_CONFIG = pytest.mark.parametrize("path", CONFIGS, ids=config_name)
 #: released checkpoints of mmdetection whose architecture one of our configs has
 PUBLISHED = {
     "tood_r50_fpn_anchor-based_1x_coco": "dw/tood_R_50_FPN_1x_mmdet_anchor",
-    "tood_x101-64x4d_fpn_ms-2x_coco": "dw/dw_tood_head_X_101_64x4d_FPN_2x",
+    "tood_x101-64x4d_fpn_ms-2x_coco": "dw/tood_X_101_64x4d_FPN_2x_mmdet",
+    "tood_r101_fpn_ms-2x_coco": "dw/tood_R_101_FPN_2x_mmdet",
+    "tood_r101-dconv-c3-c5_fpn_ms-2x_coco": "dw/tood_R_101_DCN_FPN_2x_mmdet",
     "fcos_r50-caffe_fpn_gn-head_1x_coco": "fcos/fcos_R_50_FPN_1x_mmdet",
     "fcos_r50-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco": "fcos/fcos_R_50_FPN_1x_mmdet_improved",
     "fcos_r50-dcn-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco": "fcos/fcos_R_50_DCN_FPN_1x_mmdet_improved",
@@ -84,5 +87,18 @@ def test_quick_runs_enforce_their_result(path: Path) -> None:
     header = path.read_text()
     assert cfg.SEED >= 0
     assert cfg.TEST.EXPECTED_RESULTS or "not run" in header or "not measured" in header
-    for _, metric, value, tolerance in cfg.TEST.EXPECTED_RESULTS:
-        assert value > tolerance > 0 and f"{metric} {value}" in header
+    for task, metric, value, tolerance in cfg.TEST.EXPECTED_RESULTS:
+        assert value > tolerance > 0 and f"{metric} {value}" in header and f"seed {cfg.SEED}" in header
+        by_seed = measured_by_seed(header, f"{task} {metric}")
+        if not by_seed:
+            assert f"# Spread: not measured: seed {cfg.SEED} alone was run." in header
+            continue
+        assert by_seed.pop(cfg.SEED) == value, "the expected value is that of the seed that the file runs with"
+        deviation = max(abs(other - value) for other in by_seed.values())
+        assert len(by_seed) >= 2 and deviation <= tolerance <= deviation + 3
+
+
+def measured_by_seed(header: str, metric: str) -> dict[int, float]:
+    """Values by seed of the line ``# Spread: bbox AP 37.1 (seed 0), 40.3 (seed 1).``"""
+    line = next((line for line in header.splitlines() if line.startswith(f"# Spread: {metric} ")), "")
+    return {int(seed): float(value) for value, seed in re.findall(r"([\d.]+) \(seed (\d+)\)", line)}

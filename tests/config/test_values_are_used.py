@@ -459,8 +459,8 @@ TTA = {
     "MIN_SIZES": Row((33, 44), lambda d: [tuple(mapper.min_sizes[0] for mapper in d._mappers)]),
     "MAX_SIZE": Row(77, lambda d: [mapper.max_size for mapper in d._mappers], {"MIN_SIZES": (33, 44)}),
     "FLIP": Row(False, lambda d: [mapper.flip for mapper in d._mappers]),
-    "MERGE_THRESH": Row(0.33, lambda d: [d.merge_way.threshold]),
-    "SOFT_VOTE_MIN_SCORE": Row(0.22, lambda d: [d.merge_way.min_score], {"MERGE": "soft_vote"}),
+    "MERGE_THRESH": Row(0.33, lambda d: [d.merge_rule.threshold]),
+    "SOFT_VOTE_MIN_SCORE": Row(0.22, lambda d: [d.merge_rule.min_score], {"MERGE": "soft_vote"}),
     "MAX_DETECTIONS": Row(23, lambda d: [d.max_detections], {"TEST.DETECTIONS_PER_IMAGE": 17}),
     "TEST.DETECTIONS_PER_IMAGE": Row(17, lambda d: [d.max_detections]),
 }
@@ -476,7 +476,7 @@ def test_multi_scale_testing(key: str, toy: str) -> None:
 @pytest.mark.parametrize("merge", ["nms", "vote", "soft_vote"])
 def test_every_way_of_merging_has_its_threshold(merge: str, toy: str) -> None:
     cfg = with_values(tiny_cfg(), "TEST.AUG", {"MERGE": merge, "MERGE_THRESH": 0.33})
-    way = build_multi_scale_detector(cfg, build_model(cfg), toy).merge_way
+    way = build_multi_scale_detector(cfg, build_model(cfg), toy).merge_rule
     assert way.threshold == 0.33 and isinstance(way, SoftVoting) == (merge == "soft_vote")
 
 

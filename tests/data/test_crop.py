@@ -54,6 +54,16 @@ def test_half_of_the_images_are_cropped(cfg, record: dict) -> None:
     assert 18 <= cropped <= 42
 
 
+def test_longer_side_before_the_crop_can_be_bounded(cfg, record: dict) -> None:
+    """A bound of 60 pixels makes images of 40 x 60, so that crops of at least 40 are as high as they are."""
+    cfg.INPUT.CROP.MAX_SIZE, cfg.INPUT.FORMAT = 60, "RGB"
+    np.random.seed(0)
+    mapper = build_train_mapper(cfg)
+    for _ in range(20):
+        green = mapper(record)["image"][1].float()
+        assert green.max() - green.min() > 95  # all rows
+
+
 def test_objects_outside_the_crop_are_left_out(cfg, record: dict) -> None:
     np.random.seed(0)
     mapper = build_train_mapper(cfg)

@@ -161,6 +161,16 @@ def test_skipped_images_are_neither_trained_nor_evaluated(coco_folder: CocoFolde
     assert json.loads(coco_folder.json_file.read_text()) == coco_folder.content
 
 
+def test_classes_are_numbered_by_their_ids(coco_folder: CocoFolder, tmp_path: Path) -> None:
+    """In whatever order the file lists them."""
+    coco_folder.content["categories"].reverse()
+    coco_folder.write()
+    prepare_datasets(config(coco_folder, tmp_path))
+    metadata = MetadataCatalog.get("custom_train")
+    assert metadata.thing_classes == ["ball", "cube"] and metadata.thing_dataset_id_to_contiguous_id == {3: 0, 7: 1}
+    assert [record["annotations"][0]["category_id"] for record in DatasetCatalog.get("custom_train")] == [0, 1, 0]
+
+
 def test_metadata_survive_a_repair(coco_folder: CocoFolder, tmp_path: Path) -> None:
     """Keypoints, colors and whatever else stands there mean the copy too, from which training and evaluation then read."""
     coco_folder.content["categories"][0] |= {"keypoints": ["left_end", "right_end"], "skeleton": [[1, 2]]}

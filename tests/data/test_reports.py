@@ -374,6 +374,13 @@ EVALUATION = [
         refused=r"KEYPOINT_OKS_SIGMAS gives 17 numbers.*custom_val have 2 keypoints",
     ),
     Row("keypoints of their own", all_of(lsnet("pose"), keypoints), ("TEST.KEYPOINT_OKS_SIGMAS", "[0.1,0.1]"), says="bbox: "),
+    Row(
+        "a model of more classes",
+        lambda own: None,
+        ("MODEL.ATSS.NUM_CLASSES", "50"),
+        says=r"the model has more classes than the 2 of the dataset: \d+ of 40 detections are of the others and left out",
+        holds=lambda outcome: "bbox" in outcome.results,
+    ),
     Row("other classes in validation", val_json(lambda content: content["categories"].pop()), VAL, "category id without a category"),
 ]
 

@@ -97,3 +97,11 @@ def test_a_request_to_stop_comes_back(stop: bool) -> None:
     model = Regression()
     step = TrainingStep(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
     assert step(iter([_batch()]), iteration=0, stop=stop).stop is stop
+
+
+def test_a_request_to_another_worker_comes_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the mean over two workers says it, of which this one was not asked."""
+    monkeypatch.setattr("detkit.engine.step.reduce_mean", lambda tensor: torch.cat([tensor[:-1], tensor.new_tensor([0.5])]))
+    model = Regression()
+    step = TrainingStep(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    assert step(iter([_batch()]), iteration=0, stop=False).stop

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
 from detkit import analysis
@@ -26,6 +26,7 @@ from detkit.evaluation import (
     image_qualities,
     read_detections,
     read_ground_truth,
+    read_unreadable,
 )
 from detkit.report import write_report
 from tests.tiny import tiny_cfg
@@ -143,6 +144,23 @@ def test_page(register: Callable[[str], Path], tmp_path: Path, kind: str) -> Non
     text = write_report(cfg, cfg.OUTPUT_DIR).read_text()
     assert f"<dt>box AP</dt><dd>{expected:.1f}</dd>" in text
     assert "3 of 3 found" in text
+
+
+def test_images_that_could_not_be_read_do_not_count(register: Callable[[str], Path], tmp_path: Path) -> None:
+    register("texts")
+    evaluator = DetectionEvaluator(NAME, output_dir=tmp_path)
+    records = DatasetCatalog.get(NAME)
+    for record in records[1:]:
+        boxes = torch.tensor([BoxMode.convert(each["bbox"], each["bbox_mode"], BoxMode.XYXY_ABS) for each in record["annotations"]])
+        classes = torch.tensor([each["category_id"] for each in record["annotations"]])
+        found = Instances((48, 64), pred_boxes=Boxes(boxes.float()), scores=torch.ones(3), pred_classes=classes)
+        evaluator.process([record], [{"instances": found}])
+    assert evaluator.evaluate()["bbox"]["AP"] < 90 and evaluator.remarks == []  # an image that was not processed counts as missed
+    assert read_unreadable(tmp_path) == []
+    evaluator.leave_out([records[0]["image_id"]])
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+    assert evaluator.remarks == ["images that could not be read and do not count: 1."]
+    assert read_unreadable(tmp_path) == ["name 001"]
 
 
 # limits and reasons ---------------------------------------------------------------------------------------------------------------------

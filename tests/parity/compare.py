@@ -19,11 +19,16 @@ Remember = Callable[[str, str, float, float], None]
 
 
 class Recorder:
-    """Compares the numbers of one case within the tolerances that it states."""
+    """Compares the numbers of one case within the tolerances that it states.
+
+    Arrays of a case may be empty, an image without objects has such; ``compared`` counts the numbers of all, so that a test can refuse to
+    have compared nothing.
+    """
 
     def __init__(self, case: GoldenCase, remember: Remember) -> None:
         self.case = case
         self.remember = remember
+        self.arrays, self.compared = 0, 0
 
     def close(
         self, quantity: str, name: str, actual: Tensor, expected: Tensor, *, scale: Tensor | float = 1.0, floor: float = 1e-9
@@ -36,6 +41,7 @@ class Recorder:
             scale: size of the numbers where an absolute tolerance is meant relative to it.
             floor: difference that counts as none: of numbers near 0, a relative tolerance asks for more bits than they have.
         """
+        self.arrays, self.compared = self.arrays + 1, self.compared + expected.numel()
         absolute, relative = tolerance(self.case, quantity)
         actual, expected = actual.detach().double(), expected.double()
         assert actual.shape == expected.shape, f"{self.case.id}: {name} has shape {tuple(actual.shape)}, not {tuple(expected.shape)}"
@@ -54,6 +60,7 @@ class Recorder:
 
     def equal(self, name: str, actual: Tensor, expected: Tensor) -> None:
         """Asserts that integers are the same."""
+        self.arrays, self.compared = self.arrays + 1, self.compared + expected.numel()
         assert actual.shape == expected.shape, f"{self.case.id}: {name} has shape {tuple(actual.shape)}, not {tuple(expected.shape)}"
         different = (actual != expected).flatten()
         wrong = int(different.sum())
@@ -61,7 +68,8 @@ class Recorder:
         assert wrong == 0, f"{self.case.id}: {wrong} of {len(different)} entries of {name} differ, first at {int(different.int().argmax())}"
 
     def same_detections(self, name: str, actual: tuple[Tensor, Tensor, Tensor], expected: tuple[Tensor, Tensor, Tensor]) -> None:
-        """Asserts that two sets of (boxes, scores, classes) are the same in any order."""
+        """Asserts that two sets of (boxes, scores, classes) are the same in any order. How many there are is a number to compare, too."""
+        self.arrays, self.compared = self.arrays + 1, self.compared + 1
         count, expected_count = len(actual[1]), len(expected[1])
         assert count == expected_count, f"{self.case.id}: {count} detections in {name}, not {expected_count}"
         if not count:

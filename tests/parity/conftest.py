@@ -12,9 +12,17 @@ from .compare import Recorder
 
 
 @pytest.fixture
-def recorder_of(record_property: Callable[[str, object], None]) -> Callable[[GoldenCase], Recorder]:
-    """Makes the recorder of a case."""
-    return lambda case: Recorder(case, lambda *deviation: record_property("golden deviation", deviation))
+def recorder_of(record_property: Callable[[str, object], None]) -> Iterator[Callable[[GoldenCase], Recorder]]:
+    """Makes the recorder of a case. A test that has compared empty arrays alone fails."""
+    made: list[Recorder] = []
+
+    def make(case: GoldenCase) -> Recorder:
+        made.append(Recorder(case, lambda *deviation: record_property("golden deviation", deviation)))
+        return made[-1]
+
+    yield make
+    empty = [recorder.case.id for recorder in made if recorder.arrays and not recorder.compared]
+    assert not empty, f"not a single number was compared of {', '.join(empty)}"
 
 
 @pytest.hookimpl(wrapper=True)

@@ -21,7 +21,9 @@ FIRST_PARTS = {"loss_adet": 6}
 NUMBERED_PARTS = {"assigners": 2, "pyramid_dcn": 3}
 #: values kept of a map of a whole model
 MAP_VALUES = 600
-_MAP = re.compile(r"(?:cls|reg|ctr|fpn|logits|prob|cls_feat|reg_feat)\d|batch|(?:logits|reg|ctr)_p\d")
+#: locations kept of each level where a whole model's maps are stored at some locations
+LEVEL_POINTS = 16
+_MAP = re.compile(r"(?:cls|reg|ctr|fpn|logits|prob|cls_feat|reg_feat)\d|batch|(?:logits|reg|ctr|feat)_p\d|stage_logits(?!_)")
 
 
 def select(case: GoldenCase) -> None:
@@ -54,7 +56,20 @@ def _thinned(case: GoldenCase) -> dict[str, Any]:
         where = np.arange(len(values)) if index is None else index.numpy()
         step = max(1, len(where) // MAP_VALUES)
         arrays[f"{name}__idx"], arrays[f"{name}__val"] = where[::step].astype(np.int32), values.numpy()[::step]
-    return arrays
+    return _with_fewer_points(arrays)
+
+
+def _with_fewer_points(arrays: dict[str, Any]) -> dict[str, Any]:
+    """The arrays with the first locations of every ``points_l<level>`` and of the maps (B, locations, C) that are stored at them."""
+    counts = {name.removeprefix("points"): len(value) for name, value in arrays.items() if name.startswith("points_l")}
+
+    def kept(name: str, value: Any) -> Any:
+        level = name[name.rfind("_l") :]
+        if name.startswith("points_l"):
+            return value[:LEVEL_POINTS]
+        return value[:, :LEVEL_POINTS] if value.ndim == 3 and value.shape[1] == counts.get(level) else value
+
+    return {name: kept(name, value) for name, value in arrays.items()}
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ def test_the_compact_selection_is_complete() -> None:
     kinds = {case.kind for case in find_cases()} - NOT_READ.keys()
     assert kinds - {"official_raises"} <= {case.kind for case in compact}
     assert not [case.id for case in compact if not_covered(case)]
-    assert sum(path.stat().st_size for path in COMPACT_FOLDER.rglob("*") if path.is_file()) <= 5 * 2**20
+    assert sum(path.stat().st_size for path in COMPACT_FOLDER.rglob("*") if path.is_file()) <= 7 * 2**20
 
 
 def test_a_case_that_vanishes_fails_at_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,5 +80,25 @@ def test_kinds_that_no_case_has_fail_at_collection() -> None:
 
 def test_without_the_full_set_the_compact_selection_remains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.parity.cases.FULL_FOLDER", tmp_path / "nowhere")
-    assert [case.id for case in find_cases(sets=("dw",))] == ["compact:dw/loss", "compact:dw/pieces", "compact:dw/weighting"]
-    assert find_cases("detector", sets=("dw",)) == []
+    assert [case.id for case in find_cases(sets=("dw",))] == [
+        "compact:dw/loss",
+        "compact:dw/refine",
+        "compact:dw/pieces",
+        "compact:dw/weighting",
+    ]
+    assert find_cases("train", sets=("atss_official", "mmdet_fcos")) == []
+
+
+def test_every_clone_has_a_whole_model_of_every_method() -> None:
+    whole = {
+        set_name: [
+            case.name for case in find_cases(sets=(set_name,)) if case.folder == COMPACT_FOLDER and case.state_shapes and _detects(case)
+        ]
+        for set_name in ("fcos", "mmdet_fcos", "mmdet_atss", "dw", "mmdet_tood", "lsnet", "sparsercnn")
+    }
+    assert all(whole.values()), whole
+
+
+def _detects(case: GoldenCase) -> bool:
+    """Whether detections of a whole network are compared."""
+    return any(name.startswith("det_boxes") and len(value) > 0 for name, value in case.arrays.items())

@@ -38,7 +38,7 @@ def test_inference(case: GoldenCase, recorder_of: RecorderOf) -> None:
         _compare_network(recorder, case, model, images)
         outputs = model.predict(images)
         _compare_stages(recorder, case, outputs)
-        found = model.postprocessor(outputs.logits[-1], outputs.boxes[-1], images.image_sizes)
+        found = model.postprocessor(outputs.logits[-1], outputs.boxes[-1]).to_instances(images.image_sizes)
         finals = model(inputs)
     for i, detections in enumerate(found):
         for name, result in (("det", detections), ("final", finals[i]["instances"])):

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
+from detectron2.modeling.poolers import assign_boxes_to_levels
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from detkit.assigners import AssignContext, HungarianAssigner
 from detkit.assigners.costs import focal_class_cost, giou_cost, l1_cost, softmax_class_cost
 from detkit.checkpoint.key_maps.sparsercnn import SPARSE_RCNN
 from detkit.geometry import DeltaBoxCoder
+from detkit.layers import PyramidPooler
 from detkit.structures import GroundTruth, Predictions
 from sparsercnn.criterion import FocalClassLoss, SetCriterion, SoftmaxClassLoss
 from sparsercnn.head import IterativeHead, StageOutputs
@@ -147,7 +148,7 @@ def test_stage(case: GoldenCase, recorder_of: RecorderOf) -> None:
         num_box_layers=hyper["num_reg_layers"],
     ).eval()
     stage.load_state_dict(_renamed(case, "head.head_series.0.", "head.stages.0."))
-    pooler = ROIPooler(7, [1 / 4, 1 / 8, 1 / 16, 1 / 32], 2, "ROIAlignV2")
+    pooler = PyramidPooler(7, [1 / 4, 1 / 8, 1 / 16, 1 / 32], 2, "ROIAlignV2")
     head = IterativeHead(stages=[stage], pooler=pooler, box_coder=DeltaBoxCoder((2.0, 2.0, 1.0, 1.0), scale_clamp=np.log(100000 / 16)))
     random = np.random.RandomState(zlib.crc32(f"{case.meta['weights']['seed']}:rcnnhead".encode()))
     height, width = hyper["image_hw"]
@@ -155,7 +156,7 @@ def test_stage(case: GoldenCase, recorder_of: RecorderOf) -> None:
     boxes = case.tensor("boxes")
     levels = assign_boxes_to_levels([Boxes(each) for each in boxes], 2, 5, 224, 4)
     recorder.equal("levels", levels, case.tensor("levels"))
-    rois = pooler(pyramid, [Boxes(each) for each in boxes])
+    rois = pooler(pyramid, boxes)
     recorder.close("output", "roi_features_first", rois[:, :4], case.tensor("roi_features_first"))
     with torch.no_grad():
         outputs = head(
@@ -181,8 +182,8 @@ def test_pooling(case: GoldenCase, recorder_of: RecorderOf) -> None:
     bounds = (hyper["min_level"], hyper["max_level"], hyper["canonical_box_size"], hyper["canonical_level"])
     recorder.equal("levels", assign_boxes_to_levels([Boxes(case.tensor("boxes"))], *bounds), case.tensor("levels"))
     scales = [2.0**-level for level in range(hyper["min_level"], hyper["max_level"] + 1)]
-    pooler = ROIPooler(hyper["output_size"], scales, hyper["sampling_ratio"], "ROIAlignV2" if hyper["aligned"] else "ROIAlign")
-    pooled = pooler([case.tensor(f"feat{level}") for level in range(len(scales))], [Boxes(case.tensor("pool_boxes"))])
+    pooler = PyramidPooler(hyper["output_size"], scales, hyper["sampling_ratio"], "ROIAlignV2" if hyper["aligned"] else "ROIAlign")
+    pooled = pooler([case.tensor(f"feat{level}") for level in range(len(scales))], case.tensor("pool_boxes")[None])
     recorder.close("output", "pooled", pooled, case.tensor("pooled"))
 
 

@@ -18,6 +18,7 @@ from detkit.checkpoint.key_maps.mmdetection import MMDETECTION
 from detkit.config import get_cfg
 from detkit.dense.heads import TOODHead
 from detkit.geometry import Grid, ltrb_to_boxes
+from detkit.layers import Tower
 from detkit.structures import DenseOutputs
 
 from .cases import GoldenCase, find_cases, procedural_state_dict
@@ -115,9 +116,13 @@ def _head(case: GoldenCase) -> TOODHead:
         in_channels=settings["in_channels"],
         num_classes=settings["num_classes"],
         num_levels=len(settings["anchor_generator"]["strides"]),
-        channels=settings["feat_channels"],
-        num_convs=settings["stacked_convs"],
-        num_deformable=settings.get("num_dcn", 0),
+        tower=Tower(
+            channels=settings["feat_channels"],
+            num_convs=settings["stacked_convs"],
+            bias=False,
+            deformable=range(settings.get("num_dcn", 0)),
+            offset_groups=4,
+        ),
         coarse_box={"anchor_free": "point", "anchor_based": "anchor"}[settings["anchor_type"]],
         anchor_scale=settings["anchor_generator"]["octave_base_scale"],
         grid_offset=0.0,

@@ -53,7 +53,7 @@ def test_inference(case: GoldenCase, recorder_of: Callable[[GoldenCase], Recorde
             continue
         final = finals[i]["instances"]
         boxes, scores, classes = _stored_detections(case, f"final_{{}}{i}", shift)
-        boxes = _as_detectron2(boxes, inputs[i], model.plus_one)
+        boxes = _as_detectron2(boxes, inputs[i], model.prior_generator.plus_one)
         keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
         recorder.same_detections(
             f"final{i}", (final.pred_boxes.tensor, final.scores, final.pred_classes), (boxes[keep], scores[keep], classes[keep])

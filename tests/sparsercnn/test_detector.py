@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from detectron2.engine import DefaultPredictor
-from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.analysis import FlopCountAnalysis
@@ -17,7 +16,9 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from detkit.assigners import HungarianAssigner, NonFiniteCostError
+from detkit.export import DetectorProgram
 from detkit.geometry import DeltaBoxCoder
+from detkit.layers import PyramidPooler
 from detkit.structures import GroundTruth
 from sparsercnn import SparseRCNN
 from sparsercnn.criterion import FocalClassLoss, SetCriterion
@@ -84,7 +85,7 @@ def test_an_earlier_stage_may_give_the_detections() -> None:
     with torch.no_grad():
         found = first.eval()(inputs)[0]["instances"]
         outputs = last.eval().predict(last.preprocess_image(inputs))
-        (expected,) = last.postprocessor(outputs.logits[0], outputs.boxes[0], [(96, 128)])
+        (expected,) = last.postprocessor(outputs.logits[0], outputs.boxes[0]).to_instances([(96, 128)])
         assert not torch.equal(found.scores, last(inputs)[0]["instances"].scores)
     torch.testing.assert_close(found.scores, detector_postprocess(expected, 96, 128).scores)
     with pytest.raises(ValueError, match=r"TEST\.STAGE is 5\. It has to be in"):
@@ -170,7 +171,7 @@ def test_without_a_config() -> None:
         attention=SelfAttention(channels=channels, num_heads=4),
         ffn=FeedForward(channels=channels, hidden_channels=32),
     )
-    pooler = ROIPooler(3, [1 / 8, 1 / 16, 1 / 32], 2, "ROIAlignV2")
+    pooler = PyramidPooler(3, [1 / 8, 1 / 16, 1 / 32], 2, "ROIAlignV2")
     model = SparseRCNN(
         backbone=TinyPyramid(),
         in_features=["p3", "p4", "p5"],
@@ -242,8 +243,8 @@ def test_default_predictor() -> None:
 
 def test_it_can_be_traced() -> None:
     """As counting operations needs it."""
-    model = build_tiny().eval()
-    counts = FlopCountAnalysis(model, [{"image": random_inputs(1)[0]["image"].float()}])
+    program = DetectorProgram(build_tiny())
+    counts = FlopCountAnalysis(program, (random_inputs(1)[0]["image"][None].float(), torch.tensor([[96, 128]])))
     counts.uncalled_modules_warnings(False).unsupported_ops_warnings(False)
-    stages = [counts.by_module()[f"model.head.stages.{i}"] for i in range(2)]
+    stages = [counts.by_module()[f"model.model.head.stages.{i}"] for i in range(2)]
     assert stages[0] == stages[1] > 12 * 32 * 2 * 32 * 8  # at least the layer that makes the dynamic ones

@@ -184,15 +184,15 @@ def test_softmax_loss_is_a_weighted_mean() -> None:
 def test_the_best_pairs_of_proposal_and_class() -> None:
     logits = torch.tensor([[[3.0, 2.0], [-1.0, 5.0], [0.0, -3.0]]])
     boxes = torch.arange(12.0).view(1, 3, 4)
-    (found,) = SetPostprocessor(max_detections=3)(logits, boxes, [(10, 20)])
+    (found,) = SetPostprocessor(max_detections=3)(logits, boxes).to_instances([(10, 20)])
     assert found.pred_classes.tolist() == [1, 0, 1] and found.pred_boxes.tensor[:, 0].tolist() == [4.0, 0.0, 0.0]
     torch.testing.assert_close(found.scores, torch.tensor([5.0, 3.0, 2.0]).sigmoid())
-    (few,) = SetPostprocessor(max_detections=100)(logits, boxes, [(10, 20)])
+    (few,) = SetPostprocessor(max_detections=100)(logits, boxes).to_instances([(10, 20)])
     assert len(few) == 6
 
 
 def test_softmax_gives_each_proposal_its_best_class() -> None:
     logits = torch.tensor([[[3.0, 2.0, 9.0], [-1.0, 5.0, 0.0]]])
-    (found,) = SetPostprocessor(activation="softmax")(logits, torch.zeros(1, 2, 4), [(10, 20)])
+    (found,) = SetPostprocessor(activation="softmax")(logits, torch.zeros(1, 2, 4)).to_instances([(10, 20)])
     assert found.pred_classes.tolist() == [1, 0]
     torch.testing.assert_close(found.scores, torch.stack([logits[0, 1].softmax(0)[1], logits[0, 0].softmax(0)[0]]))

@@ -28,7 +28,7 @@ _SECTIONS = ("images", "annotations", "categories")
 
 @dataclass(frozen=True)
 class AnnotationFile:
-    """A parsed COCO file. Its content is shared: nobody changes it.
+    """A parsed COCO file. Its content is shared: do not change it.
 
     Attributes:
         path: where it was read.

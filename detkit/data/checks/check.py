@@ -28,7 +28,7 @@ class CheckedData:
 
     Attributes:
         name: of the dataset.
-        content: of the COCO json, without what was skipped or repaired by choice. It is shared, nobody changes it.
+        content: of the COCO json, without what was skipped or repaired by choice. It is shared: do not change it.
         changed: whether it differs from the file.
         num_in_file: annotations in the file as it is.
         skipped_images: what was wrong with the images left out.

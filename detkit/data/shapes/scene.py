@@ -18,7 +18,7 @@ SUPERSAMPLING = 4
 #: bounds of size classes (square root of the area of the box, in pixels) and their shares among the objects
 SIZES, SIZE_SHARES = (8.0, 24.0, 96.0, 230.0), (0.12, 0.43, 0.45)
 MIN_VISIBLE = 0.7  # of an object's area, of which others or the border may hide the rest
-MIN_VISIBLE_SMALL = 0.9  # the same for small objects, which half hidden nobody could name
+MIN_VISIBLE_SMALL = 0.9  # the same for small objects, which are unrecognizable when half hidden
 CONTRAST = 110.0  # Euclidean distance of an object's colors from the mean color of what it is painted on, as far as there are such
 MAX_TILT = 0.5  # radians, to either side
 _TRIES = 25

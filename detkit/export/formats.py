@@ -1,0 +1,131 @@
+"""Writing detectors as ONNX, as a program of ``torch.export``, or as TorchScript."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from detkit.layers import nms_mask_by_offsets, pool_pyramid_densely
+
+from .onnx_operators import translations
+from .program import DetectorProgram
+from .settings import ExportError, ExportSettings
+
+__all__ = ["FORMATS", "export_program", "save_onnx", "save_torch_export", "save_torchscript"]
+
+#: file suffix of each format
+FORMATS = {"onnx": ".onnx", "torch_export": ".pt2", "torchscript": ".ts"}
+#: initializers of fewer elements stay in float32 when a file is to be small
+_LEAST_HALVED = 1024
+
+
+def export_program(program: DetectorProgram, settings: ExportSettings) -> torch.export.ExportedProgram:
+    """The program as ``torch.export`` sees it, with our own operators in it.
+
+    Raises:
+        ExportError: it needs an operation that depends on data.
+    """
+    try:
+        with torch.no_grad(), _quiet():
+            return torch.export.export(program, settings.example(), dynamic_shapes=settings.dynamic_shapes(), strict=False)
+    except Exception as error:
+        raise ExportError(f"torch.export cannot follow {type(program.model).__name__}: {_first_line(error)}") from error
+
+
+def save_onnx(program: DetectorProgram, settings: ExportSettings, path: Path, metadata: Mapping[str, str], *, half: bool = False) -> None:
+    """Writes an ONNX file.
+
+    Args:
+        half: store weights in half precision. They are computed with in float32: the file is half as large, and as fast.
+
+    Raises:
+        ExportError: onnx or onnxscript are missing, or the program cannot be exported.
+    """
+    for package in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(package) is None:
+            raise ExportError(f"{package} is not installed: pip install 'detkit[export]'.")
+    exported = export_program(program, settings)
+    with torch.no_grad(), _quiet():
+        onnx_program = torch.onnx.export(
+            exported,
+            dynamo=True,
+            opset_version=settings.opset,
+            custom_translation_table=translations(),
+            input_names=["images", "image_sizes"],
+            output_names=list(program.output_names),
+            verbose=False,
+        )
+    assert onnx_program is not None
+    onnx_program.model.metadata_props.update(metadata)
+    onnx_program.save(path)
+    if half:
+        _halve_weights(path)
+
+
+def save_torch_export(program: DetectorProgram, settings: ExportSettings, path: Path, metadata: Mapping[str, str]) -> None:
+    """Writes a ``.pt2`` file of operators of PyTorch and torchvision alone; loading it needs ``import torchvision`` first."""
+    exported = export_program(program, settings)
+    plain = {
+        torch.ops.detkit.nms_mask.default: nms_mask_by_offsets,
+        torch.ops.detkit.pool_pyramid.default: pool_pyramid_densely,
+    }
+    with torch.no_grad(), _quiet():
+        exported = exported.run_decompositions(plain)
+    torch.export.save(exported, path, extra_files={"metadata.json": json.dumps(dict(metadata))})
+
+
+def save_torchscript(program: DetectorProgram, settings: ExportSettings, path: Path, metadata: Mapping[str, str]) -> None:
+    """Writes a TorchScript file by tracing, for one size and one number of images.
+
+    Raises:
+        ExportError: size or batch are to be dynamic: a trace keeps the numbers that it has seen.
+    """
+    if settings.size is None or settings.batch is None:
+        raise ExportError("TorchScript keeps the sizes that it was traced with: give --size HxW and --batch N, or choose another format.")
+    with torch.no_grad(), _quiet():
+        traced = torch.jit.trace(program, settings.example(), check_trace=False)
+    torch.jit.save(traced, str(path), _extra_files={"metadata.json": json.dumps(dict(metadata))})
+
+
+def _halve_weights(path: Path) -> None:
+    """Stores the large float32 weights of an ONNX file as float16, each followed by a cast that runtimes fold when they load it."""
+    import onnx
+
+    model = onnx.load(str(path))
+    casts = []
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if tensor.data_type == onnx.TensorProto.FLOAT and values.size >= _LEAST_HALVED:
+            name = tensor.name
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype("float16"), f"{name}_half"))
+            casts.append(onnx.helper.make_node("Cast", [f"{name}_half"], [name], to=onnx.TensorProto.FLOAT))
+    for cast in reversed(casts):
+        model.graph.node.insert(0, cast)
+    onnx.save(model, str(path))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' remarks on their own progress."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,75 @@
+"""Pooling regions from the pyramid level of their size, as one operator whose output has a shape that the numbers of regions decide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
+from detectron2.structures import Boxes
+from torch import Tensor
+from torchvision.ops import roi_align
+
+__all__ = ["PyramidPooler", "pool_pyramid", "pool_pyramid_densely"]
+
+
+class PyramidPooler(ROIPooler):
+    """Detectron2's pooler for equally many boxes per image; programs that are compiled or exported see no size that depends on data."""
+
+    def forward(self, x: Sequence[Tensor], boxes: Tensor) -> Tensor:
+        """RoIs (B * N, C, size, size).
+
+        Args:
+            x: (B, C, H, W) of each level, from fine to coarse.
+            boxes: (B, N, 4) xyxy in pixels of the image.
+        """
+        if not torch.compiler.is_compiling():
+            return super().forward(list(x), [Boxes(each) for each in boxes])
+        images = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype)[:, None, None]
+        rois = torch.cat([images.expand(-1, boxes.shape[1], 1), boxes], dim=-1).flatten(0, 1)
+        canonical = (self.canonical_box_size, self.canonical_level)
+        levels = assign_boxes_to_levels([Boxes(rois[:, 1:])], self.min_level, self.max_level, *canonical)
+        scales = [pooler.spatial_scale for pooler in self.level_poolers]
+        first = self.level_poolers[0]
+        pool = pool_pyramid_densely if torch.is_grad_enabled() else pool_pyramid
+        return pool(list(x), rois, levels, scales, self.output_size[0], first.sampling_ratio, first.aligned)
+
+
+def pool_pyramid_densely(
+    pyramid: list[Tensor], rois: Tensor, levels: Tensor, scales: list[float], size: int, sampling_ratio: int, aligned: bool
+) -> Tensor:
+    """:func:`pool_pyramid` by pooling every region from every level and choosing. Differentiable."""
+    pooled = rois.new_zeros(())
+    for level, (features, scale) in enumerate(zip(pyramid, scales, strict=True)):
+        here = roi_align(features, rois, (size, size), scale, sampling_ratio, aligned)
+        pooled = torch.where((levels == level)[:, None, None, None], here, pooled)
+    return pooled
+
+
+@torch.library.custom_op("detkit::pool_pyramid", mutates_args=())
+def pool_pyramid(
+    pyramid: list[Tensor], rois: Tensor, levels: Tensor, scales: list[float], size: int, sampling_ratio: int, aligned: bool
+) -> Tensor:
+    """Features of regions, each pooled from one level by RoIAlign.
+
+    Args:
+        pyramid: (B, C, H, W) of each level.
+        rois: (M, 5) image, x0, y0, x1, y1 in pixels of the image.
+        levels: (M,) int64, the level of each region; zeros come from a level that does not exist.
+        scales: cells of each level per pixel.
+        size: of the result in bins.
+        sampling_ratio, aligned: see :func:`torchvision.ops.roi_align`.
+
+    Returns:
+        (M, C, size, size).
+    """
+    result = rois.new_zeros(len(rois), pyramid[0].shape[1], size, size)
+    for level, (features, scale) in enumerate(zip(pyramid, scales, strict=True)):
+        index = (levels == level).nonzero().squeeze(1)
+        result[index] = roi_align(features, rois[index], (size, size), scale, sampling_ratio, aligned)
+    return result
+
+
+@pool_pyramid.register_fake
+def _(pyramid: list[Tensor], rois: Tensor, levels: Tensor, scales: list[float], size: int, sampling_ratio: int, aligned: bool) -> Tensor:
+    return rois.new_empty(rois.shape[0], pyramid[0].shape[1], size, size)

@@ -1,0 +1,223 @@
+"""Detections from an exported file, with numpy, Pillow and onnxruntime alone: nothing here imports torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+
+__all__ = ["OnnxDetections", "OnnxPredictor"]
+
+#: sides of images are at least so long for files of dynamic size; smaller images are padded
+_LEAST_SIDE = 129
+
+
+@dataclass(frozen=True)
+class OnnxDetections:
+    """The detections of an image, best first, in pixels of the image as it was given.
+
+    Attributes:
+        image_size: (height, width).
+        boxes: (N, 4) float32 xyxy.
+        scores: (N,) float32.
+        classes: (N,) int64.
+        class_names: of all classes.
+        landmarks: (N, V, 2) float32 x, y: extreme points, contours or keypoints, as ``landmark_kind`` says; else None.
+        landmark_kind: ``"bbox"`` (top, left, bottom, right extreme point), ``"segm"`` (a polygon), ``"pose"`` (keypoints) or None.
+    """
+
+    image_size: tuple[int, int]
+    boxes: np.ndarray
+    scores: np.ndarray
+    classes: np.ndarray
+    class_names: Sequence[str]
+    landmarks: np.ndarray | None = None
+    landmark_kind: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def names(self) -> list[str]:
+        """The class of every detection by name."""
+        return [self.class_names[index] for index in self.classes]
+
+    def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
+        """Entries of COCO's result format, with ``category_id`` counted from 0 in the order of ``class_names``."""
+        entries = []
+        for i, (x0, y0, x1, y1) in enumerate(self.boxes.tolist()):
+            entry: dict[str, Any] = {"image_id": image_id, "category_id": int(self.classes[i]), "score": float(self.scores[i])}
+            entry["bbox"] = [x0, y0, x1 - x0, y1 - y0]
+            if self.landmarks is not None and self.landmark_kind == "pose":
+                entry["keypoints"] = [number for x, y in self.landmarks[i].tolist() for number in (x, y, entry["score"])]
+            elif self.landmarks is not None and self.landmark_kind == "segm":
+                entry["segmentation"] = [self.landmarks[i].reshape(-1).tolist()]
+            entries.append(entry)
+        return entries
+
+    def draw(self, image: Image.Image, *, min_score: float = 0.3) -> Image.Image:
+        """A copy of the image with the boxes, names and landmarks of the detections from ``min_score`` on."""
+        picture = image.convert("RGB")
+        pen = ImageDraw.Draw(picture)
+        for i in np.flatnonzero(self.scores >= min_score):
+            color = _COLORS[self.classes[i] % len(_COLORS)]
+            pen.rectangle(self.boxes[i].tolist(), outline=color, width=2)
+            pen.text((self.boxes[i, 0] + 3, self.boxes[i, 1] + 2), f"{self.names[i]} {self.scores[i]:.2f}", fill=color)
+            if self.landmarks is not None:
+                points = [tuple(point) for point in self.landmarks[i].tolist()]
+                if self.landmark_kind == "segm":
+                    pen.line([*points, points[0]], fill=color, width=2)
+                else:
+                    for x, y in points:
+                        pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=color)
+        return picture
+
+
+_COLORS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#808000")
+
+
+class OnnxPredictor:
+    """Runs a file that ``tools/export.py`` wrote, resizing images as the model was tested.
+
+    Args:
+        file: the ``.onnx`` file.
+        providers: of onnxruntime, for instance ``["CUDAExecutionProvider", "CPUExecutionProvider"]``; None: the CPU.
+        threads: of onnxruntime on the CPU; None: its own choice.
+        min_score: detections below it are left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImportError: onnxruntime is missing.
+        ValueError: the file was not written by ``tools/export.py``, or holds raw outputs.
+    """
+
+    def __init__(
+        self,
+        file: str | os.PathLike[str],
+        *,
+        providers: Sequence[str] | None = None,
+        threads: int | None = None,
+        min_score: float = 0.0,
+    ) -> None:
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"there is no file {os.fspath(file)!r}. tools/export.py writes one.")
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ImportError("onnxruntime is not installed: pip install onnxruntime, or onnxruntime-gpu.") from error
+        options = onnxruntime.SessionOptions()
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        self.session = onnxruntime.InferenceSession(os.fspath(file), options, providers=list(providers or ["CPUExecutionProvider"]))
+        stored = self.session.get_modelmeta().custom_metadata_map
+        if "detkit_version" not in stored:
+            raise ValueError(f"{os.fspath(file)} does not say how images enter it. Write it with tools/export.py.")
+        #: what the file says of itself, see :func:`detkit.export.metadata_of`
+        self.metadata: dict[str, Any] = {key: _parsed(value) for key, value in stored.items()}
+        if self.metadata["raw"]:
+            raise ValueError(f"{os.fspath(file)} gives raw outputs. Export it without --raw.")
+        self.class_names: list[str] = self.metadata["class_names"]
+        self.min_score = min_score
+
+    def __call__(self, images: Any) -> OnnxDetections | list[OnnxDetections]:
+        """The detections of one image, or a list of them for a list of images.
+
+        Args:
+            images: path, PIL image, or array (H, W, 3) uint8 in BGR order as OpenCV reads it; or a list of these, of any sizes.
+        """
+        if not isinstance(images, (list, tuple)):
+            return self([images])[0]  # type: ignore[index]
+        full = [self._in_input_format(image) for image in images]
+        resized = [_resize(image, self._input_size(image.shape[:2])) for image in full]
+        return [self.scaled(found, image.shape[:2]) for found, image in zip(self.run(resized), full, strict=True)]
+
+    def run(self, images: Sequence[np.ndarray]) -> list[OnnxDetections]:
+        """Detections of images that have the size and channel order in which the network is to see them.
+
+        Args:
+            images: (H, W, 3) uint8 in the file's ``input_format``.
+
+        Returns:
+            per image the detections in its own pixels.
+        """
+        at_once = self.metadata["batch"] or max(len(images), 1)
+        results = []
+        for start in range(0, len(images), at_once):
+            group = list(images[start : start + at_once])
+            padded = self._batch(group + [group[-1]] * (at_once - len(group) if self.metadata["batch"] else 0))
+            outputs = dict(zip((output.name for output in self.session.get_outputs()), self.session.run(None, padded), strict=True))
+            results += [self._of_image(outputs, i, image.shape[:2]) for i, image in enumerate(group)]
+        return results
+
+    def _batch(self, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        sides = self.metadata["size"] or [max(_LEAST_SIDE, *(image.shape[axis] for image in images)) for axis in (0, 1)]
+        batch = np.zeros((len(images), 3, *sides), dtype=np.float32)
+        for place, image in zip(batch, images, strict=True):
+            place[:, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
+        return {"images": batch, "image_sizes": np.array([image.shape[:2] for image in images], dtype=np.int64)}
+
+    def _of_image(self, outputs: dict[str, np.ndarray], i: int, size: tuple[int, ...]) -> OnnxDetections:
+        rows = np.arange(int(outputs["counts"][i]))
+        rows = rows[outputs["scores"][i, rows] >= self.min_score]
+        landmarks = outputs["landmarks"][i, rows] if "landmarks" in outputs else None
+        boxes, scores, classes = (outputs[name][i, rows] for name in ("boxes", "scores", "classes"))
+        return OnnxDetections((size[0], size[1]), boxes, scores, classes, self.class_names, landmarks, self.metadata["landmarks"])
+
+    def scaled(self, found: OnnxDetections, size: tuple[int, ...]) -> OnnxDetections:
+        """Detections in the pixels of an image of another size, without those below the model's least area."""
+        scale = np.array([size[1] / found.image_size[1], size[0] / found.image_size[0]], dtype=np.float32)
+        boxes = found.boxes * np.tile(scale, 2)
+        large = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) > self.metadata["min_area"]
+        landmarks = None if found.landmarks is None else (found.landmarks * scale)[large]
+        return OnnxDetections(
+            (size[0], size[1]),
+            boxes[large],
+            found.scores[large],
+            found.classes[large],
+            self.class_names,
+            landmarks,
+            found.landmark_kind,
+        )
+
+    def _in_input_format(self, image: Any) -> np.ndarray:
+        """(H, W, 3) uint8 in the channel order of the file."""
+        if isinstance(image, (str, os.PathLike)):
+            with Image.open(image) as opened:
+                image = ImageOps.exif_transpose(opened).convert("RGB")
+        if isinstance(image, Image.Image):
+            array, order = np.asarray(image.convert("RGB")), "RGB"
+        else:
+            array, order = np.asarray(image), "BGR"
+        if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+            raise ValueError(f"an image is an array (H, W, 3) of uint8, not {array.shape} of {array.dtype}.")
+        return array if order == self.metadata["input_format"] else array[:, :, ::-1]
+
+    def _input_size(self, size: tuple[int, ...]) -> tuple[int, int]:
+        """(height, width) in which the network sees an image: with the sides of testing, or the greatest that fits the file."""
+        height, width = size[:2]
+        if self.metadata["size"]:
+            scale = min(self.metadata["size"][0] / height, self.metadata["size"][1] / width)
+        elif self.metadata["min_size"] == 0:
+            scale = 1.0
+        else:
+            scale = min(self.metadata["min_size"] / min(height, width), self.metadata["max_size"] / max(height, width))
+        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def _parsed(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
