@@ -218,7 +218,7 @@ def usable_device(name: str) -> str:
     try:
         kind = torch.device(name).type
     except RuntimeError:
-        raise ConfigError(f"MODEL.DEVICE is {name!r}. It has to be a device of torch such as 'cpu', 'cuda' or 'cuda:1'.") from None
+        raise ConfigError(f"MODEL.DEVICE is {name!r}. It has to be 'cuda', 'cuda:0' or 'cpu', for instance.") from None
     return "cpu" if kind == "cuda" and not torch.cuda.is_available() else name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -122,23 +123,34 @@ def test_released_mmdetection_weights(name: str, old_names: bool) -> None:
     assert set(converted) == set(model.state_dict())
 
 
-def test_torchvision_fcos_predicts_the_same_here() -> None:
+def test_torchvision_fcos_predicts_the_same_here(tmp_path: Path) -> None:
+    """With the config that docs/predict.md shows."""
     torch.manual_seed(0)
-    source = torchvision.models.detection.fcos_resnet50_fpn(weights=None, weights_backbone=None).eval()
+    source = torchvision.models.detection.fcos_resnet50_fpn(
+        weights=None, weights_backbone=None, min_size=128, max_size=128, score_thresh=0.05
+    ).eval()
+    for parameter in source.head.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    source.head.regression_head.bbox_reg.bias.data += 1  # few boxes without area
+    shown = re.search(r"```yaml\n(.*?)```", (CONFIGS.parent / "docs" / "predict.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert shown is not None
+    path = tmp_path / "torchvision.yaml"
+    path.write_text(shown[1].replace("configs/", f"{CONFIGS}/"))
     cfg = get_cfg()
-    cfg.merge_from_file(CONFIGS / "fcos" / "fcos_R_50_FPN_1x.yaml")
-    cfg.merge_from_list(["MODEL.FCOS.NUM_CLASSES", 91, "MODEL.FCOS.HEAD.QUALITY", "box", "MODEL.FCOS.HEAD.SCALES", False])
-    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.RESNETS.STRIDE_IN_1X1", False])
+    cfg.merge_from_file(path)
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.FCOS.TEST.SCORE_THRESH", 0.05])
     model = build_model(cfg).eval()
     assert load_state(model, source.state_dict(), source="fcos.pth").source == "torchvision FCOS"
-    image = torch.rand(1, 3, 64, 96)
+    image = torch.rand(3, 128, 128)
     with torch.no_grad():
-        theirs = source.head(list(source.backbone(image).values()))
-        features = model.backbone(image)
-        logits, boxes, quality = model.head([features[name] for name in model.head_in_features]).flatten(91)
-    torch.testing.assert_close(logits, theirs["cls_logits"], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(boxes.relu(), theirs["bbox_regression"], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(quality, theirs["bbox_ctrness"].squeeze(-1), rtol=1e-4, atol=1e-4)
+        (theirs,) = source([image])
+        found = model([{"image": 255 * image, "height": 128, "width": 128}])[0]["instances"]
+    boxes = theirs["boxes"]
+    kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)  # Detectron2 leaves out those without area
+    assert len(found) == int(kept.sum()) > 50
+    torch.testing.assert_close(found.scores, theirs["scores"][kept], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.pred_boxes.tensor, boxes[kept], rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(found.pred_classes, theirs["labels"][kept])
 
 
 def test_torchvision_resnet_becomes_detectron2s() -> None:

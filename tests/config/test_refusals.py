@@ -214,7 +214,10 @@ def test_engine_data_and_backbones(key: str, value: Any, limit: Limit) -> None:
     ],
 )
 def test_keys_of_the_engine_that_contradict_each_other_or_are_not_read(options: list[Any], words: str) -> None:
-    cfg = get_cfg()
-    cfg.merge_from_list(options)
-    with pytest.raises(ConfigError, match=re.escape(words)):
+    def merge_and_check() -> None:
+        cfg = get_cfg()
+        cfg.merge_from_list(options)
         check_all(cfg)
+
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        merge_and_check()

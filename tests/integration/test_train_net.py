@@ -85,10 +85,10 @@ def test_no_cuda_is_said_in_one_line(command: Callable[..., list[str]], capsys: 
     [
         (("SOLVER.BASE_RL", "1"), "no config key 'SOLVER.BASE_RL'. The nearest that exists is 'SOLVER.BASE_LR'"),
         (("MODEL.WEIGHTS", "nowhere.pth"), "no checkpoint 'nowhere.pth'"),
-        (("SOLVER.ACCUMULATE", "3"), "SOLVER.IMS_PER_BATCH 4 cannot be divided"),
+        (("SOLVER.ACCUMULATE", "3"), "SOLVER.IMS_PER_BATCH is 4. It has to be a multiple of"),
         (("--eval-only",), "there is nothing to evaluate"),
         (("--num-gpus", "0"), "--num-gpus 0"),
-        (("SOLVER.OPTIMIZER", "Lion"), "SOLVER.OPTIMIZER 'Lion' is not known"),
+        (("SOLVER.OPTIMIZER", "Lion"), "SOLVER.OPTIMIZER is 'Lion'. It has to be one of 'SGD', 'AdamW'"),
         (("MODEL.META_ARCHITECTURE", "YOLO"), "YOLO"),
     ],
 )
