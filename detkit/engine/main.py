@@ -40,7 +40,7 @@ _TRAINING_ERRORS = (FloatingPointError, DataError, EvaluationError, ConfigError,
 #: How torch says that a data worker was ended from outside.
 _WORKER_KILLED = re.compile(r"DataLoader worker \(pid[^)]*\) (?:is killed by signal: (.*?)\.? ?$|exited unexpectedly)", re.MULTILINE)
 #: Seconds that the other workers wait for rank 0 to report an error.
-_PATIENCE = 5.0
+_PATIENCE = 15.0
 
 
 def run(argv: Sequence[str] | None = None) -> None:
