@@ -219,7 +219,7 @@ def test_images_without_objects_train(empty):
 
 
 def test_what_cannot_be_is_said():
-    with pytest.raises(ConfigError, match=r"RPN.IN_FEATURES names \['p9'\].*p3"):
+    with pytest.raises(ConfigError, match=r"RPN.IN_FEATURES is \['p3', 'p9'\]. It has to be one of 'p3'"):
         build_model(rpn_cfg(levels=("p3", "p9")))
     model, _ = build_generator(rpn_cfg("ProposalNetwork"))
     with pytest.raises(ValueError, match="instances"):
