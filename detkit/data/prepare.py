@@ -215,7 +215,7 @@ def _check_objects(cfg: CfgNode, sets: list[CheckedData]) -> None:
     if not sets:
         return
     keypoints = _learns_keypoints(cfg)
-    objects = [training_objects(each.name, each.content, each.num_in_file, needs_keypoints=keypoints) for each in sets]
+    objects = [training_objects(each.name, each.json_file, each.content, each.num_in_file, needs_keypoints=keypoints) for each in sets]
     resizing = (max(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN)
     check_training_objects(objects, resizing=resizing, finest_stride=_finest_stride(cfg))
 

@@ -63,7 +63,7 @@ def nms_mask_by_offsets(boxes: Tensor, scores: Tensor, classes: Tensor, iou_thre
     unit = (torch.arange(4, device=boxes.device) >= 2).double()  # 0, 0, 1, 1
     moved = torch.where(there[..., None], wide - lowest, unit) + (group * spacing)[..., None]
     kept = nms(moved.flatten(0, 1), scores.flatten().double(), _float32_threshold(iou_threshold))
-    return torch.zeros_like(there).flatten().index_fill(0, kept, True).view_as(there) & there
+    return torch.zeros_like(there).flatten().index_fill(0, kept, 1).view_as(there) & there
 
 
 def _float32_threshold(threshold: float) -> float:

@@ -136,7 +136,7 @@ def assert_weights(result: SoftAssignment, expected: dict[tuple[int, int], rival
 @SEEDS
 @pytest.mark.parametrize(
     "options",
-    [{}, {"topk": 5, "alpha": 2.0, "beta": 0.3, "gamma": 3.0, "box_factor": 0.7}],
+    [{}, {"topk": 40, "alpha": 2.0, "beta": 0.3, "gamma": 3.0, "box_factor": 0.7}],
     ids=["published", "other"],
 )
 def test_task_aligned(seed: int, options: dict) -> None:

@@ -197,15 +197,30 @@ def test_two_keys_for_one_weight(model: nn.Module) -> None:
         convert_state_dict(state, model)
 
 
+class WithNorm(nn.Module):
+    """The normalization of a ResNet's stem."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.ModuleDict({"bottom_up": nn.ModuleDict({"stem": nn.ModuleDict({"conv1": nn.ModuleDict()})})})
+        self.backbone["bottom_up"]["stem"]["conv1"]["norm"] = nn.BatchNorm2d(2)
+
+
+def test_statistics_that_are_folded_into_the_weights_are_the_identity() -> None:
+    """As in MSRA's ResNets: with batch norm's epsilon the variance is 1."""
+    source = {"stem.conv1.norm.weight": torch.tensor([2.0, 3.0]), "stem.conv1.norm.bias": torch.tensor([0.5, -1.0])}
+    model = WithNorm().eval()
+    norm = model.backbone["bottom_up"]["stem"]["conv1"]["norm"]
+    nn.init.constant_(norm.running_mean, 7.0), nn.init.constant_(norm.running_var, 5.0)
+    converted, _ = convert_state_dict(source, model)
+    model.load_state_dict(converted, strict=False)
+    x = torch.randn(1, 2, 3, 3)
+    expected = x * torch.tensor([2.0, 3.0]).view(2, 1, 1) + torch.tensor([0.5, -1.0]).view(2, 1, 1)
+    torch.testing.assert_close(norm(x), expected, rtol=1e-6, atol=1e-6)
+
+
 def test_frozen_statistics_without_epsilon(model: nn.Module) -> None:
     """rsqrt(variance) of the official codes is rsqrt(variance - 1e-5 + 1e-5) of ours."""
-
-    class WithNorm(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.backbone = nn.ModuleDict({"bottom_up": nn.ModuleDict({"stem": nn.ModuleDict({"conv1": nn.ModuleDict()})})})
-            self.backbone["bottom_up"]["stem"]["conv1"]["norm"] = nn.BatchNorm2d(2)
-
     source = {f"backbone.body.stem.bn1.{name}": torch.ones(2) for name in ("weight", "bias", "running_mean", "running_var")}
     converted, report = convert_state_dict(source, WithNorm())
     assert "tianzhi0549/FCOS" in report.source

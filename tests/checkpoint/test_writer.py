@@ -81,6 +81,22 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.glob("*.pth")) == ["model_0000029.pth", "model_0000039.pth", "model_final.pth"]
 
 
+def test_the_one_just_written_is_kept_whatever_the_clock_says(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, keep=1)
+    earlier = folder.save("model_0000009", _state(1))
+    os.utime(earlier, (2**32, 2**32))  # far in the future
+    assert folder.save("model_0000019", _state(2)).exists()
+    assert _value(folder.load_last(read_checkpoint)[1]) == 2
+
+
+def test_only_what_a_write_has_left_is_removed(tmp_path: Path) -> None:
+    leftover, others = tmp_path / ".model_final.pth.77.tmp", [tmp_path / "notes.tmp", tmp_path / ".notes.tmp", tmp_path / "model_final.pth"]
+    for path in (leftover, *others):
+        path.write_bytes(b"x")
+    CheckpointFolder(tmp_path).remove_leftovers()
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomically(path, lambda file: file.write(b"old"))

@@ -186,3 +186,13 @@ def test_new_keys_where_they_are_allowed(write: Write) -> None:
     cfg.merge_from_file(write("new.yaml", "MINE: {A: 2, B: [1]}"))
     assert cfg.MINE.A == 2
     assert cfg.MINE.B == [1]
+
+
+def test_of_several_bases_the_later_one_wins(tmp_path: Path) -> None:
+    (tmp_path / "first.yaml").write_text("SEED: 1\nSOLVER: {BASE_LR: 0.1, MAX_ITER: 7}\n")
+    (tmp_path / "second.yaml").write_text("SEED: 2\nSOLVER: {BASE_LR: 0.2}\n")
+    own = tmp_path / "own.yaml"
+    own.write_text("_BASE_: [first.yaml, second.yaml]\nSOLVER: {STEPS: [3]}\n")
+    cfg = get_cfg()
+    cfg.merge_from_file(str(own))
+    assert (cfg.SEED, cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS) == (2, 0.2, 7, (3,))

@@ -47,6 +47,12 @@ def test_random_numbers_depend_on_seed_and_iteration_alone(cfg: Any, tmp_path: P
     assert not set(train(cfg).model.draws) & set(whole)
 
 
+def test_a_training_that_breaks_is_not_evaluated(cfg: Any) -> None:
+    broken = train(sliding_cfg(cfg), crash=True)
+    assert broken.results == {} and broken.model.seen == []
+    assert not (Path(cfg.OUTPUT_DIR) / "inference").exists() and not (Path(cfg.OUTPUT_DIR) / "results.json").exists()
+
+
 def test_the_loss_scale_goes_on_where_it_was(cfg: Any, tmp_path: Path) -> None:
     """Not at its start again: steps would be left out until it fits."""
     cfg = sliding_cfg(cfg)

@@ -1,17 +1,30 @@
 from __future__ import annotations
 
+import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
+from pycocotools import mask as mask_util
 
 from detkit.config import get_cfg
-from detkit.evaluation import CocoEvaluation, build_evaluator, inference_folder, read_detections, read_ground_truth
+from detkit.data import register_coco_folder
+from detkit.evaluation import (
+    DETECTIONS_FILE,
+    CocoEvaluation,
+    DetectionEvaluator,
+    build_evaluator,
+    inference_folder,
+    read_detections,
+    read_ground_truth,
+)
 
 
 def test_scores_equal_those_of_detectron2(
@@ -27,22 +40,77 @@ def test_scores_equal_those_of_detectron2(
     request.addfinalizer(lambda: MetadataCatalog.remove(name))
     cfg = get_cfg()
     cfg.OUTPUT_DIR = str(tmp_path)
-    evaluator = build_evaluator(cfg, name)
-    evaluator.reset()
-    for image_id in (1, 2, 3):
-        own = [d for d in detections if d["image_id"] == image_id]
-        boxes = torch.tensor([d["bbox"] for d in own]).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        instances = Instances((100, 200), pred_boxes=Boxes(boxes), scores=torch.tensor([d["score"] for d in own]))
-        instances.pred_classes = torch.tensor([{3: 0, 7: 1}[d["category_id"]] for d in own], dtype=torch.int64)
-        evaluator.process([{"image_id": image_id}], [{"instances": instances}])
-    expected = evaluator.evaluate()["bbox"]
+    evaluators = [build_evaluator(cfg, name), COCOEvaluator(name, output_dir=str(tmp_path / "theirs"), use_fast_impl=False)]
+    for evaluator in evaluators:
+        evaluator.reset()
+        for image_id in (1, 2, 3):
+            own = [d for d in detections if d["image_id"] == image_id]
+            boxes = torch.tensor([d["bbox"] for d in own]).reshape(-1, 4)
+            boxes[:, 2:] += boxes[:, :2]
+            instances = Instances((100, 200), pred_boxes=Boxes(boxes), scores=torch.tensor([d["score"] for d in own]))
+            instances.pred_classes = torch.tensor([{3: 0, 7: 1}[d["category_id"]] for d in own], dtype=torch.int64)
+            evaluator.process([{"image_id": image_id}], [{"instances": instances}])
+    ours, theirs = (evaluator.evaluate()["bbox"] for evaluator in evaluators)
+    assert ours == pytest.approx(theirs, nan_ok=True) and list(ours) == list(theirs)
+    written, expected = (
+        json.loads((folder / DETECTIONS_FILE).read_text()) for folder in (inference_folder(cfg, name), tmp_path / "theirs")
+    )
+    assert written == expected != []
 
     ground_truth = read_ground_truth(ground_truth_file)
-    written = read_detections(inference_folder(cfg, name) / "coco_instances_results.json", ground_truth)
-    precision = CocoEvaluation(ground_truth, written).average_precision
+    precision = CocoEvaluation(ground_truth, read_detections(inference_folder(cfg, name) / DETECTIONS_FILE, ground_truth)).average_precision
     actual = precision.table() | {f"AP-{c}": precision.ap(class_name=c) for c in precision.class_names}
-    assert actual == pytest.approx(expected, nan_ok=True)
+    assert actual == pytest.approx(theirs, nan_ok=True)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # of pycocotools, on recent numpy
+@pytest.mark.parametrize("task", ["segm", "keypoints"])
+def test_masks_and_keypoints_of_coco_equal_those_of_detectron2(tmp_path: Path, request: pytest.FixtureRequest, task: str) -> None:
+    data = Path(os.environ.get("DETKIT_DATA", Path(__file__).parents[3] / "shared" / "data")) / "coco"
+    json_file = data / "annotations" / f"{'instances' if task == 'segm' else 'person_keypoints'}_val2017.json"
+    if not json_file.is_file():
+        pytest.skip(f"there is no {json_file}; set DETKIT_DATA")
+    name = f"evaluation_test_{task}"
+    register_coco_folder(name, json_file, data / "val2017")
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        request.addfinalizer(lambda catalog=catalog: catalog.remove(name))
+    records = [record for record in DatasetCatalog.get(name) if record["annotations"]][:25]
+    evaluators = [
+        DetectionEvaluator(name, output_dir=tmp_path / "ours"),
+        COCOEvaluator(name, output_dir=str(tmp_path / "theirs"), use_fast_impl=False),
+    ]
+    for evaluator in evaluators:
+        evaluator.reset()
+        rng = np.random.default_rng(0)
+        for record in records:
+            evaluator.process([record], [{"instances": disturbed(record, rng, task)}])
+    ours, theirs = (evaluator.evaluate() for evaluator in evaluators)
+    assert set(ours) == set(theirs) == {"bbox", task}
+    for each in ours:
+        assert ours[each] == pytest.approx(theirs[each], nan_ok=True)
+        assert 1 < ours[each]["AP"] < 95
+
+
+def disturbed(record: dict[str, Any], rng: np.random.Generator, task: str) -> Instances:
+    """The objects of an image, a little off."""
+    annotations = record["annotations"]
+    boxes = np.array([each["bbox"] for each in annotations]) + rng.normal(0, 2, (len(annotations), 4))
+    boxes[:, 2:] = boxes[:, :2] + boxes[:, 2:].clip(min=1)
+    size = (record["height"], record["width"])
+    found = Instances(size, pred_boxes=Boxes(torch.tensor(boxes)), scores=torch.tensor(rng.uniform(0, 1, len(boxes))))
+    found.pred_classes = torch.tensor([each["category_id"] for each in annotations])
+    if task == "segm":
+        masks = [np.roll(mask_of(each["segmentation"], size), rng.integers(0, 3), axis=1) for each in annotations]
+        found.pred_masks = torch.tensor(np.stack(masks))
+    else:
+        keypoints = np.array([each["keypoints"] for each in annotations]).reshape(-1, 17, 3)
+        found.pred_keypoints = torch.tensor(keypoints + rng.normal(0, 2, keypoints.shape))
+    return found
+
+
+def mask_of(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
+    runs = segmentation if isinstance(segmentation, dict) else mask_util.merge(mask_util.frPyObjects(segmentation, *size))
+    return mask_util.decode(runs).astype(bool)
 
 
 def test_precision_recall_by_hand(ground_truth_file: Path, detections: list[dict[str, Any]]) -> None:

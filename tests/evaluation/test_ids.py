@@ -29,7 +29,7 @@ from detkit.evaluation import (
     read_unreadable,
 )
 from detkit.report import write_report
-from tests.tiny import tiny_cfg
+from tests.toys.detectors import tiny_cfg
 
 NAME = "ids_test"
 RNG = random.Random(0)

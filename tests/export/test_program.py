@@ -115,6 +115,7 @@ def test_equals_the_model_as_it_is_called(name):
 @DETECTORS
 def test_compiles_as_one_graph(name):
     program, (images, sizes) = DetectorProgram(detector(name)), batch()
+    torch.compiler.reset()  # the same function is not compiled for more than a few models
     with torch.no_grad():
         expected = program(images, sizes)
         actual = torch.compile(program, fullgraph=True, backend="eager")(images, sizes)
@@ -126,7 +127,7 @@ def test_compiles_as_one_graph(name):
 def test_exports_for_any_size(name):
     program = DetectorProgram(detector(name))
     exported = export_program(program, ExportSettings())
-    assert not [node for node in exported.graph.nodes if "nonzero" in str(node.target) or "assert" in str(node.target)]
+    assert not [node for node in exported.graph.nodes if "nonzero" in str(node.target) or "assert_scalar" in str(node.target)]
     for size in ((160, 192), (224, 131)):
         images, sizes = batch(*size)
         with torch.no_grad():

@@ -176,7 +176,7 @@ def test_unknown_assigner_names_the_nearest():
 def test_missing_feature_level_is_named():
     cfg = tiny_cfg()
     cfg.MODEL.FCOS.IN_FEATURES = ["p3", "p9"]
-    with pytest.raises(ValueError, match=r"\['p3', 'p9'\]. It has to be one of 'p3', 'p4', 'p5'"):
+    with pytest.raises(ValueError, match=r"MODEL\.FCOS\.IN_FEATURES is \['p3', 'p9'\]\. It has to be one of 'p3', 'p4', 'p5'"):
         build(cfg)
 
 

@@ -175,3 +175,21 @@ def test_centers_and_sizes_of_boxes():
     boxes = torch.tensor([[[1.0, 2.0, 5.0, 10.0]], [[-4.0, 0.0, -4.0, 3.0]]])
     assert_close(box_centers(boxes), torch.tensor([[[3.0, 6.0]], [[-4.0, 1.5]]]))
     assert_close(box_sizes(boxes), torch.tensor([[[4.0, 8.0]], [[0.0, 3.0]]]))
+
+
+def shapes_of(anchors):
+    """Widths and heights of a level's anchors."""
+    return [[round(side, 2) for side in sizes] for sizes in box_sizes(anchors).tolist()]
+
+
+def test_order_of_several_anchors():
+    """All ratios of a scale first, or all scales of a ratio: mmdetection's and torchvision's weights count them so."""
+    by_scale, by_ratio = ([[8, 8], [4, 16], [16, 16], [8, 32]], [[8, 8], [16, 16], [4, 16], [8, 32]])
+    assert shapes_of(square_anchors([4], (2.0, 4.0), (1.0, 4.0))[0]) == by_scale
+    assert shapes_of(square_anchors([4], (2.0, 4.0), (1.0, 4.0), ratios_first=True)[0]) == by_ratio
+
+
+def test_anchors_of_whole_pixels():
+    """The sizes of torchvision's RetinaNet: 32 and int(32 * 2^(1/3)) = 40 pixels on P3, corners rounded."""
+    anchors = square_anchors([8], (4.0, 5.039684), (0.5, 1.0), ratios_first=True, whole_pixels=True)[0]
+    assert shapes_of(anchors) == [[46, 22], [56, 28], [32, 32], [40, 40]]

@@ -11,8 +11,15 @@ from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor
 from torch.testing import assert_close
 
+from lsnet.cross_iou import from_cross_coordinates
+
 from .test_detector import batch_of, options
 from .test_whole import model_of
+
+
+def test_equal_components_point_up_and_left() -> None:
+    vectors = torch.tensor([[2.0, 2.0, 3.0, 3.0], [1.0, 2.0, 5.0, 5.0]])
+    assert_close(from_cross_coordinates(vectors), torch.tensor([[-3.0, -2.0], [-5.0, 2.0]]))
 
 
 def scene(*changes: Any, task: str = "bbox") -> tuple[Any, Any, Any, list[tuple[int, int]]]:

@@ -306,3 +306,11 @@ def test_sizes_and_ranges_must_fit():
         multi_scale(nn.Module(), area_ranges=((0, 1),))
     with pytest.raises(ValueError, match="'pixels'; it is one of original, input"):
         multi_scale(nn.Module(), area_unit="pixels")
+
+
+def test_an_image_in_another_size_than_its_file_gives_boxes_of_the_file():
+    inputs = image_with_box((8, 16, 40, 56)) | {"height": 128, "width": 192}
+    (output,) = multi_scale(SeesBrightness(), min_sizes=(64, 128))([inputs])
+    found = output["instances"]
+    assert found.image_size == (128, 192)
+    torch.testing.assert_close(found.pred_boxes.tensor, torch.tensor([[16.0, 32.0, 80.0, 112.0]]), rtol=0, atol=2.0)

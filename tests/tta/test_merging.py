@@ -142,3 +142,11 @@ def test_memory_does_not_grow_with_the_square(monkeypatch):
     boxes = torch.cat([corners, corners + 10], dim=1).repeat(2, 1)
     averaged, _, _ = merged(BoxVoting(threshold=0.5), boxes, torch.rand(3000), torch.zeros(3000, dtype=torch.long))
     assert len(averaged) == 100 and max(sizes) <= 10_000 and sum(sizes) == 3000 * 1500
+
+
+def test_the_best_of_an_object_does_not_stay_beside_its_mean():
+    """Also where any lowered score is enough: of two boxes of one object there remain the mean and the other one."""
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 8.0]])
+    merged = SoftVoting(threshold=0.5, min_score=0.0)(boxes, torch.tensor([0.9, 0.5]))
+    assert merged.source.tolist() == [0, 1]
+    torch.testing.assert_close(merged.scores, torch.tensor([0.9, 0.5 * (1 - 0.8)]))

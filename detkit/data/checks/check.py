@@ -27,7 +27,7 @@ class CheckedData:
     """A dataset that can be used.
 
     Attributes:
-        name: of the dataset.
+        name, json_file: of the dataset and of its annotation file.
         content: of the COCO json, without what was skipped or repaired by choice. It is shared: do not change it.
         changed: whether it differs from the file.
         num_in_file: annotations in the file as it is.
@@ -36,6 +36,7 @@ class CheckedData:
     """
 
     name: str
+    json_file: str
     content: dict[str, Any]
     changed: bool
     num_in_file: int
@@ -97,6 +98,7 @@ def check_coco_folder(
         raise DataError(f"{name}: none of the {len(content['images'])} images of {json_file} can be used; they should lie in {image_root}.")
     return CheckedData(
         name,
+        str(json_file),
         usable,
         changed=opened.repaired or usable is not content,
         num_in_file=len(content.get("annotations", [])),

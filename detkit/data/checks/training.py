@@ -30,6 +30,7 @@ class TrainingObjects:
 
     Attributes:
         name: of the dataset.
+        json_file: its annotation file.
         boxes: (N, 4) x, y, width, height in pixels.
         image_sizes: (N, 2) width and height of the image of each.
         classes: (N,) in the order of the categories' ids.
@@ -38,6 +39,7 @@ class TrainingObjects:
     """
 
     name: str
+    json_file: str
     boxes: NDArray[np.float64]
     image_sizes: NDArray[np.float64]
     classes: NDArray[np.int64]
@@ -45,10 +47,11 @@ class TrainingObjects:
     lost: Counter[str]
 
 
-def training_objects(name: str, content: dict[str, Any], num_in_file: int, *, needs_keypoints: bool) -> TrainingObjects:
+def training_objects(name: str, json_file: str, content: dict[str, Any], num_in_file: int, *, needs_keypoints: bool) -> TrainingObjects:
     """What remains of a dataset.
 
     Args:
+        name, json_file: of the dataset and of its annotation file, for messages.
         content: of the checked file, without what was left out.
         num_in_file: annotations in the file as it is.
         needs_keypoints: whether objects without a labeled keypoint are not learned.
@@ -69,6 +72,7 @@ def training_objects(name: str, content: dict[str, Any], num_in_file: int, *, ne
     order = {category["id"]: number for number, category in enumerate(sorted(content["categories"], key=id_order))}
     return TrainingObjects(
         name=name,
+        json_file=json_file,
         boxes=boxes[kept],
         image_sizes=np.array([sizes[annotation["image_id"]] for annotation in objects], dtype=np.float64).reshape(-1, 2)[kept],
         classes=np.array([order[annotation["category_id"]] for annotation in objects], dtype=np.int64)[kept],
@@ -92,7 +96,8 @@ def check_training_objects(sets: Sequence[TrainingObjects], *, resizing: tuple[i
     reasons = ", ".join(f"{count} {reason}" for reason, count in lost.most_common()) or "the files list no annotations"
     kept, num_lost = sum(len(each.boxes) for each in sets), sum(lost.values())
     if not kept:
-        raise DataError(f"There is no object to train on in {names}: {reasons}. Add annotations, or name another file.")
+        files = ", ".join(each.json_file for each in sets)
+        raise DataError(f"There is no object to train on in {names} ({files}): {reasons}. Add annotations, or name another file.")
     if num_lost > kept:
         logger.warning("%s: only %d objects are left to train on; more were lost: %s.", names, kept, reasons)
     _warn_of_absent_classes(names, sets)

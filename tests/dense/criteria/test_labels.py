@@ -145,8 +145,9 @@ def test_broken_outputs_of_negatives_do_not_poison_smooth_l1(scene):
     raw.requires_grad_()
     term = partial(encoded_box_loss, loss=partial(F.smooth_l1_loss, reduction="none"))
     broken = Predictions(predictions.logits, predictions.boxes, predictions.quality, raw)
-    criterion_of(coder, box_loss=term)(broken, assignment, gt, priors)["loss_box"].backward()
-    assert raw.grad.isfinite().all() and (raw.grad[1] == 0).all() and (raw.grad[0] != 0).any()
+    loss = criterion_of(coder, box_loss=term)(broken, assignment, gt, priors)["loss_box"]
+    loss.backward()
+    assert loss.isfinite() and raw.grad.isfinite().all() and (raw.grad[1] == 0).all() and (raw.grad[0] != 0).any()
 
 
 def test_smooth_l1_asks_for_raw_outputs(scene):

@@ -1,0 +1,196 @@
+"""Files: written, checked, refused; and the predictor that needs no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.testing import assert_close
+
+from detkit.export import DetectorProgram, ExportError, ExportSettings, OnnxModel, export_detector, metadata_of
+from detkit.export.check import Agreement, compare_outputs
+from tests.export.test_program import CONFIGS, batch, detector
+
+ROOT = Path(__file__).parents[2]
+
+
+def needs(*packages: str) -> None:
+    for package in packages:
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'detkit[export]'")
+
+
+@pytest.fixture(scope="module")
+def fcos_file(tmp_path_factory) -> Path:
+    needs("onnx", "onnxscript", "onnxruntime")
+    return write("FCOS", tmp_path_factory.mktemp("onnx") / "fcos.onnx")
+
+
+def write(name: str, path: Path, settings: ExportSettings | None = None, **options) -> Path:
+    model, settings = detector(name), settings or ExportSettings()
+    cfg = CONFIGS[name]()
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 160, 320
+    metadata = metadata_of(cfg, model, settings, ["cat", "dog", "bird"], name)
+    agreement = export_detector(model, path, settings=settings, metadata=metadata, **options)
+    assert agreement.raw or agreement.detections > 100
+    assert agreement.unmatched == 0 and agreement.box < 0.01
+    return path
+
+
+def test_file_of_any_size_gives_what_the_model_gives(fcos_file):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(fcos_file))
+    program = DetectorProgram(detector("FCOS"))
+    for size in ((131, 500), (320, 160)):
+        images, sizes = batch(*size)
+        with torch.no_grad():
+            expected = dict(zip(("boxes", "scores", "classes", "counts"), program(images, sizes), strict=True))
+        outputs = session.run(None, {"images": images.numpy(), "image_sizes": sizes.numpy()})
+        assert [value.shape for value in outputs] == [(2, 100, 4), (2, 100), (2, 100), (2,)]
+        actual = {name: torch.from_numpy(value) for name, value in zip(expected, outputs, strict=True)}
+        agreement = Agreement()
+        compare_outputs(actual, expected, agreement)
+        assert agreement.detections > 20 and agreement.unmatched == 0
+        assert agreement.box < 0.01 and agreement.score < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "FCOS"])
+def test_every_detector(name, tmp_path):
+    needs("onnx", "onnxscript", "onnxruntime")
+    write(name, tmp_path / "x.onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["FCOS", "Sparse R-CNN", "LSNet segm"])
+@pytest.mark.parametrize("file_format", ["torch_export", "torchscript"])
+def test_other_formats(name, file_format, tmp_path):
+    settings = ExportSettings(size=(160, 192), batch=2) if file_format == "torchscript" else ExportSettings()
+    write(name, tmp_path / "x", settings, file_format=file_format)
+
+
+def test_raw_outputs_and_weights_in_half_precision(tmp_path):
+    needs("onnx", "onnxscript", "onnxruntime")
+    fixed = ExportSettings(size=(160, 192), batch=1, raw=True)
+    whole, half = write("FCOS", tmp_path / "whole.onnx", fixed), write("FCOS", tmp_path / "half.onnx", fixed, half=True)
+    assert half.stat().st_size < 0.75 * whole.stat().st_size
+
+
+def test_predictor_reads_paths_arrays_and_lists_of_mixed_sizes(fcos_file, tmp_path):
+    from detkit import OnnxPredictor
+
+    predictor = OnnxPredictor(fcos_file, threads=1)
+    pixels = batch(200, 300)[0][0].permute(1, 2, 0).numpy().astype(np.uint8)  # RGB
+    path = tmp_path / "image.png"
+    Image.fromarray(pixels).save(path)
+    found = predictor(path)
+    assert len(found) > 5 and set(found.names) <= {"cat", "dog", "bird"}
+    assert found.image_size == (200, 300) and found.boxes[:, 2].max() <= 300 and found.boxes[:, 3].max() <= 200
+    same = predictor([pixels[:, :, ::-1], Image.fromarray(pixels)])  # OpenCV's order, Pillow's order
+    for other in same:
+        assert_close(other.boxes, found.boxes, atol=1e-3, rtol=0)
+    wide = Image.fromarray(np.hstack([pixels, pixels]))
+    assert [each.image_size for each in predictor([path, wide])] == [(200, 300), (200, 600)]
+    entry = found.to_coco(image_id=7)[0]
+    x0, y0, x1, y1 = found.boxes[0].tolist()
+    assert entry == {
+        "image_id": 7,
+        "category_id": int(found.classes[0]),
+        "score": pytest.approx(float(found.scores[0])),
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+    }
+    assert np.any(np.asarray(found.draw(Image.fromarray(pixels), min_score=0.0)) != pixels)
+
+
+def test_file_in_the_place_of_the_model(fcos_file):
+    images, sizes = batch()
+    inputs = [
+        {"image": image[:, :h, :w].byte(), "height": 2 * h, "width": 2 * w} for image, (h, w) in zip(images, sizes.tolist(), strict=True)
+    ]
+    model, stand_in = detector("FCOS"), OnnxModel(fcos_file, threads=1)
+    with torch.no_grad():
+        expected, actual = model(inputs), stand_in(inputs)
+    for wanted, found in zip(expected, actual, strict=True):
+        assert found["instances"].image_size == wanted["instances"].image_size
+        assert_close(found["instances"].scores, wanted["instances"].scores, atol=1e-5, rtol=0)
+        assert_close(found["instances"].pred_boxes.tensor, wanted["instances"].pred_boxes.tensor, atol=0.01, rtol=0)
+
+
+def test_predicting_imports_no_torch(fcos_file, tmp_path):
+    Image.new("RGB", (200, 150), "gray").save(tmp_path / "image.png")
+    code = f"""
+import sys
+from detkit import OnnxPredictor
+OnnxPredictor({str(fcos_file)!r})({str(tmp_path / "image.png")!r})
+loaded = [name for name in ("torch", "torchvision", "detectron2") if name in sys.modules]
+assert not loaded, loaded
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_file_that_gives_something_else_is_not_kept(tmp_path, monkeypatch):
+    from detkit.export import export
+
+    def wrong(path, file_format, names):
+        return lambda images, sizes: {name: value + (name == "boxes") * 3.0 for name, value in run(images, sizes).items()}
+
+    program = DetectorProgram(detector("FCOS"))
+
+    def run(images, sizes):
+        with torch.no_grad():
+            return dict(zip(("boxes", "scores", "classes", "counts"), program(images, sizes), strict=True))
+
+    monkeypatch.setattr(export, "open_exported", wrong)
+    settings = ExportSettings(size=(160, 192), batch=1)
+    with pytest.raises(ExportError, match="does not give what the model gives: 0 of [0-9]+ detections the same"):
+        export_detector(detector("FCOS"), tmp_path / "x.ts", file_format="torchscript", settings=settings)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"settings": ExportSettings(batch=1), "file_format": "torchscript"}, "give --size HxW and --batch N"),
+        ({"file_format": "tflite"}, "the format is 'tflite'; it has to be one of onnx, torch_export, torchscript"),
+        ({"file_format": "torch_export", "half": True}, "half precision in ONNX files alone"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(options, message, tmp_path):
+    with pytest.raises(ExportError, match=message):
+        export_detector(detector("FCOS"), tmp_path / "x", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_models_and_impossible_settings_are_refused(tmp_path):
+    with pytest.raises(ExportError, match="Linear has no tensor path"):
+        export_detector(torch.nn.Linear(1, 1), tmp_path / "x")
+    with pytest.raises(ExportError, match="opset is 18"):
+        ExportSettings(opset=18)
+    with pytest.raises(ExportError, match="32 pixels a side"):
+        ExportSettings(size=(16, 64))
+    with pytest.raises(ExportError, match="batch is 0"):
+        ExportSettings(batch=0)
+
+
+def test_predictor_refuses_what_it_cannot_read(tmp_path):
+    from detkit import OnnxPredictor
+
+    with pytest.raises(FileNotFoundError, match="there is no file 'missing.onnx'"):
+        OnnxPredictor("missing.onnx")
+
+
+def test_counts_of_what_differs():
+    expected = {"boxes": torch.tensor([[[0.0, 0, 9, 9], [20, 20, 40, 40]]]), "scores": torch.tensor([[0.9, 0.5]])}
+    expected |= {"classes": torch.tensor([[0, 1]]), "counts": torch.tensor([2])}
+    agreement = Agreement()
+    other = expected | {"boxes": expected["boxes"].flip(1) + 0.25, "scores": expected["scores"].flip(1), "classes": torch.tensor([[1, 0]])}
+    compare_outputs(other, expected, agreement)
+    assert (agreement.detections, agreement.unmatched, agreement.box) == (2, 0, 0.25)
+    compare_outputs(other | {"classes": torch.tensor([[1, 1]])}, expected, agreement)
+    assert (agreement.detections, agreement.unmatched) == (4, 1)
