@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("file", type=Path, help="written by tools/export.py")
     parser.add_argument("--config-file", required=True, help="with the test sets, and the sizes of testing")
     parser.add_argument("--threads", type=int, help="of onnxruntime")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of config keys")
-    args = parser.parse_args(argv)
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of config keys")
+    args = parser.parse_intermixed_args(argv)
     cfg = get_cfg()
     try:
         cfg.merge_from_file(args.config_file)

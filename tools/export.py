@@ -3,7 +3,7 @@
 
 python tools/export.py fcos/fcos_R_50_FPN_1x.yaml --output fcos.onnx MODEL.WEIGHTS model_final.pth
 python tools/export.py output/run/config.yaml --format torch_export --size 800x1344 --batch 1
-python tools/export.py lsnet/lsnet_segm_R_50_FPN_1x.yaml --raw --images a.jpg b.jpg
+python tools/export.py lsnet/lsnet_segm_R_50_FPN_1x.yaml --images a.jpg b.jpg --raw
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--opset", type=int, default=20, help="of ONNX, 20 or more (default: 20)")
     parser.add_argument("--images", nargs="+", type=Path, default=(), help="images to compare on (default: generated ones)")
     parser.add_argument("--output", type=Path, help="default: the config's name in the current folder")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides of config keys; MODEL.WEIGHTS FILE")
-    args = parser.parse_args(argv)
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of config keys; MODEL.WEIGHTS FILE")
+    args = parser.parse_intermixed_args(argv)
     try:
         cfg = _config(args.config, args.opts)
         path = args.output or Path(Path(args.config).stem + FORMATS[args.format])
