@@ -13,12 +13,12 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, transforms
 from detectron2.structures import Instances
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import nn
 
 from detkit.checkpoint import CONFIG_FILE, CheckpointError, CheckpointFolder, load_state, local_file, read_checkpoint
 from detkit.config import ConfigError, Section, get_cfg, method_node, usable_device
-from detkit.data import DataError, ImageReadError, mask_to_polygons, read_image
+from detkit.data import DataError, ImageReadError, mask_to_polygons, pixels_of, read_image
 from detkit.engine import Trainer
 from detkit.visualization import DrawnObject, draw_objects
 
@@ -215,13 +215,15 @@ class Predictor:
         Raises:
             DataError, TypeError, ValueError: see :meth:`__call__`.
         """
-        if isinstance(image, (str, os.PathLike)):
-            try:
-                return read_image(image, "BGR", deep_images=self.cfg.INPUT.DEEP_IMAGES)  # type: ignore[return-value]
-            except ImageReadError as error:
-                raise DataError(f"The image {os.fspath(image)} cannot be read: {error}") from error
-        if isinstance(image, Image.Image):
-            return np.ascontiguousarray(np.asarray(ImageOps.exif_transpose(image).convert("RGB"))[..., ::-1])
+        deep_images = self.cfg.INPUT.DEEP_IMAGES
+        try:
+            if isinstance(image, Image.Image):
+                return pixels_of(image, "BGR", deep_images=deep_images)  # type: ignore[return-value]
+            if isinstance(image, (str, os.PathLike)):
+                return read_image(image, "BGR", deep_images=deep_images)  # type: ignore[return-value]
+        except ImageReadError as error:
+            name = "of Pillow" if isinstance(image, Image.Image) else str(image)
+            raise DataError(f"The image {name} cannot be read: {error}") from error
         if not isinstance(image, np.ndarray):
             raise TypeError(f"An image is a path, an array or a PIL image, not a {type(image).__name__}.")
         if image.dtype != np.uint8:

@@ -111,6 +111,7 @@ def test_a_list_gives_one_result_each(predictor: detkit.Predictor, trained: Path
         (np.zeros((3, 4, 4), np.uint8), ValueError, r"has the shape \(3, 4, 4\)"),
         (np.zeros((0, 4, 3), np.uint8), ValueError, r"has the shape \(0, 4, 3\)"),
         (5, TypeError, "not a int"),
+        (Image.fromarray(np.full((8, 8), 3000, np.uint16)), DataError, "more than 8 bits per channel; set INPUT.DEEP_IMAGES"),
         ("nowhere.jpg", DataError, "The image nowhere.jpg cannot be read"),
     ],
 )

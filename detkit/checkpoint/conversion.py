@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -209,9 +209,10 @@ def read_published_layouts(model: nn.Module) -> None:
     """Makes ``model.load_state_dict`` take the layout of any known source, whoever calls it (Detectron2's ``DefaultPredictor`` does).
 
     A model in evaluation mode takes weights that set all of it only: with a random classifier its predictions would mean nothing. To
-    load a part of a model, put it into training mode.
+    load a part of a model, put it into training mode; it then refuses to predict until the rest has been loaded or trained.
     """
     model.register_load_state_dict_pre_hook(_convert_in_place)
+    model.register_forward_pre_hook(_refuse_random_weights)
 
 
 def _convert_in_place(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -230,12 +231,26 @@ def _convert_in_place(model: nn.Module, state_dict: dict[str, Any], prefix: str,
             state_dict.clear()
             state_dict.update(kept)
             state_dict.update(converted)
-    if not model.training:
-        _require_all_weights(model, state_dict)
-
-
-def _require_all_weights(model: nn.Module, state_dict: Container[str]) -> None:
     missing = [name for name in _weights(model) if name not in state_dict]
+    if not model.training:
+        _require_none(missing)
+    before = getattr(model, _RANDOM, None)  # of what was loaded before
+    setattr(model, _RANDOM, tuple(name for name in missing if before is None or name in before))
+
+
+#: attribute of a model: names of its weights that nothing that was loaded has held; none where nothing was loaded
+_RANDOM = "weights_left_random"
+
+
+def _refuse_random_weights(model: nn.Module, _: Any) -> None:
+    random = getattr(model, _RANDOM, ())
+    if random and model.training:
+        setattr(model, _RANDOM, ())
+    elif random:
+        _require_none(random)
+
+
+def _require_none(missing: Sequence[str]) -> None:
     if missing:
         raise CheckpointError(
             f"The weights do not fit the model, so its predictions would mean nothing: {len(missing)} are missing or have another shape: "

@@ -108,6 +108,11 @@ class CheckpointFolder:
         """Where the checkpoint at the end of training lies."""
         return self.folder / _FINAL
 
+    @property
+    def used(self) -> bool:
+        """Whether the folder holds a run, finished or not."""
+        return any((self.folder / name).exists() for name in (LAST_CHECKPOINT, RUN_FILE, _FINAL))
+
     def remove_leftovers(self) -> None:
         """Removes the temporary files of writes that a kill has interrupted. Only while no other run writes here."""
         for leftover in self.folder.glob(".*.pth.*.tmp"):

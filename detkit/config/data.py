@@ -17,8 +17,10 @@ DATA_LIMITS: dict[str, dict[str, Limit]] = {
         "REPEAT_THRESHOLD": "[0, 1]",
     },
     "INPUT": {
-        **dict.fromkeys(("MIN_SIZE_TRAIN", "MAX_SIZE_TRAIN", "MAX_SIZE_TEST", "CROP.MIN_SIZES"), "[1, inf)"),
-        "MIN_SIZE_TEST": "[0, inf)",
+        **dict.fromkeys(("MAX_SIZE_TRAIN", "MAX_SIZE_TEST", "CROP.MIN_SIZES"), "[1, inf)"),
+        **dict.fromkeys(("MIN_SIZE_TRAIN", "MIN_SIZE_TEST"), "[0, inf)"),  # 0: as the files are
+        "FORMAT": ("BGR", "RGB", "L", "YUV-BT.601"),
+        "DEEP_IMAGES": ("error", "full_range", "own_range"),
         "MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
         "RANDOM_FLIP": ("horizontal", "vertical", "none"),
         "CROP.TYPE": ("relative", "relative_range", "absolute", "absolute_range"),

@@ -19,8 +19,8 @@ from .crowdhuman import load_crowdhuman, read_odgt, register_crowdhuman, registe
 from .mapper import MAPPER_REGISTRY, UNREADABLE, ReadErrorMapper, build_test_mapper, build_train_mapper
 from .motion import Motion
 from .polygons import Polygon, mask_to_polygons, polygon_bounds, polygons_of, signed_area, visible_parts
-from .prepare import prepare_datasets
-from .reading import ImageReadError, read_image
+from .prepare import check_data_keys, prepare_datasets
+from .reading import ImageReadError, pixels_of, read_image
 from .registration import find_image_folder, is_published, register_coco_folder, register_shapes, set_categories
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "build_test_mapper",
     "build_train_mapper",
     "check_coco_folder",
+    "check_data_keys",
     "class_names",
     "find_image_folder",
     "id_order",
@@ -43,6 +44,7 @@ __all__ = [
     "load_crowdhuman",
     "mask_to_polygons",
     "most_objects",
+    "pixels_of",
     "polygon_bounds",
     "polygons_of",
     "prepare_datasets",

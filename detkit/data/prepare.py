@@ -17,6 +17,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from detkit.config import ConfigError, Section, get_cfg
+from detkit.config.data import DATA_LIMITS
 
 from .checks import (
     AnnotationFile,
@@ -35,7 +36,7 @@ from .keypoints import COCO_PERSON_KEYPOINTS
 from .registration import find_image_folder, is_published, register_coco_folder, set_categories
 from .shapes import SHAPES_SETS, default_shapes_root, ensure_shapes
 
-__all__ = ["prepare_datasets"]
+__all__ = ["check_data_keys", "prepare_datasets"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def prepare_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
         ConfigError: a key has an impossible value; a dataset is not registered; the model has fewer classes than the data.
         DataError: the data cannot be used.
     """
-    _check_keys(cfg)
+    check_data_keys(cfg)
     _register_own_files(cfg, eval_only)
     train = () if eval_only else cfg.DATASETS.TRAIN
     names = list(dict.fromkeys([*train, *cfg.DATASETS.TEST]))
@@ -75,30 +76,23 @@ def prepare_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
         _check_evaluation(cfg, name, checked[name])
 
 
-def _check_keys(cfg: CfgNode) -> None:
-    Section(cfg, "DATASETS").check({"ON_BAD_IMAGE": ("error", "skip"), "ON_BAD_BOX": ("error", "fix")})
+def check_data_keys(cfg: CfgNode) -> None:
+    """Checks the keys of datasets, loader and input images.
+
+    Raises:
+        ConfigError: a value that cannot be, or values that contradict each other.
+    """
+    for section, limits in DATA_LIMITS.items():
+        Section(cfg, section).check(limits)
     for split in ("TRAIN", "VAL"):
         if cfg.DATASETS[f"{split}_IMAGES"] and not cfg.DATASETS[f"{split}_JSON"]:
             raise ConfigError(f"DATASETS.{split}_IMAGES is set, but not the annotation file: set DATASETS.{split}_JSON too.")
     images = Section(cfg, "INPUT")
-    images.check(
-        {
-            "DEEP_IMAGES": ("error", "full_range", "own_range"),
-            "FORMAT": ("BGR", "RGB", "L", "YUV-BT.601"),
-            "MAX_SIZE_TEST": "[1, inf)",
-            "MAX_SIZE_TRAIN": "[1, inf)",
-            "MIN_SIZE_TEST": "[0, inf)",
-            "MIN_SIZE_TRAIN": "[0, inf)",
-            "MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
-            "RANDOM_FLIP": ("horizontal", "vertical", "none"),
-        }
-    )
-    if not len(cfg.INPUT.MIN_SIZE_TRAIN):
-        raise images.refusal("MIN_SIZE_TRAIN", "one size or several")
-    if cfg.INPUT.CROP.ENABLED:
-        kinds = ("relative_range", "relative", "absolute", "absolute_range")
-        relative = cfg.INPUT.CROP.TYPE.startswith("relative")
-        images.check({"CROP.TYPE": kinds, "CROP.SIZE": "(0, 1]" if relative else "[1, inf)"})
+    sizes = len(images.MIN_SIZE_TRAIN)
+    if sizes != 2 if images.MIN_SIZE_TRAIN_SAMPLING == "range" else not sizes:
+        raise images.refusal("MIN_SIZE_TRAIN", "the least and the greatest size for 'range', one or more sizes for 'choice'")
+    if images.CROP.ENABLED:
+        images.check({"CROP.SIZE": "(0, 1]" if images.CROP.TYPE.startswith("relative") else "[1, inf)"})
 
 
 def _register_own_files(cfg: CfgNode, eval_only: bool) -> None:

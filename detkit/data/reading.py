@@ -13,7 +13,7 @@ from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["DEEP_MODES", "DeepImages", "ImageReadError", "deep_image_problem", "read_image", "reading_with"]
+__all__ = ["DEEP_MODES", "DeepImages", "ImageReadError", "deep_image_problem", "pixels_of", "read_image", "reading_with"]
 
 #: what is done with images of more than 8 bits per channel: they are refused, or scaled to 0..255 from the whole range of their type
 #: (0 to 65535 of 16 bits, 0 to 2**31 - 1 of 32 bits, 0 to 1 of floating-point numbers) or from their own least and greatest value
@@ -42,13 +42,22 @@ def read_image(file_name: str | os.PathLike[str], format: str | None = None, *, 
     """
     try:
         with PathManager.open(str(file_name), "rb") as file, Image.open(file) as image:
-            image.load()  # before anything else: reading EXIF data of a damaged PNG would hide the damage
-            turned = detection_utils._apply_exif_orientation(image)
-            return detection_utils.convert_PIL_to_numpy(_eight_bits(turned, deep_images), format)
+            return pixels_of(image, format, deep_images=deep_images)
     except ImageReadError:
         raise
     except Exception as error:  # Pillow's formats raise errors of many types for damaged files
         raise ImageReadError(str(error).replace(str(file_name), "the file") or type(error).__name__) from error
+
+
+def pixels_of(image: Image.Image, format: str | None = None, *, deep_images: DeepImages = "error") -> NDArray[np.generic]:
+    """The same of an image of Pillow.
+
+    Raises:
+        ImageReadError: more than 8 bits per channel where these are refused; and what Pillow raises for damaged files.
+    """
+    image.load()  # before anything else: reading EXIF data of a damaged PNG would hide the damage
+    turned = detection_utils._apply_exif_orientation(image)
+    return detection_utils.convert_PIL_to_numpy(_eight_bits(turned, deep_images), format)
 
 
 def deep_image_problem(mode: str, deep_images: DeepImages) -> str:

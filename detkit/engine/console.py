@@ -6,16 +6,18 @@ This is the one place where warnings of dependencies are silenced, each by its t
 from __future__ import annotations
 
 import logging
+import logging.handlers
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import IO
 
 from tqdm import tqdm
 
-__all__ = ["OUR_LOGGERS", "quiet_dependencies", "setup_logging"]
+__all__ = ["OUR_LOGGERS", "open_log_file", "quiet_dependencies", "setup_logging"]
 
 #: Their INFO messages are for the user; those of other packages go to the log file only.
 OUR_LOGGERS = ("detkit", "fcos_atss", "sparsercnn", "lsnet", "dw")
@@ -64,19 +66,17 @@ def _starts_otherwise(start: str, record: logging.LogRecord) -> bool:
 
 
 def setup_logging(output_dir: str | Path, rank: int = 0, *, stream: IO[str] | None = None) -> None:
-    """Sends our messages and everybody's warnings to the console, and all messages to ``output_dir/log.txt``.
+    """Sends our messages and everybody's warnings to the console, and all messages to ``output_dir/log.txt`` once that is opened.
 
     Safe to call again, for the next run in the same process. Workers other than the first write to ``log.txt.rank<n>`` only.
 
     Args:
-        output_dir: made if it is missing.
+        output_dir: of ``log.txt``, which :func:`open_log_file` opens; until then its messages are held back.
         rank: of this worker.
         stream: the console; None is ``sys.stdout``. Where it is a terminal, progress is shown as a bar and not as lines.
     """
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     formatter = logging.Formatter("[%(asctime)s] %(message)s", datefmt="%m/%d %H:%M:%S")
-    to_file = logging.FileHandler(folder / ("log.txt" if rank == 0 else f"log.txt.rank{rank}"))
+    to_file = _LogFile(Path(output_dir) / ("log.txt" if rank == 0 else f"log.txt.rank{rank}"))
     to_file.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S"))
     handlers: list[logging.Handler] = [to_file]
     if rank == 0:
@@ -94,6 +94,41 @@ def setup_logging(output_dir: str | Path, rank: int = 0, *, stream: IO[str] | No
         for handler in handlers:
             logger.addHandler(handler)
     logging.captureWarnings(True)  # Python's warnings neither tear the progress bar nor miss in the log
+
+
+def open_log_file(allowed: Callable[[Path], bool] = lambda folder: True) -> None:
+    """Opens the log file of :func:`setup_logging`, makes its folder if it is missing, and writes what was held back. Twice does no harm.
+
+    Args:
+        allowed: says of the folder whether the file may be opened in it.
+    """
+    for handler in logging.getLogger(OUR_LOGGERS[0]).handlers:
+        if isinstance(handler, _LogFile) and allowed(handler.path.parent):
+            handler.open()
+
+
+class _LogFile(logging.handlers.MemoryHandler):
+    """Holds messages back until it is opened, so that a start that fails leaves the folder of a finished run alone."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(capacity=sys.maxsize, flushLevel=sys.maxsize, flushOnClose=False)
+        self.path = path
+
+    def open(self) -> None:
+        if self.target is not None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(self.path)
+        file.setFormatter(self.formatter)
+        self.setTarget(file)
+        self.flush()
+        self.capacity = 0  # from now on every message is written at once
+
+    def close(self) -> None:
+        target = self.target
+        super().close()
+        if target is not None:
+            target.close()
 
 
 class _ConsoleFilter(logging.Filter):

@@ -21,7 +21,7 @@ from detkit.config import ConfigError
 from detkit.data import DataError, prepare_datasets
 from detkit.distributed import get_rank
 from detkit.engine.allocator import keep_freed_memory
-from detkit.engine.console import setup_logging
+from detkit.engine.console import open_log_file, setup_logging
 from detkit.engine.evaluate import Results, check_expected_results, evaluate, save_results
 from detkit.engine.launch import check_processes, launch
 from detkit.engine.setup import read_config, resolve_config
@@ -40,7 +40,7 @@ _TRAINING_ERRORS = (FloatingPointError, DataError, EvaluationError, ConfigError,
 #: How torch says that a data worker was ended from outside.
 _WORKER_KILLED = re.compile(r"DataLoader worker \(pid[^)]*\) (?:is killed by signal: (.*?)\.? ?$|exited unexpectedly)", re.MULTILINE)
 #: Seconds that the other workers wait for rank 0 to report an error.
-_PATIENCE = 5.0
+_PATIENCE = 15.0
 
 
 def run(argv: Sequence[str] | None = None) -> None:
@@ -74,6 +74,7 @@ def main(args: argparse.Namespace) -> Results:
     if not args.eval_only:
         with _one_clear_error(_TRAINING_ERRORS):
             return trainer.train()
+    open_log_file()
     with _one_clear_error(_TRAINING_ERRORS):
         results = evaluate(cfg, model, build_loader=Trainer.build_test_loader)
         if comm.is_main_process():
@@ -121,7 +122,8 @@ def _first_worker_first() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _one_clear_error(errors: tuple[type[Exception], ...]) -> Iterator[None]:
-    """These errors end the process with their message alone, said once; the traceback stands in ``log.txt``."""
+    """These errors end the process with their message alone, said once; the traceback stands in ``log.txt``, unless the
+    start was to replace a run and has not been accepted."""
     try:
         yield
     except errors as error:
@@ -149,6 +151,7 @@ def _message(error: Exception) -> str:
 def _stop(message: str) -> NoReturn:
     """Ends the process: rank 0 reports errors that all workers share, and its exit ends the others."""
     logger.debug("Stopped by:", exc_info=True)
+    open_log_file(lambda folder: not CheckpointFolder(folder).used)
     if get_rank() == 0:
         sys.exit(f"error: {message}")
     time.sleep(_PATIENCE)

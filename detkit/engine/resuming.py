@@ -12,11 +12,11 @@ from detkit.config import flatten
 
 __all__ = ["Change", "changes_since", "optimizer_state_for", "parameter_names"]
 
-#: what a resumed run does not apply, and why
+_CONTINUED = "the weights of the checkpoint are continued; start without --resume to use others"
+#: what a resumed run does not apply, by the ends of the keys, and why
 _NOT_APPLIED = {
     "SEED": "the order of the images and all randomness continue as they were",
-    "MODEL.WEIGHTS": "the weights of the checkpoint are continued; start without --resume to use others",
-    "MODEL.BACKBONE.WEIGHTS": "the weights of the checkpoint are continued; start without --resume to use others",
+    **dict.fromkeys(("MODEL.WEIGHTS", "BACKBONE.WEIGHTS", "HEAD.PRIOR_PROB", "HEAD.BOX_BIAS", "SPARSE_RCNN.PROPOSAL_INIT"), _CONTINUED),
 }
 _SAYS_NOTHING = {"OUTPUT_DIR", "VERSION"}
 
@@ -31,11 +31,12 @@ class Change(NamedTuple):
     @property
     def applies(self) -> bool:
         """Whether the new value counts from here on."""
-        return self.key not in _NOT_APPLIED
+        return not self.key.endswith(tuple(_NOT_APPLIED))
 
     def __str__(self) -> str:
         what = f"{self.key} changed from {self.old!r} to {self.new!r}"
-        return f"{what}: applies from here on." if self.applies else f"{what}: does not apply, {_NOT_APPLIED[self.key]}."
+        reasons = [reason for end, reason in _NOT_APPLIED.items() if self.key.endswith(end)]
+        return f"{what}: does not apply, {reasons[0]}." if reasons else f"{what}: applies from here on."
 
 
 def changes_since(saved: str | None, cfg: CfgNode) -> list[Change]:

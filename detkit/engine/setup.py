@@ -10,8 +10,8 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from detkit.config import ConfigError, Section, get_cfg, usable_device
-from detkit.config.data import DATA_LIMITS
 from detkit.config.engine import SOLVER_LIMITS
+from detkit.data import check_data_keys
 from detkit.distributed import usable_processors
 from detkit.engine.batch_scaling import scale_to_batch
 from detkit.engine.seeding import fresh_seed
@@ -40,10 +40,9 @@ def check_engine_keys(cfg: CfgNode) -> None:
     Raises:
         ConfigError: a value that cannot be, or a key that nothing here reads.
     """
-    solver, inputs = Section(cfg, "SOLVER"), Section(cfg, "INPUT")
+    check_data_keys(cfg)
+    solver = Section(cfg, "SOLVER")
     solver.check({key: limit for key, limit in SOLVER_LIMITS.items() if solver.value(key) is not None})
-    for name, limits in DATA_LIMITS.items():
-        Section(cfg, name).check(limits)
     if solver.REFERENCE_WORLD_SIZE:
         raise solver.refusal(
             "REFERENCE_WORLD_SIZE",
@@ -52,9 +51,6 @@ def check_engine_keys(cfg: CfgNode) -> None:
         )
     if list(solver.STEPS) != sorted(set(solver.STEPS)):
         raise solver.refusal("STEPS", "ascending")
-    sizes = len(inputs.MIN_SIZE_TRAIN)
-    if sizes != 2 if inputs.MIN_SIZE_TRAIN_SAMPLING == "range" else not sizes:
-        raise inputs.refusal("MIN_SIZE_TRAIN", "the least and the greatest size for 'range', one or more sizes for 'choice'")
     if cfg.VIS_PERIOD:
         raise ConfigError(f"VIS_PERIOD is {cfg.VIS_PERIOD}, but no detector here draws while it trains. Leave it at 0.")
     for key in ("MODEL.LOAD_PROPOSALS", "DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST"):

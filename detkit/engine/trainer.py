@@ -27,7 +27,7 @@ from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint
 from detkit.config import Section, load_method_packages
 from detkit.data import build_train_mapper
 from detkit.distributed import get_rank, get_world_size
-from detkit.engine.console import setup_logging
+from detkit.engine.console import open_log_file, setup_logging
 from detkit.engine.data_loader import TrainLoader, build_train_loader
 from detkit.engine.ema import WeightAverage
 from detkit.engine.evaluate import Results, build_test_loader, check_expected_results, evaluate, save_results
@@ -169,6 +169,7 @@ class Trainer(TrainerBase):
         """
         self._batches = self.data_loader.from_iteration(self.start_iter)
         comm.synchronize()  # all have found their checkpoint before the record says whose the folder is
+        open_log_file()
         if comm.is_main_process():
             self.checkpoints.remove_leftovers()
             save_run_record(
@@ -253,7 +254,8 @@ class Trainer(TrainerBase):
         self.start_iter = self.iter + 1
         logger.info("Resuming after iteration %d from %s.", self.iter, path)
         for change in self.changes:
-            logger.log(logging.INFO if change.applies else logging.WARNING, "%s", change)
+            # a seed that nobody has set is another one at every start
+            logger.log(logging.INFO if change.applies or change.key == "SEED" else logging.WARNING, "%s", change)
 
     def save_checkpoint(self) -> None:
         """Saves all that :meth:`resume_or_load` needs to continue after the current iteration."""
@@ -312,16 +314,15 @@ class Trainer(TrainerBase):
             self.ema.model.load_state_dict(state["model"])
             self.ema.load_state_dict(state.get("ema", {"updates": 0}))
         self.run_id, self.changes = state.get("run"), changes
-        self._take_over_seed(state["seed"])
+        self._take_over({"SEED": state["seed"]} | {change.key: change.old for change in changes if not change.applies})
 
     def _parameter_names(self) -> list[str]:
         return parameter_names(self.model.named_parameters(), self.optimizer.param_groups)
 
-    def _take_over_seed(self, seed: int) -> None:
-        if seed == self.cfg.SEED:
-            return
+    def _take_over(self, values: Mapping[str, Any]) -> None:
+        """The config then says what really runs."""
         self.cfg.defrost()
-        self.cfg.SEED = seed
+        self.cfg.merge_from_list([word for pair in values.items() for word in pair])
         self.cfg.freeze()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from detkit import get_config_file
 from detkit.checkpoint import CheckpointError, conversion, convert_state_dict, load_state, load_weights, loading
 from detkit.config import get_cfg
-from tests.toys.detectors import tiny_cfg
+from tests.toys.detectors import random_inputs, tiny_cfg
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ def test_what_is_random_and_frozen_is_a_warning(caplog: pytest.LogCaptureFixture
         (torchvision.models.detection.fasterrcnn_resnet50_fpn, "a layout that is most like that of torchvision FCOS"),
         (torchvision.models.detection.fcos_resnet50_fpn, "the layout of torchvision FCOS"),
         (torchvision.models.detection.retinanet_resnet50_fpn, "the layout of torchvision RetinaNet"),
-        (torchvision.models.detection.retinanet_resnet50_fpn_v2, "the layout of torchvision RetinaNet"),
+        (torchvision.models.detection.retinanet_resnet50_fpn_v2, "the layout of torchvision RetinaNet v2"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -240,3 +241,32 @@ def test_a_file_is_converted_once(model: nn.Module, tmp_path: Path, monkeypatch:
     load_weights(model, tmp_path / "weights.pth", strict=True)
     assert len(calls) == 1
     torch.testing.assert_close(dict(model.state_dict()), state)
+
+
+def part(model: nn.Module) -> dict[str, Tensor]:
+    return {key: value for key, value in other_weights(model).items() if not key.startswith("head.cls_score.")}
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_a_part_that_was_loaded_before_eval_does_not_predict(model: nn.Module, foreign: bool) -> None:
+    """As ``DetectionCheckpointer(build_model(cfg)).load(path)`` does, before ``model.eval()``."""
+    inputs = random_inputs(1)
+    model.eval()(inputs)  # as built, nothing loaded: that is no accident
+    state = part(model)
+    model.train().load_state_dict(as_adelaidet(state) if foreign else state, strict=False)
+    for each in (model, deepcopy(model)):
+        with pytest.raises(CheckpointError, match=r"2 are missing or have another shape: head.cls_score.\{weight, bias\}"):
+            each.eval()(inputs)
+    model.train().load_state_dict(model.head.cls_score.state_dict(prefix="head.cls_score."), strict=False)  # from a second file
+    model.eval()(inputs)
+
+
+def test_training_makes_a_model_predict(model: nn.Module, tmp_path: Path) -> None:
+    torch.save(part(model), tmp_path / "part.pth")
+    load_weights(model.train(), tmp_path / "part.pth")
+    with pytest.raises(CheckpointError, match="head.cls_score"):
+        model.eval()(random_inputs(1))
+    model.train()(random_inputs(1))
+    model.eval()(random_inputs(1))
+    load_weights(model.train(), tmp_path / "part.pth")  # the classifier has been trained since
+    model.eval()(random_inputs(1))

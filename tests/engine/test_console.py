@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from detkit.engine.console import quiet_dependencies, setup_logging
+from detkit.engine.console import open_log_file, quiet_dependencies, setup_logging
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,6 +35,8 @@ class _Terminal(io.StringIO):
 def test_who_is_heard_where(tmp_path: Path, stream: io.StringIO, shows_lines: bool) -> None:
     setup_logging(tmp_path, stream=stream)
     logging.getLogger("detkit.x").info("ours")
+    assert not (tmp_path / "log.txt").exists()  # held back
+    open_log_file()
     logging.getLogger("detkit.x").debug("our details")
     logging.getLogger("detectron2.x").info("theirs")
     logging.getLogger("detectron2.x").warning("their worry")
@@ -51,6 +53,7 @@ def test_who_is_heard_where(tmp_path: Path, stream: io.StringIO, shows_lines: bo
 def test_the_next_run_logs_to_its_own_file_once(tmp_path: Path) -> None:
     for name in ("first", "second"):
         setup_logging(tmp_path / name, stream=io.StringIO())
+        open_log_file()
         logging.getLogger("detkit").info("in %s", name)
     assert (tmp_path / "first" / "log.txt").read_text().count("in ") == 1
     assert (tmp_path / "second" / "log.txt").read_text().count("in second") == 1
@@ -58,6 +61,9 @@ def test_the_next_run_logs_to_its_own_file_once(tmp_path: Path) -> None:
 
 def test_other_workers_are_silent(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     setup_logging(tmp_path, rank=3)
+    open_log_file(lambda folder: folder != tmp_path)
+    assert not list(tmp_path.iterdir())
+    open_log_file(lambda folder: folder == tmp_path)
     logging.getLogger("detkit").warning("here")
     assert capsys.readouterr().out == ""
     assert "here" in (tmp_path / "log.txt.rank3").read_text()

@@ -154,8 +154,14 @@ def test_weights_alone_cannot_be_resumed(cfg: Any) -> None:
 
 
 def files(out: Path) -> dict[str, bytes]:
-    """All but the log, which also tells of starts that fail."""
-    return {str(path): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file() and path.name != "log.txt"}
+    return {str(path): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def test_a_start_that_fails_in_a_new_folder_leaves_its_log(command: Command, cfg: Any) -> None:
+    with pytest.raises(SystemExit, match="nowhere.pth"):
+        run(command("MODEL.WEIGHTS", "nowhere.pth")[2:])
+    assert [path.name for path in Path(cfg.OUTPUT_DIR).iterdir()] == ["log.txt"]
+    assert "Traceback" in (Path(cfg.OUTPUT_DIR) / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(
@@ -169,6 +175,7 @@ def files(out: Path) -> dict[str, bytes]:
         ("DATASETS.TRAIN", "('nowhere',)"),
         ("INPUT.MAPPER", "NoMapper"),
         ("MODEL.META_ARCHITECTURE", "YOLO"),
+        ("--eval-only", "MODEL.WEIGHTS", "nowhere.pth"),
     ],
     ids=" ".join,
 )
@@ -211,3 +218,22 @@ def test_a_broken_checkpoint_of_the_new_run_does_not_lead_to_the_old_one(cfg: An
     CheckpointFolder(out).save("model_0000005", state | {"run": "another"})
     path, found = CheckpointFolder(out).load_last(read_checkpoint) or (None, {})
     assert path == out / "model_0000001.pth" and found["run"] == state["run"]
+
+
+def test_what_only_a_beginning_training_reads_is_kept_and_recorded(cfg: Any, said: pytest.LogCaptureFixture) -> None:
+    crash(cfg)
+    cfg.MODEL.WEIGHTS, cfg.MODEL.ATSS.HEAD.PRIOR_PROB = "other.pth", 0.2
+    trainer, _ = resume(cfg)
+    assert "MODEL.WEIGHTS changed from '' to 'other.pth': does not apply" in said.text
+    assert "MODEL.ATSS.HEAD.PRIOR_PROB changed from 0.01 to 0.2: does not apply" in said.text
+    written, starts = record(cfg)
+    assert written["MODEL"]["WEIGHTS"] == "" and written["MODEL"]["ATSS"]["HEAD"]["PRIOR_PROB"] == 0.01
+    assert starts[-1]["changes"] == {}
+    assert yaml.safe_load(read_checkpoint(trainer.checkpoints.final)["config"])["MODEL"]["WEIGHTS"] == ""
+
+
+def test_a_seed_that_nobody_has_set_is_no_warning(cfg: Any, said: pytest.LogCaptureFixture) -> None:
+    cfg.SEED = -1
+    crash(cfg)
+    resume(cfg)
+    assert not [record for record in said.records if record.levelno >= logging.WARNING and "SEED" in record.getMessage()]

@@ -6,7 +6,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from detkit.assigners import AssignContext, SoftAssignment
+from detkit.assigners import AssignContext
+from detkit.structures import HardAssignment
 from tests.toys.batch import average_precision, make_batch
 from tests.toys.detectors import tiny_cfg
 
@@ -62,7 +63,7 @@ def count_positives(model, batch):
     handle.remove()
     (inputs, result) = contexts[0]
     assert isinstance(inputs[0], AssignContext)
-    chosen = result.positive_weight > 0 if isinstance(result, SoftAssignment) else result.gt_index >= 0
+    chosen = result.gt_index >= 0 if isinstance(result, HardAssignment) else result.positive_weight > 0
     return int(chosen.sum())
 
 
@@ -138,5 +139,5 @@ def test_a_criterion_that_cannot_use_weights_is_refused():
 
 
 def test_a_box_loss_without_weights_is_refused():
-    with pytest.raises(ValueError, match=r"must be one of iou, giou, not 'smooth_l1'"):
+    with pytest.raises(ValueError, match=r"MODEL\.DW\.LOSS\.BOX is 'smooth_l1'\. It has to be one of 'iou', 'giou'"):
         build("DWAssigner", "DW", "MODEL.DW.LOSS.BOX", "smooth_l1")

@@ -131,7 +131,7 @@ def test_keys_that_are_read_are_allowed(key: str) -> None:
         ({"ASSIGNER": "DWAssigner"}, r"ASSIGNER is 'DWAssigner', which gives weights.*PredictedATSSAssigner"),
         ({"INIT_ASSIGNER": "ATSSAssigner"}, r"INIT_ASSIGNER is 'ATSSAssigner', which needs anchors"),
         ({"IN_FEATURES": ["p4", "p3", "p5"]}, r"IN_FEATURES .* from fine to coarse"),
-        ({"IN_FEATURES": ["p3", "p9"]}, r"IN_FEATURES names \['p9'\]"),
+        ({"IN_FEATURES": ["p3", "p9"]}, r"IN_FEATURES is \['p3', 'p9'\]. It has to be one of 'p3'"),
         ({"IN_FEATURES": ["p3", "p4"]}, r"IN_FEATURES is \['p3', 'p4'\]\. It has to be a list of at least 3 levels"),
     ],
 )
