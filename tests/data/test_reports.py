@@ -107,7 +107,9 @@ def lsnet(task: str) -> Change:
     def change(own: OwnData) -> None:
         cfg = two_iterations("LSNet")
         cfg.INPUT.MAPPER, cfg.MODEL.LSNET.TASK = "LandmarkMapper", task
-        cfg.MODEL.LSNET.HEAD.DEFORMABLE_TOWERS, cfg.MODEL.LSNET.NUM_KEYPOINTS = False, 2
+        cfg.MODEL.LSNET.HEAD.DEFORMABLE_TOWERS = False
+        if task == "pose":
+            cfg.MODEL.LSNET.NUM_KEYPOINTS = 2
         own.write_config(cfg)
 
     return change

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from detectron2.modeling.poolers import ROIPooler
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from detkit.geometry import DeltaBoxCoder
+from detkit.layers import PyramidPooler
 from sparsercnn.head import IterativeHead
 from sparsercnn.interaction import DynamicInteraction, StaticInteraction
 from sparsercnn.stage import BoxEncoding, FeedForward, SelfAttention, Stage
@@ -35,7 +35,7 @@ def make_head(interaction: type = DynamicInteraction) -> IterativeHead:
         )
         for _ in range(3)
     ]
-    pooler = ROIPooler(output_size=3, scales=[1 / 8], sampling_ratio=2, pooler_type="ROIAlignV2")
+    pooler = PyramidPooler(output_size=3, scales=[1 / 8], sampling_ratio=2, pooler_type="ROIAlignV2")
     return IterativeHead(stages=stages, pooler=pooler, box_coder=DeltaBoxCoder((2.0, 2.0, 1.0, 1.0)))
 
 
