@@ -20,3 +20,8 @@ def __getattr__(name: str) -> Any:
         import_module("detkit.engine")  # first: it silences what dependencies say when they are imported
         return import_module("detkit.predictor").Predictor
     raise AttributeError(f"module 'detkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """With the names that are imported at first use, for completion and for the reference."""
+    return sorted({*globals(), *__all__})

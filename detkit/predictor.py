@@ -213,7 +213,7 @@ class Predictor:
         """An image of any kind that the predictor takes as an array (H, W, 3) in the order BGR.
 
         Raises:
-            DataError, TypeError, ValueError: see :meth:`__call__`.
+            DataError, TypeError, ValueError: as of a call of the predictor.
         """
         deep_images = self.cfg.INPUT.DEEP_IMAGES
         try:

@@ -49,7 +49,7 @@ def _(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> T
 
 
 def nms_mask_by_offsets(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
-    """:func:`nms_mask` by a single call of torchvision's operator, on boxes that are moved apart by image and class.
+    """``nms_mask`` by a single call of torchvision's operator, on boxes that are moved apart by image and class.
 
     In float64, in which the moved boxes keep all digits of their coordinates. All boxes that are not there become one and the same box, so
     that the first of them removes the others.

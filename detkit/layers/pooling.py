@@ -38,7 +38,7 @@ class PyramidPooler(ROIPooler):
 def pool_pyramid_densely(
     pyramid: list[Tensor], rois: Tensor, levels: Tensor, scales: list[float], size: int, sampling_ratio: int, aligned: bool
 ) -> Tensor:
-    """:func:`pool_pyramid` by pooling every region from every level and choosing. Differentiable."""
+    """``pool_pyramid`` by pooling every region from every level and choosing. Differentiable."""
     pooled = rois.new_zeros(())
     for level, (features, scale) in enumerate(zip(pyramid, scales, strict=True)):
         here = roi_align(features, rois, (size, size), scale, sampling_ratio, aligned)
