@@ -24,8 +24,9 @@ FLOORS = (
     {"assigners", "backbones", "evaluation"},
     {"dense"},
     {"visualization", "engine"},
-    {"analysis", "report", "export"},
+    {"analysis", "report", "export", "sharing"},
     {"predictor"},
+    {"demo"},
 )
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 #: packages of the project that each package may import, itself included

@@ -67,10 +67,10 @@ def test_a_run_is_all_that_is_needed(predictor: detkit.Predictor, trained: Path,
     photo = trained / "data" / "train" / "1.jpg"
     instances = predictor(photo)
     assert predictor.class_names == ["ball", "cube"]
-    assert set(predictor.names(instances)) <= {"ball", "cube"} and len(predictor.names(instances)) == len(instances) > 0
+    assert set(instances.names) <= {"ball", "cube"} and len(instances.names) == len(instances) > 0
     assert instances.image_size == (48, 64)
-    drawn = predictor.draw(photo, instances, min_score=0.0)
-    plain = predictor.draw(photo, instances, min_score=1.0)
+    drawn = instances.draw(min_score=0.0)
+    plain = instances.draw(photo, min_score=1.0)
     assert drawn.size == plain.size and np.abs(np.asarray(drawn, int) - np.asarray(plain)).mean() > 1
     drawn.save(tmp_path / "detections.jpg")
 
@@ -194,7 +194,7 @@ def test_every_detector_predicts_and_draws(tmp_path: Path, config: str, fields: 
     photo = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     instances = predictor(photo)
     assert len(instances) and all(instances.has(field) for field in fields) and len(predictor.class_names) == node.NUM_CLASSES
-    assert predictor.draw(photo, instances[:5], min_score=0.0).width == 520
+    assert instances[:5].draw(min_score=0.0).width == 520
     other = cfg.clone()
     other.merge_from_list([f"{node.path}.NUM_CLASSES", node.NUM_CLASSES + 1])
     with pytest.raises(CheckpointError, match="fits the model only in part"):

@@ -18,6 +18,8 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
+from .catalog import name_classes_in_catalog
+
 __all__ = ["ConfigError", "SafeCfgNode", "flatten", "usable_device"]
 
 BASE_KEY = "_BASE_"
@@ -92,6 +94,8 @@ class SafeCfgNode(CfgNode):
             raise ConfigError("\n".join(problems))
         for node, name, value in accepted:
             node[name] = value
+        if settings.keys() & {"DATASETS.CLASS_NAMES", "DATASETS.TEST"} and "CLASS_NAMES" in self.get("DATASETS", {}):
+            name_classes_in_catalog(self)
 
     def _checked(self, key: str, value: Any) -> tuple[CfgNode, str, Any]:
         """The node and name that a dotted key leads to, and the value in the type of the one it replaces."""
@@ -126,6 +130,11 @@ class SafeCfgNode(CfgNode):
 def _read_with_bases(filename: str, includers: tuple[str, ...]) -> dict[str, _Setting]:
     """Dotted keys of a file and of the files it builds on, each with the file that sets it. Nearer files win."""
     path = os.path.normpath(os.path.expanduser(filename)) if "://" not in filename else filename
+    if path.endswith(".py"):
+        raise ConfigError(
+            f"{path} is a LazyConfig of Detectron2, a program that would have to be run. Configs here are yaml files: name one, for "
+            "instance from configs/, and override its keys on the command line."
+        )
     if path in includers:
         raise ConfigError(f"{includers[-1]}: its {BASE_KEY} is circular: {' -> '.join((*includers, path))}")
     tree = _read_yaml(path, includers)
