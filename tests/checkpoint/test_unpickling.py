@@ -132,7 +132,7 @@ HOSTILE = {
     "torch.load": lambda trace: _global("torch.serialization", "load") + f"(S{trace!r}\ntR.".encode(),
     "numpy.load": lambda trace: _global("numpy", "load") + f"(S{trace!r}\ntR.".encode(),
     "storage of a hostile file": lambda trace: (
-        _global("torch.storage", "_load_from_bytes") + pickle.dumps(pickle.dumps(1), 0)[:-1] + b"\x85R."
+        _global("torch.storage", "_load_from_bytes") + pickle.dumps(b"no storage", 0)[:-1] + b"\x85R."
     ),
     "change of a function": lambda trace: _global("_codecs", "encode") + b"N}S'__code__'\nI1\ns\x86b.",
     "change of a class": lambda trace: _global("collections", "OrderedDict") + b"N}S'keys'\nI1\ns\x86b.",
