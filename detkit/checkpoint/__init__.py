@@ -4,6 +4,7 @@ from .conversion import ConversionReport, convert_state_dict, read_published_lay
 from .files import CheckpointError, read_checkpoint
 from .loading import load_state, load_weights, local_file
 from .writer import CONFIG_FILE, LAST_CHECKPOINT, RUN_FILE, CheckpointFolder, write_atomically, write_text_atomically
+from .zoo import add_zoo_file, zoo_file
 
 __all__ = [
     "CONFIG_FILE",
@@ -12,6 +13,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointFolder",
     "ConversionReport",
+    "add_zoo_file",
     "convert_state_dict",
     "load_state",
     "load_weights",
@@ -20,4 +22,5 @@ __all__ = [
     "read_published_layouts",
     "write_atomically",
     "write_text_atomically",
+    "zoo_file",
 ]

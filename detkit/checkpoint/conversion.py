@@ -12,6 +12,9 @@ import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
+from detkit.config import Conventions
+
+from .belonging import refuse_other_config, refuse_other_conventions, take_mark
 from .files import CheckpointError
 from .key_maps import KEY_MAPS, OURS, KeyMap
 
@@ -205,12 +208,18 @@ def _fits_nothing(tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> 
     )
 
 
-def read_published_layouts(model: nn.Module) -> None:
+def read_published_layouts(model: nn.Module, conventions: Conventions | None = None) -> None:
     """Makes ``model.load_state_dict`` take the layout of any known source, whoever calls it (Detectron2's ``DefaultPredictor`` does).
 
-    A model in evaluation mode takes weights that set all of it only: with a random classifier its predictions would mean nothing. To
-    load a part of a model, put it into training mode; it then refuses to predict until the rest has been loaded or trained.
+    A model in evaluation mode takes weights that set all of it only, and published ones only where they belong to its config: else its
+    predictions would mean nothing. To load a part of a model, put it into training mode; it then refuses to predict until the rest has
+    been loaded or trained.
+
+    Args:
+        model: changed in place.
+        conventions: of the config that it was built from; None: not known, so that weights are not compared with it.
     """
+    model.conventions = conventions  # type: ignore[assignment]
     model.register_load_state_dict_pre_hook(_convert_in_place)
     model.register_forward_pre_hook(_refuse_random_weights)
 
@@ -218,6 +227,7 @@ def read_published_layouts(model: nn.Module) -> None:
 def _convert_in_place(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     if prefix or not state_dict or any(not isinstance(value, Tensor) for value in state_dict.values()):
         return
+    name, layout = take_mark(state_dict), OURS.name
     if not state_dict.keys() <= model.state_dict().keys():
         try:
             converted, report = convert_state_dict(state_dict, model)
@@ -225,7 +235,8 @@ def _convert_in_place(model: nn.Module, state_dict: dict[str, Any], prefix: str,
             if model.training:
                 return  # torch reports the missing keys
             raise
-        if report.source != OURS.name:
+        layout = report.source
+        if layout != OURS.name:
             logger.info("Converted %s", report)
             kept = {name: state_dict[name] for name in report.unexpected}
             state_dict.clear()
@@ -233,7 +244,10 @@ def _convert_in_place(model: nn.Module, state_dict: dict[str, Any], prefix: str,
             state_dict.update(converted)
     missing = [name for name in _weights(model) if name not in state_dict]
     if not model.training:
+        belongs = refuse_other_config(model, layout, name=name)
         _require_none(missing)
+        if not belongs:
+            refuse_other_conventions(model, layout)
     before = getattr(model, _RANDOM, None)  # of what was loaded before
     setattr(model, _RANDOM, tuple(name for name in missing if before is None or name in before))
 
