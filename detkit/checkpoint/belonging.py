@@ -25,7 +25,7 @@ from detkit.model_zoo import ZooEntry, entries, of_file
 from .files import CheckpointError
 from .key_maps import OURS
 
-__all__ = ["MARK", "conventions_of", "mark_of", "refuse_other_config", "refuse_other_conventions", "sha256_of", "take_mark", "without_mark"]
+__all__ = ["MARK", "conventions_of", "mark_of", "sha256_of", "take_mark", "what_speaks_against", "without_mark"]
 
 #: entry of a state dict that names the weights' row of the model zoo, as bytes of text
 MARK = "detkit.zoo_name"
@@ -70,67 +70,59 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def refuse_other_config(model: nn.Module, layout: str, *, source: str | None = None, name: str | None = None) -> bool:
-    """Refuses weights of the model zoo that belong to another config than the model was built from.
+def what_speaks_against(model: nn.Module, layout: str, *, source: str | None = None, name: str | None = None) -> str | None:
+    """Why predictions with these weights would be wrong although they fit: they mean something else than the model's config says.
+
+    Weights that the model zoo knows, by a mark, a file's name or its content, have to share the conventions of their row's config; those
+    in the layout of a source, the conventions of some weights that it has published.
 
     Args:
-        model: one that knows the conventions of its config; any other is left alone.
+        model: one that knows the conventions of its config; of any other nothing is known.
         layout: that the weights had, by the name of its key map. Files with our names are not looked up by their content.
         source: file or address of the weights, by which they may be told.
         name: of the weights' row in the model zoo, where it is known.
 
     Returns:
-        whether the weights are those of a row, and the row's config has the model's conventions.
-
-    Raises:
-        CheckpointError: the message names the keys that differ, and the config that the weights belong to.
+        the message for an error, which names the keys that differ and the config that the weights belong to; None: nothing.
     """
     ours: Conventions | None = getattr(model, "conventions", None)
-    entry = entries().get(name) if name else None if layout == OURS.name else _entry_of(source)
-    if ours is None or entry is None:
-        return False
+    if ours is None or (name is None and layout == OURS.name):
+        return None
+    entry = entries().get(name) if name else _entry_of(source)
+    if entry is None:
+        return _against_layout(ours, layout, source)
     what = f"'{entry.name}' of the model zoo"
     if source is not None and entry.name not in source:
         what = f"{source} ({what})"
     needed = conventions_of(entry)
     if needed is None:
-        raise CheckpointError(f"{what} cannot be used here: {entry.note}")
+        return f"{what} cannot be used here: {entry.note}"
     differences = list(ours.differences(needed))
-    if differences:
-        raise CheckpointError(
-            f"{what} does not belong to this config, so predictions would be wrong without any sign of it: {_listed(differences)}. "
-            f"Its config is {entry.config}: detkit.model_zoo.get_config('{entry.name}')"
-        )
-    return True
+    if not differences:
+        return None
+    return (
+        f"{what} does not belong to this config, so predictions would be wrong without any sign of it: {_listed(differences)}. "
+        f"Its config is {entry.config}: detkit.model_zoo.get_config('{entry.name}')"
+    )
 
 
-def refuse_other_conventions(model: nn.Module, layout: str, *, source: str | None = None) -> None:
-    """Refuses weights in the layout of a source that has published none with the conventions of the model's config.
-
-    Args:
-        model: one that knows the conventions of its config; any other is left alone.
-        layout: that the weights had, by the name of its key map.
-        source: file or address of the weights, for the message.
-
-    Raises:
-        CheckpointError: the message names the nearest published weights, and the keys that differ from their config.
-    """
-    ours: Conventions | None = getattr(model, "conventions", None)
-    if ours is None or layout == OURS.name:
-        return
+def _against_layout(ours: Conventions, layout: str, source: str | None) -> str | None:
     found: dict[ZooEntry, list[str]] = {}
     for entry in entries().values():
         needed = conventions_of(entry) if entry.layout == layout else None
         if needed is not None:
             found[entry] = list(ours.differences(needed))
-    if found and all(found.values()):
-        nearest = min(found, key=lambda entry: len(found[entry]))
-        raise CheckpointError(
-            f"{source or 'The file'} has the layout of {layout}, and no weights that were published in it belong to this config. The "
-            f"nearest are '{nearest.name}', whose config is {nearest.config}: {_listed(found[nearest])}. Predictions would be wrong "
-            "without any sign of it. If the weights were trained with these settings, say so by giving them our names: "
-            "python tools/convert.py FILE OUT --config-file CONFIG"
-        )
+            if not found[entry]:
+                return None
+    if not found:
+        return None
+    nearest = min(found, key=lambda entry: len(found[entry]))
+    return (
+        f"{source or 'The file'} has the layout of {layout}, and no weights that were published in it belong to this config. The "
+        f"nearest are '{nearest.name}', whose config is {nearest.config}: {_listed(found[nearest])}. Predictions would be wrong without "
+        "any sign of it. If the weights were trained with these settings, say so by giving them our names: "
+        "python tools/convert.py FILE OUT --config-file CONFIG"
+    )
 
 
 def _entry_of(source: str | None) -> ZooEntry | None:

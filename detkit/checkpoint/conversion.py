@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from detkit.config import Conventions
 
-from .belonging import refuse_other_config, refuse_other_conventions, take_mark
+from .belonging import take_mark, what_speaks_against
 from .files import CheckpointError
 from .key_maps import KEY_MAPS, OURS, KeyMap
 
@@ -221,7 +221,7 @@ def read_published_layouts(model: nn.Module, conventions: Conventions | None = N
     """
     model.conventions = conventions  # type: ignore[assignment]
     model.register_load_state_dict_pre_hook(_convert_in_place)
-    model.register_forward_pre_hook(_refuse_random_weights)
+    model.register_forward_pre_hook(_refuse_what_cannot_predict)
 
 
 def _convert_in_place(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -243,25 +243,35 @@ def _convert_in_place(model: nn.Module, state_dict: dict[str, Any], prefix: str,
             state_dict.update(kept)
             state_dict.update(converted)
     missing = [name for name in _weights(model) if name not in state_dict]
+    stranger = what_speaks_against(model, layout, name=name)
     if not model.training:
-        belongs = refuse_other_config(model, layout, name=name)
+        if stranger and (name or not missing):
+            raise CheckpointError(stranger)
         _require_none(missing)
-        if not belongs:
-            refuse_other_conventions(model, layout)
+    remember_stranger(model, stranger)
     before = getattr(model, _RANDOM, None)  # of what was loaded before
     setattr(model, _RANDOM, tuple(name for name in missing if before is None or name in before))
 
 
+def remember_stranger(model: nn.Module, message: str | None) -> None:
+    """What to say if a model is to predict, before any training, with weights that do not belong to its config; None: nothing."""
+    setattr(model, _STRANGER, message)
+
+
+#: attribute of a model: what is said if it predicts with what was loaded
+_STRANGER = "weights_of_another_config"
 #: attribute of a model: names of its weights that nothing that was loaded has held; none where nothing was loaded
 _RANDOM = "weights_left_random"
 
 
-def _refuse_random_weights(model: nn.Module, _: Any) -> None:
-    random = getattr(model, _RANDOM, ())
-    if random and model.training:
+def _refuse_what_cannot_predict(model: nn.Module, _: Any) -> None:
+    random, stranger = getattr(model, _RANDOM, ()), getattr(model, _STRANGER, None)
+    if model.training and (random or stranger):
         setattr(model, _RANDOM, ())
-    elif random:
+        remember_stranger(model, None)
+    elif stranger or random:
         _require_none(random)
+        raise CheckpointError(stranger)
 
 
 def _require_none(missing: Sequence[str]) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
-from .belonging import refuse_other_config, refuse_other_conventions, without_mark
-from .conversion import ConversionReport, convert_state_dict
+from .belonging import what_speaks_against, without_mark
+from .conversion import ConversionReport, convert_state_dict, remember_stranger
 from .files import CheckpointError, read_checkpoint
 
 __all__ = ["load_state", "load_weights", "local_file"]
@@ -47,17 +47,18 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Any], *, source: str, 
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from None
     whole = strict or not model.training
-    belongs = whole and refuse_other_config(model, report.source, source=source, name=name)
+    stranger = None if report.backbone_only else what_speaks_against(model, report.source, source=source, name=name)
+    if whole and stranger and (report.complete or name):
+        raise CheckpointError(stranger)
     if whole and not report.complete:
         raise CheckpointError(
             f"{source} fits the model only in part, so its results would mean nothing.\n{report}\n"
             "Check that the config is the one that the weights were trained with."
         )
-    if whole and not belongs:
-        refuse_other_conventions(model, report.source, source=source)
     expected = report.complete or (report.backbone_only and not report.mismatched and not report.frozen)
     logger.log(logging.INFO if expected else logging.WARNING, "%s: %s", source, report)
     model.load_state_dict(converted, strict=False)
+    remember_stranger(model, stranger)
     return report
 
 

@@ -28,6 +28,8 @@ _SHARED = (
 #: below the section of the method: what training alone reads, what shapes say already, and what is a choice of whoever predicts
 _CHOICES: tuple[str, ...] = ("ASSIGNER", "INIT_ASSIGNER", "IGNORE_PADDING", "NUM_CLASSES", "PROPOSAL_INIT", "LOSS.", "TEST.")
 _CHOICES += ("HEAD.PRIOR_PROB", "HEAD.BOX_BIAS", "HEAD.BOX_PRED_GAIN", "HEAD.DROPOUT", "HEAD.GRADIENT_SHARE", "HEAD.START_SIZE")
+_CHOICES += ("HEAD.NUM_CONVS", "HEAD.NUM_SHARED_CONVS", "HEAD.CHANNELS", "HEAD.NORM", "HEAD.TOWER_BIAS", "HEAD.SCALES", "HEAD.DCN_ON_")
+_CHOICES += ("NUM_PROPOSALS", "NUM_STAGES", "CONTOUR_LANDMARKS", "CPV.")
 #: of the test settings, what a score is
 _SCORE = ("TEST.SCORE", "TEST.QUALITY_FROM")
 #: what a box coder reads that starts from anchors, not from points
