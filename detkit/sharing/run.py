@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def model_of_run(folder: str | os.PathLike[str], *, checkpoint: str | None = Non
     weights = {key: torch.as_tensor(value) for key, value in state["model"].items()}
     names = list(state.get("classes") or cfg.DATASETS.CLASS_NAMES)
     results = _measured(folder, path)
-    origin = {"command": str(results.get("command") or ""), **_circumstances(folder)} if results else {}
+    origin = {"command": _impersonal(str(results.get("command") or "")), **_circumstances(folder)} if results else {}
     return SharedModel(cfg, weights, names, results.get("results", {}), origin)
 
 
@@ -55,6 +56,11 @@ def _measured(folder: Path, checkpoint: Path) -> dict[str, Any]:
     content = _json(folder / _RESULTS_FILE)
     same = Path(str(content.get("weights", ""))).name == checkpoint.name
     return dict(content) if same and content.get("results") else {}
+
+
+def _impersonal(command: str) -> str:
+    """A command without the folders of the machine that it was given on."""
+    return shlex.join(Path(word).name if Path(word).is_absolute() else word for word in shlex.split(command))
 
 
 def _circumstances(folder: Path) -> dict[str, str]:
