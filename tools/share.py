@@ -38,9 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     try:
         model = model_of_run(args.run, checkpoint=args.checkpoint)
-        folder = write_shared_model(
-            model, args.folder, name=args.name or args.folder.resolve().name, half=args.fp16, licence=args.license
-        )
+        folder = write_shared_model(model, args.folder, name=args.name or args.folder.resolve().name, half=args.fp16, licence=args.license)
         print(f"{folder}: {(folder / SHARED_WEIGHTS).stat().st_size / 2**20:.1f} MiB; read it with Predictor.from_hub('{folder}').")
         if not model.results:
             print("warning: the run has no results of this checkpoint, so the card names none.", file=sys.stderr)

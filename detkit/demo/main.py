@@ -95,6 +95,8 @@ def _sink(output: Path, source: Pictures | Video | Camera) -> Sink:
     if not suffix:
         name = source.name if isinstance(source, Video) else "camera.mp4"
         output = output / (name if Path(name).suffix.lower() in _CODECS else f"{Path(name).stem}.mp4")
+    if isinstance(source, Video) and output.resolve() == source.path.resolve():
+        raise DemoError(f"--output '{output}' would overwrite what is read. Name another file.")
     return VideoFile(output, fps=source.fps)
 
 

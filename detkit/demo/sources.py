@@ -129,6 +129,7 @@ class Video(_Captured):
         if not path.is_file():
             raise DemoError(f"--video-input: there is no file '{path}'.")
         super().__init__(str(path), path.name, f"--video-input: '{path}' is no video that OpenCV can read.")
+        self.path = path
         self._count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
 
     def __len__(self) -> int:
