@@ -24,7 +24,8 @@ FLOORS = (
     {"assigners", "backbones", "evaluation"},
     {"dense"},
     {"visualization", "engine"},
-    {"analysis", "report", "export", "sharing"},
+    {"report", "export", "sharing"},
+    {"analysis"},
     {"predictor"},
     {"demo"},
 )

@@ -4,8 +4,8 @@
 python tools/quick_models.py                      all of them
 python tools/quick_models.py quick_fcos_shapes    about six minutes on one core
 
-Below $DETKIT_CACHE (~/.cache/detkit) lie afterwards trainings/NAME, the run, and models/NAME, the folder to be released: weights in 16 bits,
-config, card. What is there already is not made again. The weights go into the cache of the model zoo as well, so that
+Below $DETKIT_CACHE (~/.cache/detkit) lie afterwards trainings/NAME, the run, and models/NAME, the folder to be released: weights in 16
+bits, config, card. What is there already is not made again. The weights go into the cache of the model zoo as well, so that
 detkit.Predictor("NAME") and MODEL.WEIGHTS detkit://NAME load them.
 """
 
@@ -24,7 +24,7 @@ import detkit.engine  # noqa: F401  before the others: it silences what dependen
 from detkit.checkpoint import CheckpointError, CheckpointFolder, add_zoo_file
 from detkit.config_files import get_config_file
 from detkit.data.shapes import default_shapes_root
-from detkit.model_zoo import OWN_SOURCE, ZooError, entries, find
+from detkit.model_zoo import OWN_SOURCE, ZooError, entries
 from detkit.sharing import SHARED_WEIGHTS, model_of_run, write_shared_model
 
 TRAIN_NET = Path(__file__).parents[1] / "train_net.py"
@@ -61,7 +61,7 @@ def make(name: str) -> Path:
     cache = default_shapes_root().parent
     run, folder = cache / "trainings" / name, cache / "models" / name
     if not CheckpointFolder(run).final.is_file():
-        config = get_config_file(str(find(name).config))
+        config = get_config_file(f"quick/{name.removeprefix('quick_')}.yaml")
         command = [sys.executable, str(TRAIN_NET), "--config-file", config, "--resume", "OUTPUT_DIR", str(run)]
         if subprocess.run(command, check=False, env=os.environ).returncode:
             raise CheckpointError(f"The training of '{name}' has failed; {run / 'log.txt'} says why.")

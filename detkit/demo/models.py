@@ -39,7 +39,7 @@ def load_model(name: str | None, weights: str | None, opts: Sequence[str] = (), 
         opts: overrides of config keys, as pairs of words.
 
     Raises:
-        DemoError: too little is named, or what is named contradicts itself; and what :class:`detkit.Predictor` raises.
+        DemoError: too little is named, or what is named contradicts itself; and what :class:`detkit.predictor.Predictor` raises.
     """
     if (weights or name or "").endswith(".onnx"):
         if opts:

@@ -23,10 +23,10 @@ class LocalHub(BaseHTTPRequestHandler):
     repositories: dict[str, dict[str, bytes]] = {}  # noqa: RUF012  shared by all requests
     uploaded: dict[str, bytes] = {}  # noqa: RUF012  large files, by SHA-256
 
-    def do_GET(self) -> None:  # noqa: N802  as http.server calls it
+    def do_GET(self) -> None:
         self._give(body=True)
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         self._give(body=False)
 
     def _give(self, *, body: bool) -> None:
@@ -47,11 +47,11 @@ class LocalHub(BaseHTTPRequestHandler):
         info = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]}
         return self._answer(json.dumps(entries if tree else info).encode(), body=body)
 
-    def do_PUT(self) -> None:  # noqa: N802
+    def do_PUT(self) -> None:
         self.uploaded[self.path.rpartition("/")[2]] = self._content()
         self._answer(b"")
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         content = self._content()
         repository = re.match(r"/api/models/([^/]+/[^/]+)/", self.path) or re.match(r"/([^/]+/[^/]+)\.git/", self.path)
         host = f"http://{self.headers['Host']}"

@@ -62,9 +62,10 @@ def test_the_wheel_holds_every_module_and_all_data(wheel: Path) -> None:
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     modules = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     configs = {f"detkit/configs/{path.relative_to(ROOT / 'configs').as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
-    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "detkit" / "report" / "templates").iterdir()}
-    assert configs and templates
-    assert held == modules | configs | templates | {f"{package}/py.typed" for package in PACKAGES}
+    folders = (ROOT / "detkit" / "report" / "templates", ROOT / "detkit" / "model_zoo" / "tables")
+    data = {path.relative_to(ROOT).as_posix() for folder in folders for path in folder.iterdir()}
+    assert configs and data
+    assert held == modules | configs | data | {f"{package}/py.typed" for package in PACKAGES}
 
 
 @pytest.fixture(scope="module")
