@@ -15,18 +15,18 @@ from detectron2.checkpoint.c2_model_loading import convert_basic_c2_names
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from .errors import CheckpointError
+from .soundness import check_archive, check_stored_hash
+
 __all__ = ["CheckpointError", "read_checkpoint"]
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used. The message names the file or the keys and the remedy."""
 
 
 def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     """Reads a file of weights into the memory of the CPU.
 
     Three formats, told apart by the suffix: ``.safetensors``; ``.pkl`` (numpy arrays, as in Detectron2's model zoo); anything else is a
-    file of ``torch.save``, read with ``weights_only=True``.
+    file of ``torch.save``, read with ``weights_only=True``. A file whose bytes have changed is refused where its format has checksums:
+    all that ``torch.save`` writes since torch 1.6, and safetensors with a hash in their metadata.
 
     Returns:
         what the file holds, a dict. Under ``"model"`` stands the state dict; where a file is a bare state dict, it is put there.
@@ -53,6 +53,7 @@ def _size(content: Any) -> int:
 
 
 def _read_torch(path: Path) -> Any:
+    check_archive(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise nearly anything
@@ -72,9 +73,11 @@ _REFUSED = re.compile(r"^.*(?:\bglobal\b|unsupported class|is blocked).*$", re.I
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
-        return load_file(path)
+        weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is no safetensors file, or it is damaged: {error}") from None
+    check_stored_hash(path)
+    return weights
 
 
 def _read_pickle(path: Path) -> Any:
