@@ -40,8 +40,8 @@ def check_archive(path: Path) -> None:
         raise CheckpointError(f"{path} is damaged: {error or type(error).__name__}. Fetch it again, or take another checkpoint.") from None
     if damaged is not None:
         raise CheckpointError(
-            f"{path} is damaged: its entry '{damaged}' does not have the checksum that it was written with. Fetch it again, or take another "
-            "checkpoint."
+            f"{path} is damaged: its entry '{damaged}' does not have the checksum that it was written with. Fetch it again, or take "
+            "another checkpoint."
         )
 
 

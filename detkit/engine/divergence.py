@@ -39,8 +39,8 @@ def check_weights(
     found = next((each for each in problems if each), None)
     if found:
         raise NonFiniteWeightsError(
-            f"The training has diverged: after {done} iterations {found.rstrip('.')}. This state is not saved; what was saved before stays. "
-            "Lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS, or enable SOLVER.CLIP_GRADIENTS."
+            f"The training has diverged: after {done} iterations {found.rstrip('.')}. This state is not saved; what was saved before "
+            "stays. Lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS, or enable SOLVER.CLIP_GRADIENTS."
         )
 
 

@@ -1,4 +1,4 @@
-"""One training step: forward and backward in parts, mixed precision, clipping, and checks of losses and gradients that cost a transfer each."""
+"""One training step: forward and backward in parts, mixed precision, clipping, and one look at losses and gradients each."""
 
 from __future__ import annotations
 

@@ -259,8 +259,8 @@ class Trainer(TrainerBase):
         logger.info("Resuming after iteration %d from %s.", self.iter, path)
         if any(change.applies for change in self.changes):
             logger.warning(
-                "The run in %s goes on with another config than it had; the keys are listed below. To start a new one, leave out --resume or "
-                "name another OUTPUT_DIR.",
+                "The run in %s goes on with another config than it had; the keys are listed below. To start a new one, leave out --resume "
+                "or name another OUTPUT_DIR.",
                 self.cfg.OUTPUT_DIR,
             )
         for change in self.changes:
