@@ -1,9 +1,7 @@
-"""The error of checkpoints."""
-
-from __future__ import annotations
+"""What is raised where weights cannot be had or used."""
 
 __all__ = ["CheckpointError"]
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used. The message names the file or the keys and the remedy."""
+    """A checkpoint that cannot be used. The message names the file, the address or the keys, and the remedy."""

@@ -161,6 +161,7 @@ CHANGES: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("training", [False, True])
 def test_tensors_that_are_no_weights(model: nn.Module, tmp_path: Path, change: str, training: bool) -> None:
