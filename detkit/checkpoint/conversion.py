@@ -12,6 +12,7 @@ import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
+from .detectron2_reading import OURS as DETECTRON2_READS_AS_WE_DO
 from .files import CheckpointError
 from .key_maps import KEY_MAPS, OURS, KeyMap
 
@@ -211,6 +212,7 @@ def read_published_layouts(model: nn.Module) -> None:
     A model in evaluation mode takes weights that set all of it only: with a random classifier its predictions would mean nothing. To
     load a part of a model, put it into training mode; it then refuses to predict until the rest has been loaded or trained.
     """
+    setattr(model, DETECTRON2_READS_AS_WE_DO, True)
     model.register_load_state_dict_pre_hook(_convert_in_place)
     model.register_forward_pre_hook(_refuse_random_weights)
 
