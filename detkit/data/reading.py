@@ -57,7 +57,8 @@ def pixels_of(image: Image.Image, format: str | None = None, *, deep_images: Dee
     """The same of an image of Pillow.
 
     Raises:
-        ImageReadError: more than 8 bits per channel where these are refused, a format that is drawn by running it; and what Pillow raises for damaged files.
+        ImageReadError: more than 8 bits per channel where these are refused, a format that is drawn by running it; and what Pillow raises
+            for damaged files.
     """
     if image.format in _PROGRAMS:
         raise ImageReadError(f"it is a drawing in {image.format}, which is not run here; convert it to PNG")
