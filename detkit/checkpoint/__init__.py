@@ -8,6 +8,7 @@ from .files import read_checkpoint
 from .loading import load_state, load_weights, local_file
 from .unpickling import load_pickle_safely
 from .writer import CONFIG_FILE, LAST_CHECKPOINT, RUN_FILE, CheckpointFolder, write_atomically, write_text_atomically
+from .zoo import add_zoo_file, zoo_file
 
 __all__ = [
     "CONFIG_FILE",
@@ -16,6 +17,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointFolder",
     "ConversionReport",
+    "add_zoo_file",
     "convert_state_dict",
     "fetch",
     "load_pickle_safely",
@@ -26,4 +28,5 @@ __all__ = [
     "read_published_layouts",
     "write_atomically",
     "write_text_atomically",
+    "zoo_file",
 ]
