@@ -1,5 +1,6 @@
 """Weights: read safely and from every known source, written whole or not at all."""
 
+from . import detectron2_reading  # noqa: F401  makes Detectron2's own readers safe
 from .conversion import ConversionReport, convert_state_dict, read_published_layouts
 from .download import fetch
 from .errors import CheckpointError

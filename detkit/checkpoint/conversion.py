@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from detkit.config import Conventions
 
 from .belonging import take_mark, what_speaks_against
+from .detectron2_reading import OURS as DETECTRON2_READS_AS_WE_DO
 from .errors import CheckpointError
 from .key_maps import KEY_MAPS, OURS, KeyMap
 from .soundness import as_tensor, checked_weight
@@ -215,6 +216,7 @@ def read_published_layouts(model: nn.Module, conventions: Conventions | None = N
         model: changed in place.
         conventions: of the config that it was built from; None: not known, so that weights are not compared with it.
     """
+    setattr(model, DETECTRON2_READS_AS_WE_DO, True)
     model.conventions = conventions  # type: ignore[assignment]
     model.register_load_state_dict_pre_hook(_convert_in_place)
     model.register_forward_pre_hook(_refuse_what_cannot_predict)
