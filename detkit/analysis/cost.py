@@ -132,7 +132,7 @@ def count_cost(model: nn.Module, size: tuple[int, int]) -> ModelCost:
     mode, device = model.training, next(model.parameters()).device
     inputs: Any
     if hasattr(model, "detect_tensors"):
-        traced: nn.Module = DetectorProgram(model)  # type: ignore[assignment]
+        traced: nn.Module = DetectorProgram(model)
         inputs = (torch.zeros(1, 3, *size, device=device), torch.tensor([size], device=device))
     else:  # one of Detectron2's own
         traced, inputs = model.eval(), [{"image": torch.zeros(3, *size)}]

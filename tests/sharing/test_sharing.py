@@ -110,6 +110,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield address
 
 
+@pytest.mark.filterwarnings("ignore:Use .content:DeprecationWarning")
 def test_pushed_and_pulled(
     hub: str, share: ModuleType, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
