@@ -1,8 +1,11 @@
 """Weights: read safely and from every known source, written whole or not at all."""
 
 from .conversion import ConversionReport, convert_state_dict, read_published_layouts
-from .files import CheckpointError, read_checkpoint
+from .download import fetch
+from .errors import CheckpointError
+from .files import read_checkpoint
 from .loading import load_state, load_weights, local_file
+from .unpickling import load_pickle_safely
 from .writer import CONFIG_FILE, LAST_CHECKPOINT, RUN_FILE, CheckpointFolder, write_atomically, write_text_atomically
 
 __all__ = [
@@ -13,6 +16,8 @@ __all__ = [
     "CheckpointFolder",
     "ConversionReport",
     "convert_state_dict",
+    "fetch",
+    "load_pickle_safely",
     "load_state",
     "load_weights",
     "local_file",

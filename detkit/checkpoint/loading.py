@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.request import url2pathname
 
 from detectron2.utils.file_io import PathManager
 from torch import nn
@@ -56,13 +58,36 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Any], *, source: str, 
 def local_file(path: str | os.PathLike[str]) -> str:
     """Where a file of weights lies on this machine; one that an address names is fetched.
 
+    Args:
+        path: of a file, ``file:///path``, or an address whose beginning Detectron2's ``PathManager`` has a handler for: ``https://``,
+            ``http://``, ``ftp://`` (:func:`detkit.checkpoint.fetch`), ``detectron2://``, ``catalog://``, and what else is registered.
+
     Raises:
-        CheckpointError: there is no such file.
+        CheckpointError: there is no such file, it cannot be fetched, or nothing here opens addresses of this kind.
     """
     path = os.fspath(path)
-    if "://" not in path and not os.path.isfile(path):
-        raise CheckpointError(f"There is no checkpoint '{path}': check MODEL.WEIGHTS.")
+    scheme = _SCHEME.match(path)
+    if scheme is None or os.path.exists(path):
+        if not os.path.isfile(path):
+            what = "is a folder, not a checkpoint" if os.path.isdir(path) else "does not exist"
+            raise CheckpointError(f"There is no checkpoint '{path}' (it {what}): check MODEL.WEIGHTS.")
+        return path
+    if path.startswith("file:///"):
+        return local_file(url2pathname(path.removeprefix("file://")))
+    known = sorted(PathManager._path_handlers)
+    if not path.startswith(tuple(known)):
+        raise CheckpointError(
+            f"'{path}': addresses that begin with '{scheme[0]}' are not opened here. Those that are begin with {', '.join(known)}. Or "
+            "download the file and name its path in MODEL.WEIGHTS."
+        )
     try:
         return PathManager.get_local_path(path)
-    except OSError as error:
-        raise CheckpointError(f"The checkpoint '{path}' could not be fetched: {error}") from None
+    except CheckpointError:
+        raise
+    except Exception as error:  # handlers of others raise what they like
+        reason = f"there is no entry {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+        raise CheckpointError(f"The checkpoint '{path}' could not be fetched: {reason}. Check MODEL.WEIGHTS.") from None
+
+
+#: of an address; a drive of Windows has one letter
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:(//)?")
