@@ -49,7 +49,7 @@ class Run:
         """Reads the folder.
 
         Raises:
-            ReportError: ``metrics.json`` or ``run.json`` is broken.
+            ReportError, EvaluationError: ``metrics.json`` or ``run.json`` is broken.
             FileNotFoundError: there is no such folder.
         """
         folder = Path(folder)
@@ -72,9 +72,16 @@ class Run:
 def _read_starts(path: Path) -> list[dict[str, Any]]:
     content = read_json(path)
     starts = content.get("starts") if isinstance(content, dict) else None
-    if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
+    if not isinstance(starts, list) or not all(map(_is_start, starts)):
         raise ReportError(f"{path}: 'starts' is no list of records. Move the file away to report without it.")
     return starts
+
+
+def _is_start(start: Any) -> bool:
+    """Whether a record has what the page shows of it."""
+    if not isinstance(start, dict) or not {"time", "command", "seed", "workers"} <= start.keys():
+        return False
+    return all(isinstance(start.get(group) or {}, dict) for group in ("hardware", "versions", "code"))
 
 
 def changed_keys(cfg: CfgNode) -> list[ChangedKey]:

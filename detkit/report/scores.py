@@ -57,7 +57,7 @@ def crowd_scores(run: Run, dataset_name: str) -> Scores | None:
         None where neither file has them.
 
     Raises:
-        ReportError: ``results.json`` is broken.
+        ReportError, EvaluationError: ``results.json`` is broken.
     """
     path = run.folder / RESULTS_FILE
     content = _read_results(path) if path.exists() else {"results": {}}

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from detkit.data import register_coco_folder
 from tests.toys.own_data import OwnData, annotation
 
+from .endings import assert_goes_through
 from .rows import (
     Row,
     all_of,

@@ -38,9 +38,8 @@ def chunk(name: bytes, content: bytes) -> bytes:
 def pixel_bomb(own: OwnData) -> None:
     """A few bytes that claim to be 900 million pixels."""
     header = (30000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
-    own.image(1).write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
-    )
+    chunks = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(100))), chunk(b"IEND", b"")
+    own.image(1).write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
     image(width=30000, height=30000)(own)
 
 
@@ -98,7 +97,7 @@ IMAGES = [
     Row("an address", image(file_name="http://127.0.0.1:9/1.png"), refused=r"image file is missing: 1\n    http://127"),
     Row("too many pixels", pixel_bomb, refused=r"image file cannot be read: 1\n    1\.png: Image size \(900000000 pixels\) exceeds limit"),
     Row("EXIF data behind the pixels", late_exif, refused=r"annotated 64x48, the file is 48x64 after the rotation that its EXIF data"),
-    Row("EXIF data behind the pixels, annotated so", all_of(late_exif, image(width=48, height=64)), says="bbox: AP"),
+    Row("EXIF data behind the pixels, annotated so", all_of(late_exif, image(width=48, height=64), every(bbox=[4, 6, 20, 18]))),
     Row("four colors", all_of(lambda own: Image.new("CMYK", SIZE[::-1]).save(own.root / "1.jpg"), image(file_name="1.jpg"))),
     *(
         Row(f"Pillow's mode {mode}", lambda own, mode=mode: Image.new(mode, SIZE[::-1]).save(own.image(1)))
