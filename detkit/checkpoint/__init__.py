@@ -1,5 +1,6 @@
 """Weights: read safely and from every known source, written whole or not at all."""
 
+from . import detectron2_reading  # noqa: F401  makes Detectron2's own readers safe
 from .conversion import ConversionReport, convert_state_dict, read_published_layouts
 from .download import fetch
 from .errors import CheckpointError
@@ -7,6 +8,7 @@ from .files import read_checkpoint
 from .loading import load_state, load_weights, local_file
 from .unpickling import load_pickle_safely
 from .writer import CONFIG_FILE, LAST_CHECKPOINT, RUN_FILE, CheckpointFolder, write_atomically, write_text_atomically
+from .zoo import add_zoo_file, zoo_file
 
 __all__ = [
     "CONFIG_FILE",
@@ -15,6 +17,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointFolder",
     "ConversionReport",
+    "add_zoo_file",
     "convert_state_dict",
     "fetch",
     "load_pickle_safely",
@@ -25,4 +28,5 @@ __all__ = [
     "read_published_layouts",
     "write_atomically",
     "write_text_atomically",
+    "zoo_file",
 ]

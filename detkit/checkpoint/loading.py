@@ -12,7 +12,8 @@ from urllib.request import url2pathname
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
-from .conversion import ConversionReport, convert_state_dict
+from .belonging import what_speaks_against, without_mark
+from .conversion import ConversionReport, convert_state_dict, remember_stranger
 from .files import CheckpointError, read_checkpoint
 
 __all__ = ["load_state", "load_weights", "local_file"]
@@ -25,7 +26,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool
 
     Args:
         model: changed in place.
-        path: of a local file, or an address that Detectron2's ``PathManager`` knows (``https://``, ``detectron2://``).
+        path: of a local file, or an address that Detectron2's ``PathManager`` knows (``https://``, ``detectron2://``, ``detkit://NAME`` for
+            the model zoo).
         strict: every weight of the model must be in the file and every key of the file must have its place. A model in evaluation mode
             always asks for that: with a random classifier its predictions would mean nothing.
 
@@ -33,18 +35,24 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str], *, strict: bool
         what was loaded and what not; unless all is as it should be, it is also logged as a warning.
 
     Raises:
-        CheckpointError: the file is missing or cannot be read, fits nothing, or fits only in part where all is asked for.
+        CheckpointError: the file is missing or cannot be read, fits nothing, or fits only in part where all is asked for, or holds
+            published weights that mean something else than the model's config says.
     """
     return load_state(model, read_checkpoint(local_file(path))["model"], source=os.fspath(path), strict=strict)
 
 
 def load_state(model: nn.Module, state_dict: Mapping[str, Any], *, source: str, strict: bool = False) -> ConversionReport:
-    """:func:`load_weights` of a state dict that has been read already; ``source`` is its name for messages."""
+    """:func:`load_weights` of a state dict that has been read already; ``source`` is its file or address."""
     try:
-        converted, report = convert_state_dict(state_dict, model)
+        state, name = without_mark(state_dict)
+        converted, report = convert_state_dict(state, model)
     except CheckpointError as error:
         raise CheckpointError(f"{source}: {error}") from None
-    if (strict or not model.training) and not report.complete:
+    whole = strict or not model.training
+    stranger = None if report.backbone_only else what_speaks_against(model, report.source, source=source, name=name)
+    if whole and stranger and (report.complete or name):
+        raise CheckpointError(stranger)
+    if whole and not report.complete:
         raise CheckpointError(
             f"{source} fits the model only in part, so its results would mean nothing.\n{report}\n"
             "Check that the config is the one that the weights were trained with."
@@ -52,6 +60,7 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Any], *, source: str, 
     expected = report.complete or (report.backbone_only and not report.mismatched and not report.frozen)
     logger.log(logging.INFO if expected else logging.WARNING, "%s: %s", source, report)
     model.load_state_dict(converted, strict=False)
+    remember_stranger(model, stranger)
     return report
 
 

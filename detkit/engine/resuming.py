@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-import yaml
 from detectron2.config import CfgNode
 
-from detkit.config import flatten
+from detkit.config import flatten, parse_plain_yaml
 
 __all__ = ["Change", "changes_since", "optimizer_state_for", "parameter_names"]
 
@@ -48,7 +47,7 @@ def changes_since(saved: str | None, cfg: CfgNode) -> list[Change]:
     """
     if saved is None:
         return []
-    old, new = (dict(flatten(yaml.safe_load(text))) for text in (saved, cfg.dump()))
+    old, new = (dict(flatten(parse_plain_yaml(text))) for text in (saved, cfg.dump()))
     known = sorted((old.keys() & new.keys()) - _SAYS_NOTHING)
     return [Change(key, old[key], new[key]) for key in known if old[key] != new[key]]
 
