@@ -1,13 +1,12 @@
 """Weights of the model zoo as files of ours: ``detkit://NAME`` wherever Detectron2's ``PathManager`` opens files.
 
-The published file is fetched, checked, fitted to the config of its row with nothing left over, and written to the cache as plain
-tensors under our names. So whoever reads it, Detectron2's checkpointer included, finds a safe file and a mark of what it belongs to.
+The published file is fetched (its content is remembered, so that it cannot change unnoticed), checked, fitted to the config of its row with
+nothing left over, and written to the cache as plain tensors under our names. So whoever reads it, Detectron2's checkpointer included,
+finds a safe file and a mark of what it belongs to.
 """
 
 from __future__ import annotations
 
-import datetime
-import json
 import logging
 import os
 from pathlib import Path
@@ -25,13 +24,16 @@ from detkit.model_zoo import SCHEME, ZooEntry, ZooError, find, get_checkpoint_ur
 
 from .belonging import MARK, mark_of, sha256_of
 from .conversion import ConversionReport, convert_state_dict
+from .download import fetch
 from .files import CheckpointError, read_checkpoint
-from .loading import local_file
-from .writer import write_atomically, write_text_atomically
+from .writer import write_atomically
 
 __all__ = ["add_zoo_file", "empty_model", "zoo_file"]
 
 logger = logging.getLogger(__name__)
+
+#: of what is written, in the names of converted files; to be raised where key maps or values change what they mean
+_VERSION = 1
 
 
 def zoo_folder() -> Path:
@@ -50,13 +52,12 @@ def zoo_file(name: str) -> Path:
         ZooError: there is no such row, or no program can fetch its weights.
     """
     entry = find(name)
-    path = zoo_folder() / f"{name}.pth"
+    path = _converted(name)
     if path.is_file():
         return path
     address = get_checkpoint_url(name)
-    logger.info("Fetching the weights '%s' of %s (licence: %s)", name, entry.source, entry.licence)
-    raw = Path(local_file(address))
-    return add_zoo_file(name, raw)
+    logger.info("Weights '%s' of %s, licence: %s", name, entry.source, entry.licence)
+    return add_zoo_file(name, fetch(address, sha256=entry.hash_prefix, size=entry.size))
 
 
 def add_zoo_file(name: str, file: str | os.PathLike[str]) -> Path:
@@ -74,13 +75,11 @@ def add_zoo_file(name: str, file: str | os.PathLike[str]) -> Path:
         ZooError: there is no such row.
     """
     entry = find(name)
-    digest = _checked(entry, Path(file))
+    _check_content(entry, Path(file))
     converted, _ = convert_for(entry, file)
-    path = zoo_folder() / f"{name}.pth"
+    path = _converted(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda stream: torch.save({"model": converted}, stream))
-    pin = {"sha256": digest, "size": Path(file).stat().st_size, "address": entry.address, "date": datetime.date.today().isoformat()}
-    write_text_atomically(_pin_of(name), json.dumps(pin, indent=1) + "\n")
     return path
 
 
@@ -110,30 +109,23 @@ def empty_model(config: str) -> nn.Module:
         return build_model(cfg)
 
 
-def _checked(entry: ZooEntry, file: Path) -> str:
-    """The sha256 of a file that is the row's, as far as the table or an earlier download tells."""
+def _check_content(entry: ZooEntry, file: Path) -> None:
+    """Refuses a file that is not the row's, as far as the table tells."""
     if not file.is_file():
         raise CheckpointError(f"There is no file '{file}'.")
+    if entry.hash_prefix is None:
+        return
     digest = sha256_of(file)
-    if entry.hash_prefix and not digest.startswith(entry.hash_prefix):
+    if not digest.startswith(entry.hash_prefix):
         raise CheckpointError(
-            f"{file} is not the published file of '{entry.name}': its sha256 is {digest[:16]}..., that one's starts with "
-            f"{entry.hash_prefix}. Fetch it anew from {entry.address or entry.page}."
+            f"{file} is not the published file of '{entry.name}': its SHA-256 begins with {digest[: len(entry.hash_prefix)]}, that one's "
+            f"with {entry.hash_prefix}. Fetch it anew from {entry.address or entry.page}."
         )
-    pin = _pin_of(entry.name)
-    if pin.is_file():
-        known = json.loads(pin.read_text(encoding="utf-8"))
-        if known["sha256"] != digest:
-            raise CheckpointError(
-                f"{file} is not the file of '{entry.name}' that was used on {known['date']}: its sha256 is {digest[:16]}..., that one's "
-                f"{known['sha256'][:16]}.... If its source has replaced it and you trust the new one, remove {pin}."
-            )
-    return digest
 
 
-def _pin_of(name: str) -> Path:
-    """Where the content of a row's file is noted at its first use."""
-    return zoo_folder() / f"{name}.json"
+def _converted(name: str) -> Path:
+    """Where the converted file of a row lies."""
+    return zoo_folder() / f"{name}-{_VERSION}.pth"
 
 
 class _ZooHandler(PathHandler):
@@ -154,7 +146,7 @@ class _ZooHandler(PathHandler):
         return open(self._get_local_path(path), mode, buffering=buffering)
 
     def _exists(self, path: str, **_: Any) -> bool:
-        return (zoo_folder() / f"{path.removeprefix(SCHEME)}.pth").is_file()
+        return _converted(path.removeprefix(SCHEME)).is_file()
 
     def _isfile(self, path: str, **_: Any) -> bool:
         return self._exists(path)
