@@ -1,6 +1,7 @@
 """Weights: read safely and from every known source, written whole or not at all."""
 
 from .conversion import ConversionReport, convert_state_dict, read_published_layouts
+from .convert import convert_file
 from .download import fetch
 from .errors import CheckpointError
 from .files import read_checkpoint
@@ -17,6 +18,7 @@ __all__ = [
     "CheckpointFolder",
     "ConversionReport",
     "add_zoo_file",
+    "convert_file",
     "convert_state_dict",
     "fetch",
     "load_pickle_safely",

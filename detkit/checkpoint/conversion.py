@@ -142,15 +142,24 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module) -> tuple
 
 
 def _tensors(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
-    prefix = "module." if all(key.startswith("module.") for key in state_dict) else ""
+    """The tensors by the names of the network itself: without what parallel wrappers put before them, and averages beside them."""
+    state_dict = dict(state_dict)
+    if all(key.startswith("module.") for key in state_dict.keys() - {_COUNT}):
+        state_dict.pop(_COUNT, None)
+    while state_dict and all(key.startswith("module.") for key in state_dict):
+        state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
     tensors = {}
     for key, value in state_dict.items():
         if isinstance(value, np.ndarray):
             value = torch.from_numpy(value)
         if not isinstance(value, Tensor):
             raise CheckpointError(f"The entry '{key}' of the checkpoint is a {type(value).__name__}, not a tensor.")
-        tensors[key.removeprefix(prefix)] = value
+        tensors[key] = value
     return tensors
+
+
+#: how many weights a moving average of mmengine has seen
+_COUNT = "steps"
 
 
 def _used_classes(name: str, value: Tensor, ours: Tensor, key_map: KeyMap) -> Tensor:

@@ -12,23 +12,16 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
-from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler, get_cache_dir
-from torch import nn
 
-from detkit.config import get_cfg, load_method_packages
-from detkit.config_files import get_config_file
-from detkit.model_zoo import SCHEME, ZooEntry, ZooError, find, get_checkpoint_url
+from detkit.model_zoo import SCHEME, ZooError, find, get_checkpoint_url
 
-from .belonging import MARK, mark_of, sha256_of
-from .conversion import ConversionReport, convert_state_dict
+from .convert import convert_file
 from .download import fetch
-from .files import CheckpointError, read_checkpoint
-from .writer import write_atomically
+from .errors import CheckpointError
 
-__all__ = ["add_zoo_file", "empty_model", "zoo_file"]
+__all__ = ["add_zoo_file", "zoo_file", "zoo_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -74,53 +67,10 @@ def add_zoo_file(name: str, file: str | os.PathLike[str]) -> Path:
         CheckpointError: it is not the file of the row, or does not fit its config in full.
         ZooError: there is no such row.
     """
-    entry = find(name)
-    _check_content(entry, Path(file))
-    converted, _ = convert_for(entry, file)
-    path = _converted(name)
+    path = _converted(find(name).name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda stream: torch.save({"model": converted}, stream))
+    convert_file(file, path, name=name)
     return path
-
-
-def convert_for(entry: ZooEntry, file: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], ConversionReport]:
-    """The tensors of a published file under our names, with the mark of its row.
-
-    Raises:
-        CheckpointError: it does not fit the config of its row in full.
-    """
-    state = read_checkpoint(file)["model"]
-    try:
-        converted, report = convert_state_dict(state, empty_model(str(entry.config)))
-    except CheckpointError as error:
-        raise CheckpointError(f"{file}: {error}") from None
-    if not report.complete:
-        raise CheckpointError(f"{file} does not fit {entry.config}, the config of '{entry.name}', in full.\n{report}")
-    return {**converted, MARK: mark_of(entry.name)}, report
-
-
-def empty_model(config: str) -> nn.Module:
-    """The model of a config file of the project without memory for its weights: names and shapes alone."""
-    load_method_packages()
-    cfg = get_cfg()
-    cfg.merge_from_file(get_config_file(config))
-    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.MODEL.BACKBONE.WEIGHTS = "meta", "", ""
-    with torch.device("meta"):
-        return build_model(cfg)
-
-
-def _check_content(entry: ZooEntry, file: Path) -> None:
-    """Refuses a file that is not the row's, as far as the table tells."""
-    if not file.is_file():
-        raise CheckpointError(f"There is no file '{file}'.")
-    if entry.hash_prefix is None:
-        return
-    digest = sha256_of(file)
-    if not digest.startswith(entry.hash_prefix):
-        raise CheckpointError(
-            f"{file} is not the published file of '{entry.name}': its SHA-256 begins with {digest[: len(entry.hash_prefix)]}, that one's "
-            f"with {entry.hash_prefix}. Fetch it anew from {entry.address or entry.page}."
-        )
 
 
 def _converted(name: str) -> Path:
