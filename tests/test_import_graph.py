@@ -19,13 +19,15 @@ ABOVE = {"tests", "tools", "benchmarks", "train_net"}
 FLOORS = (
     {"structures", "distributed", "config_files", "onnx_predictor"},
     {"geometry", "config"},
-    {"registry"},
+    {"registry", "model_zoo"},
     {"losses", "layers", "checkpoint", "data", "tta"},
     {"assigners", "backbones", "evaluation"},
     {"dense"},
     {"visualization", "engine"},
-    {"analysis", "report", "export"},
+    {"report", "export", "sharing"},
+    {"analysis"},
     {"predictor"},
+    {"demo"},
 )
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 #: packages of the project that each package may import, itself included

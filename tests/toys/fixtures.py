@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detkit import get_config_file
 from detkit.data.shapes import ShapesSpec, ensure_shapes
+from detkit.engine import run
 from tests.toys.datasets import CocoFolder, make_toy_data, register_toy_data, toy_cfg
 from tests.toys.outlines import SIZE
+from tests.toys.own_data import OwnData
 
 DATA = Path(os.environ.get("DETKIT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 #: the pictures of the fixture ``small_shapes``
@@ -46,10 +49,29 @@ def small_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ensure_shapes(tmp_path_factory.mktemp("cache") / "shapes", SMALL_SPEC)
 
 
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of own data, and below it ``out``: two iterations of training on it through the command line."""
+    folder = tmp_path_factory.mktemp("own")
+    data = CocoFolder(folder / "data")
+    words = ["--config-file", get_config_file("quick/fcos_shapes.yaml"), "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2"]
+    words += ["DATASETS.NAME", "balls", "DATASETS.TRAIN_JSON", str(data.json_file), "DATASETS.TRAIN_IMAGES", str(data.image_root)]
+    words += ["DATASETS.VAL_JSON", str(data.json_file), "DATASETS.VAL_IMAGES", str(data.image_root), "DATALOADER.NUM_WORKERS", "0"]
+    words += ["MODEL.FCOS.TEST.SCORE_THRESH", "0.0", "INPUT.MIN_SIZE_TEST", "64", "TEST.EXPECTED_RESULTS", "[]"]
+    run([*words, "OUTPUT_DIR", str(folder / "out")])
+    return folder
+
+
 @pytest.fixture
 def cfg(tmp_path: Path) -> Any:
     """A training of six iterations of the toy detector on eight images of equal size."""
     return toy_cfg(register_toy_data(make_toy_data(tmp_path / "data"), "toy"), tmp_path / "out")
+
+
+@pytest.fixture
+def own_data(tmp_path: Path, capsys: pytest.CaptureFixture) -> OwnData:
+    """A small dataset of a user's own, and the command line on it."""
+    return OwnData(tmp_path, capsys)
 
 
 @pytest.fixture
