@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from detkit.config import get_cfg, load_method_packages
 from detkit.config_files import get_config_file
-from detkit.model_zoo import ZooEntry, find, of_file
+from detkit.model_zoo import SCHEME, ZooEntry, find, of_file
 
 from .belonging import MARK, mark_of, sha256_of, take_mark, what_speaks_against
 from .conversion import ConversionReport, convert_state_dict
@@ -103,7 +103,8 @@ def empty_model(config: str | os.PathLike[str]) -> nn.Module:
     load_method_packages()
     cfg = get_cfg()
     cfg.merge_from_file(config if os.path.isfile(config) else get_config_file(config))
-    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.MODEL.BACKBONE.WEIGHTS = "meta", "", ""
+    # weights that are named elsewhere, so that nothing warns of random ones
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.MODEL.BACKBONE.WEIGHTS = "meta", SCHEME, ""
     with torch.device("meta"):
         return build_model(cfg)
 

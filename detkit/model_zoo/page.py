@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from .table import ZooEntry, entries
+from .table import OWN_SOURCE, ZooEntry, entries
 
 __all__ = ["RECORD", "render"]
 
@@ -53,12 +53,18 @@ How a config is known to mean by the weights what its source does, beside all ke
 def render() -> str:
     """The text of the page."""
     record: dict[str, Any] = json.loads(RECORD.read_text(encoding="utf-8"))
-    rows = [entry for entry in entries().values() if entry.config]
+    rows = [entry for entry in entries().values() if entry.config and entry.source != OWN_SOURCE]
+    own = [entry for entry in entries().values() if entry.source == OWN_SOURCE]
     lines = [_HEAD, _verified(rows, record), ""]
     for source, group in groupby(sorted(rows, key=lambda entry: (entry.source.lower(), entry.name.lower())), lambda entry: entry.source):
         lines += _section(source, list(group), record)
-    lines += _refused()
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join([*lines, *_own(own), *_refused()]).rstrip() + "\n"
+
+
+def _own(rows: list[ZooEntry]) -> list[str]:
+    lines = ["## Small models of our own", "", "Made by one command each, in minutes on a CPU; nobody offers the files.", ""]
+    lines += ["| name | AP on generated pictures | command |", "|---|---|---|"]
+    return [*lines, *(f"| `{row.name}` | {row.ap} | `python {row.page} {row.name}` |" for row in rows), ""]
 
 
 def _verified(rows: list[ZooEntry], record: dict[str, Any]) -> str:

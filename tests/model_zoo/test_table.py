@@ -16,7 +16,7 @@ from detkit.checkpoint.convert import empty_model
 from detkit.checkpoint.key_maps import KEY_MAPS
 from detkit.config import Conventions, get_cfg
 from detkit.config_files import get_config_file
-from detkit.model_zoo import ZooEntry, available, entries, find, of_file, page
+from detkit.model_zoo import OWN_SOURCE, ZooEntry, available, entries, find, of_file, page
 from tests.config.architectures import config_name
 from tests.config.settings import published, repositories, source_of
 from tests.parity import lsnet_cases, sparsercnn
@@ -39,7 +39,8 @@ CONFIGS = {
 }
 #: what follows from the network and the levels of a row; tests/config compares these with the published config of each row
 OF_NETWORK = ("MODEL.RESNETS.", "MODEL.BACKBONE.ARCH", "MODEL.PIXEL_STD", "MODEL.FPN.TOP_BLOCK", "MODEL.FCOS.IN_FEATURES")
-ROWS = [find(name) for name in available()]
+#: of published weights
+ROWS = [entry for entry in map(find, available()) if entry.source != OWN_SOURCE]
 
 
 def places(entry: ZooEntry) -> bool:
