@@ -21,7 +21,7 @@ from .convert import convert_file
 from .download import fetch
 from .errors import CheckpointError
 
-__all__ = ["add_zoo_file", "zoo_file", "zoo_folder"]
+__all__ = ["add_zoo_file", "converted_file", "zoo_file", "zoo_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def zoo_file(name: str) -> Path:
         ZooError: there is no such row, or no program can fetch its weights.
     """
     entry = find(name)
-    path = _converted(name)
+    path = converted_file(name)
     if path.is_file():
         return path
     address = get_checkpoint_url(name)
@@ -67,13 +67,13 @@ def add_zoo_file(name: str, file: str | os.PathLike[str]) -> Path:
         CheckpointError: it is not the file of the row, or does not fit its config in full.
         ZooError: there is no such row.
     """
-    path = _converted(find(name).name)
+    path = converted_file(find(name).name)
     path.parent.mkdir(parents=True, exist_ok=True)
     convert_file(file, path, name=name)
     return path
 
 
-def _converted(name: str) -> Path:
+def converted_file(name: str) -> Path:
     """Where the converted file of a row lies."""
     return zoo_folder() / f"{name}-{_VERSION}.pth"
 
@@ -96,7 +96,7 @@ class _ZooHandler(PathHandler):
         return open(self._get_local_path(path), mode, buffering=buffering)
 
     def _exists(self, path: str, **_: Any) -> bool:
-        return _converted(path.removeprefix(SCHEME)).is_file()
+        return converted_file(path.removeprefix(SCHEME)).is_file()
 
     def _isfile(self, path: str, **_: Any) -> bool:
         return self._exists(path)

@@ -76,7 +76,7 @@ def _verified(rows: list[ZooEntry], record: dict[str, Any]) -> str:
             "**No published file has been evaluated with this project yet**: where it was written there is no network to them. Whoever has "
             "one, COCO and a GPU proves the table with one command, `python tools/verify_zoo.py --datasets DIR`."
         )
-    passed = sum(abs(each["ap"] - each["reported"]) <= each["tolerance"] for each in record.values())
+    passed = sum(each["reported"] is not None and abs(each["ap"] - each["reported"]) <= each["tolerance"] for each in record.values())
     return text + f"Evaluated on COCO val2017 by `tools/verify_zoo.py`: {len(record)}, of which {passed} have the AP of their source."
 
 
