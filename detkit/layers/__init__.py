@@ -1,6 +1,6 @@
 """Layers and operators that several heads and detectors are made of."""
 
-from .batch_norm import FixedStatisticsBatchNorm, train_affine
+from .batch_norm import ConstantBatchNorm, FixedStatisticsBatchNorm, keep_constants, train_affine
 from .deform import DeformConv2dPack, deform_conv2d
 from .nms import nms_mask, nms_mask_by_offsets
 from .pooling import PyramidPooler, pool_pyramid, pool_pyramid_densely
@@ -12,6 +12,7 @@ from .tracing import refuse_tracing
 
 __all__ = [
     "ABSENT",
+    "ConstantBatchNorm",
     "ConvTower",
     "DeformConv2dPack",
     "FixedStatisticsBatchNorm",
@@ -22,6 +23,7 @@ __all__ = [
     "deform_conv2d",
     "gather_rows",
     "init_conv",
+    "keep_constants",
     "nms_mask",
     "nms_mask_by_offsets",
     "pool_pyramid",
