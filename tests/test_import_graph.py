@@ -20,7 +20,7 @@ FLOORS = (
     {"host", "distributed", "config_files", "onnx_predictor"},
     {"structures"},
     {"geometry", "config"},
-    {"registry"},
+    {"registry", "model_zoo"},
     {"losses", "layers", "checkpoint", "data", "tta"},
     {"assigners", "backbones", "evaluation"},
     {"dense"},

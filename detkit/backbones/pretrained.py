@@ -9,10 +9,9 @@ from urllib.error import URLError
 
 import torchvision
 from detectron2.config import CfgNode
-from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
-from detkit.checkpoint import CheckpointError, read_checkpoint
+from detkit.checkpoint import CheckpointError, as_tensor, checked_weight, fetch, local_file, read_checkpoint
 from detkit.config import ConfigError
 
 from .deformable import deform_units, deformable_stages
@@ -69,8 +68,8 @@ def read_pretrained(source: str, *, arch: str) -> dict[str, Tensor]:
             return timm.create_model(arch, pretrained=True).state_dict()
         if scheme == "torchvision":
             weights = torchvision.models.get_weight(name)
-            return dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
-        return _read_file(Path(PathManager.get_local_path(source)), source)
+            return _read_file(fetch(weights.url), source)
+        return _read_file(Path(local_file(source)), source)
     except (OSError, RuntimeError, ValueError, URLError) as error:
         if isinstance(error, ConfigError):
             raise
@@ -86,11 +85,11 @@ def load_pretrained(backbone: nn.Module, state: dict[str, Tensor], *, source: st
     classifier, later stages) are ignored.
 
     Raises:
-        ConfigError: a tensor is missing or has another shape; says how many, and the first.
+        ConfigError: a tensor is missing or has another shape (says how many, and the first), or is none of finite numbers.
     """
     prefix = "body." if hasattr(backbone, "body") else ""
     own = {name.removeprefix(prefix): tensor for name, tensor in backbone.state_dict().items() if name.startswith(prefix)}
-    given = {_flat(name): tensor for name, tensor in state.items()}
+    given = {_flat(name): tensor for name, tensor in state.items() if isinstance(name, str)}
     needed = [name for name in own if not name.endswith("num_batches_tracked")]
     missing = [name for name in needed if _flat(name) not in given]
     misshapen = [name for name in needed if _flat(name) in given and given[_flat(name)].shape != own[name].shape]
@@ -100,7 +99,11 @@ def load_pretrained(backbone: nn.Module, state: dict[str, Tensor], *, source: st
             f"{len(misshapen)} have another shape, the first is '{(missing or misshapen)[0]}'. "
             "Name the weights of this very network (MODEL.BACKBONE.ARCH)."
         )
-    backbone.load_state_dict({prefix + name: given[_flat(name)] for name in needed}, strict=False)
+    try:
+        weights = {prefix + name: checked_weight(name, as_tensor(name, given[_flat(name)]), own[name]) for name in needed}
+    except CheckpointError as error:
+        raise ConfigError(f"{KEY} '{source}' cannot be used: {error}") from error
+    backbone.load_state_dict(weights, strict=False)
     logger.info(f"Backbone weights from {source}: {len(needed)} tensors set, {len(state) - len(needed)} of the file not needed.")
 
 

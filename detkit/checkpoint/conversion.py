@@ -7,13 +7,17 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
-from .files import CheckpointError
+from detkit.config import Conventions
+
+from .belonging import take_mark, what_speaks_against
+from .detectron2_reading import OURS as DETECTRON2_READS_AS_WE_DO
+from .errors import CheckpointError
 from .key_maps import KEY_MAPS, OURS, KeyMap
+from .soundness import as_tensor, checked_weight
 
 __all__ = ["ConversionReport", "convert_state_dict", "read_published_layouts"]
 
@@ -94,7 +98,7 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module) -> tuple
         the state dict to load, without keys whose shape differs, and the report.
 
     Raises:
-        CheckpointError: an entry is no tensor, or not one key fits the model.
+        CheckpointError: an entry is no plain tensor of finite numbers in floating point, or not one key fits the model.
     """
     tensors = _tensors(state_dict)
     ours = model.state_dict()
@@ -115,7 +119,7 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module) -> tuple
         elif value.shape != ours[name].shape and not value.numel() == ours[name].numel() == 1:
             mismatched.append((name, tuple(value.shape), tuple(ours[name].shape)))
         else:
-            converted[name] = _value(name, value.reshape(ours[name].shape), key_map)
+            converted[name] = _value(name, checked_weight(key, value, ours[name]).reshape(ours[name].shape), key_map)
     if not converted:
         raise CheckpointError(_fits_nothing(tensors, ours))
     if key_map.backbone_only:
@@ -139,15 +143,11 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module) -> tuple
 
 
 def _tensors(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
-    prefix = "module." if all(key.startswith("module.") for key in state_dict) else ""
-    tensors = {}
-    for key, value in state_dict.items():
-        if isinstance(value, np.ndarray):
-            value = torch.from_numpy(value)
-        if not isinstance(value, Tensor):
-            raise CheckpointError(f"The entry '{key}' of the checkpoint is a {type(value).__name__}, not a tensor.")
-        tensors[key.removeprefix(prefix)] = value
-    return tensors
+    if not state_dict:
+        raise CheckpointError("The checkpoint holds no weights: its state dict is empty.")
+    tensors = {key: as_tensor(key, value) for key, value in state_dict.items()}
+    prefix = "module." if all(key.startswith("module.") for key in tensors) else ""
+    return {key.removeprefix(prefix): value for key, value in tensors.items()}
 
 
 def _used_classes(name: str, value: Tensor, ours: Tensor, key_map: KeyMap) -> Tensor:
@@ -205,49 +205,74 @@ def _fits_nothing(tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> 
     )
 
 
-def read_published_layouts(model: nn.Module) -> None:
+def read_published_layouts(model: nn.Module, conventions: Conventions | None = None) -> None:
     """Makes ``model.load_state_dict`` take the layout of any known source, whoever calls it (Detectron2's ``DefaultPredictor`` does).
 
-    A model in evaluation mode takes weights that set all of it only: with a random classifier its predictions would mean nothing. To
-    load a part of a model, put it into training mode; it then refuses to predict until the rest has been loaded or trained.
+    A model in evaluation mode takes weights that set all of it only, and published ones only where they belong to its config: else its
+    predictions would mean nothing. To load a part of a model, put it into training mode; it then refuses to predict until the rest has
+    been loaded or trained.
+
+    Args:
+        model: changed in place.
+        conventions: of the config that it was built from; None: not known, so that weights are not compared with it.
     """
+    setattr(model, DETECTRON2_READS_AS_WE_DO, True)
+    model.conventions = conventions  # type: ignore[assignment]
     model.register_load_state_dict_pre_hook(_convert_in_place)
-    model.register_forward_pre_hook(_refuse_random_weights)
+    model.register_forward_pre_hook(_refuse_what_cannot_predict)
 
 
 def _convert_in_place(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     if prefix or not state_dict or any(not isinstance(value, Tensor) for value in state_dict.values()):
         return
-    if not state_dict.keys() <= model.state_dict().keys():
+    name, layout = take_mark(state_dict), OURS.name
+    ours = model.state_dict()
+    for key in state_dict.keys() & ours.keys():
+        checked_weight(key, as_tensor(key, state_dict[key]), ours[key])
+    if not state_dict.keys() <= ours.keys():
         try:
             converted, report = convert_state_dict(state_dict, model)
         except CheckpointError:
             if model.training:
                 return  # torch reports the missing keys
             raise
-        if report.source != OURS.name:
+        layout = report.source
+        if layout != OURS.name:
             logger.info("Converted %s", report)
             kept = {name: state_dict[name] for name in report.unexpected}
             state_dict.clear()
             state_dict.update(kept)
             state_dict.update(converted)
     missing = [name for name in _weights(model) if name not in state_dict]
+    stranger = what_speaks_against(model, layout, name=name)
     if not model.training:
+        if stranger and (name or not missing):
+            raise CheckpointError(stranger)
         _require_none(missing)
+    remember_stranger(model, stranger)
     before = getattr(model, _RANDOM, None)  # of what was loaded before
     setattr(model, _RANDOM, tuple(name for name in missing if before is None or name in before))
 
 
+def remember_stranger(model: nn.Module, message: str | None) -> None:
+    """What to say if a model is to predict, before any training, with weights that do not belong to its config; None: nothing."""
+    setattr(model, _STRANGER, message)
+
+
+#: attribute of a model: what is said if it predicts with what was loaded
+_STRANGER = "weights_of_another_config"
 #: attribute of a model: names of its weights that nothing that was loaded has held; none where nothing was loaded
 _RANDOM = "weights_left_random"
 
 
-def _refuse_random_weights(model: nn.Module, _: Any) -> None:
-    random = getattr(model, _RANDOM, ())
-    if random and model.training:
+def _refuse_what_cannot_predict(model: nn.Module, _: Any) -> None:
+    random, stranger = getattr(model, _RANDOM, ()), getattr(model, _STRANGER, None)
+    if model.training and (random or stranger):
         setattr(model, _RANDOM, ())
-    elif random:
+        remember_stranger(model, None)
+    elif stranger or random:
         _require_none(random)
+        raise CheckpointError(stranger)
 
 
 def _require_none(missing: Sequence[str]) -> None:

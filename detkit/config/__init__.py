@@ -1,8 +1,10 @@
 """All config keys of the project and the safe reading of config files."""
 
+from .conventions import Conventions
 from .defaults import default_value, get_cfg
 from .limits import Limit
 from .methods import method_node
+from .plain_yaml import parse_plain_yaml
 from .plugins import METHOD_PACKAGES, load_method_packages
 from .reader import ConfigError, SafeCfgNode, flatten, usable_device
 from .section import Section
@@ -10,6 +12,7 @@ from .section import Section
 __all__ = [
     "METHOD_PACKAGES",
     "ConfigError",
+    "Conventions",
     "Limit",
     "SafeCfgNode",
     "Section",
@@ -18,5 +21,6 @@ __all__ = [
     "get_cfg",
     "load_method_packages",
     "method_node",
+    "parse_plain_yaml",
     "usable_device",
 ]

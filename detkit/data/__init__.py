@@ -11,6 +11,7 @@ from .checks import (
     is_box,
     most_objects,
     read_coco_json,
+    require_regular_file,
     usable_segmentation,
     without_images,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "register_crowdhuman",
     "register_crowdhuman_splits",
     "register_shapes",
+    "require_regular_file",
     "set_categories",
     "signed_area",
     "usable_segmentation",

@@ -88,6 +88,7 @@ def test_kept_constants_give_what_the_frozen_norm_gives_and_follow_its_buffers(d
         for each in (expected, network):
             change(each[0])
         ours, theirs = network(x), expected(x)
-        assert_close(ours, theirs)
-        assert_close(torch.autograd.grad(ours.float().square().sum(), x), torch.autograd.grad(theirs.float().square().sum(), x))
+        rounding = {"rtol": 0.02, "atol": 0.05} if dtype == torch.bfloat16 else {}
+        assert_close(ours, theirs, **rounding)
+        assert_close(torch.autograd.grad(ours.float().sum(), x), torch.autograd.grad(theirs.float().sum(), x), **rounding)
     assert_close(network.double()(x.double()), expected.double()(x.double()))
