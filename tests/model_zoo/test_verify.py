@@ -89,6 +89,7 @@ def test_rows_are_measured_one_by_one(coco: Path, tmp_path: Path) -> None:
     assert again.returncode == 0 and "| `right` |" in again.stdout, again.stderr
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_error(tmp_path: Path) -> None:
     for words, message in (
         (("--names", "nothing"), "error: The model zoo has no weights 'nothing'"),
