@@ -85,6 +85,7 @@ def _evaluate_one(
     model: nn.Module, loader: DataLoader, evaluator: DatasetEvaluator, name: str, before_batch: Callable[[], None]
 ) -> dict[str, Any]:
     show = comm.is_main_process() and sys.stdout.isatty()
+    batches_of = watched_batches(loader, patience)
     with tqdm(loader, desc=name, unit="img", leave=False, disable=not show, file=sys.stdout, dynamic_ncols=True) as batches:
         printed = io.StringIO()
         silent = _Silent(evaluator, printed)
