@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .own_data import OwnData, valid_content
+from tests.toys.own_data import OwnData, valid_content
 
 #: what may stand in place of a value
 VALUES: list[Any] = [

@@ -14,6 +14,7 @@ from PIL import Image
 from detkit.data.shapes import ShapesSpec, ensure_shapes
 from tests.toys.datasets import CocoFolder, make_toy_data, register_toy_data, toy_cfg
 from tests.toys.outlines import SIZE
+from tests.toys.own_data import OwnData
 
 DATA = Path(os.environ.get("DETKIT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 #: the pictures of the fixture ``small_shapes``
@@ -50,6 +51,12 @@ def small_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cfg(tmp_path: Path) -> Any:
     """A training of six iterations of the toy detector on eight images of equal size."""
     return toy_cfg(register_toy_data(make_toy_data(tmp_path / "data"), "toy"), tmp_path / "out")
+
+
+@pytest.fixture
+def own_data(tmp_path: Path, capsys: pytest.CaptureFixture) -> OwnData:
+    """A small dataset of a user's own, and the command line on it."""
+    return OwnData(tmp_path, capsys)
 
 
 @pytest.fixture

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,13 +36,25 @@ def valid_content() -> dict[str, Any]:
     return {"info": {}, "images": images, "annotations": annotations, "categories": copy.deepcopy(CATEGORIES)}
 
 
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tests" / "toys" / "train_net.py"
+
+
 @dataclass
 class Outcome:
-    """What a command line ended with: ``message`` is None where it went through; ``console`` is all it showed."""
+    """What a command line ended with.
+
+    Attributes:
+        message: the error, from "error" on; None where the command went through, "" where it failed without a word.
+        console: all it showed, with that message.
+        output: its OUTPUT_DIR.
+        code: the exit status; minus the signal that ended the process.
+    """
 
     message: str | None
     console: str
     output: Path
+    code: int = 0
 
     @property
     def results(self) -> dict[str, Any]:
@@ -81,24 +96,78 @@ class OwnData:
     def write(self) -> None:
         self.json_file.write_bytes(json.dumps(self.content).encode() if self.raw is None else self.raw)
 
-    def run(self, *words: str, flags: tuple[str, ...] = ()) -> Outcome:
-        """Trains two iterations and evaluates, or does what overrides and flags ask for.
+    def words(self, *words: str, flags: tuple[str, ...] = (), output: Path | None = None) -> tuple[list[str], Path]:
+        """Writes the annotation file; returns the words of a command line on it and its output folder, by default the next new one."""
+        self.write()
+        if output is None:
+            self._runs += 1
+            output = self.root / f"out{self._runs}"
+        files = ["DATASETS.TRAIN_JSON", str(self.json_file), "DATASETS.VAL_JSON", str(self.json_file), "OUTPUT_DIR", str(output)]
+        return ["--config-file", str(self.config_file), *flags, *files, *words], output
+
+    def run(self, *words: str, flags: tuple[str, ...] = (), output: Path | None = None) -> Outcome:
+        """Trains two iterations and evaluates in this process, or does what overrides and flags ask for.
 
         Raises:
             anything but SystemExit: the message has not reached the console.
         """
-        self.write()
-        self._runs += 1
-        output = self.root / f"out{self._runs}"
-        files = ["DATASETS.TRAIN_JSON", str(self.json_file), "DATASETS.VAL_JSON", str(self.json_file), "OUTPUT_DIR", str(output)]
+        command, output = self.words(*words, flags=flags, output=output)
         self._capture.readouterr()
-        message = None
+        ended: int | str | None = None
         try:
-            run(["--config-file", str(self.config_file), *flags, *files, *words])
+            run(command)
         except SystemExit as stopped:
-            message = str(stopped.code)
+            ended = stopped.code
         shown = self._capture.readouterr()
-        return Outcome(message, shown.out + shown.err, output)
+        if isinstance(ended, str):  # what Python prints as it ends, with status 1
+            return Outcome(ended, f"{shown.out}{shown.err}{ended}\n", output, 1)
+        return Outcome(_error(shown.err) if ended else None, shown.out + shown.err, output, ended or 0)
+
+    def start(
+        self, *words: str, flags: tuple[str, ...] = (), output: Path | None = None, launcher: tuple[str, ...] = (), **environment: str
+    ) -> Started:
+        """Starts the same in a process of its own, in the folder of the data."""
+        command, output = self.words(*words, flags=flags, output=output)
+        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        process = subprocess.Popen(
+            [sys.executable, *launcher, str(SCRIPT), *command],
+            cwd=self.root,
+            env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return Started(process, output)
+
+
+@dataclass
+class Started:
+    """A command line that runs in a process of its own."""
+
+    process: subprocess.Popen[str]
+    output: Path
+
+    def end(self, timeout: float = 120) -> Outcome:
+        """Waits for its end.
+
+        Raises:
+            AssertionError: it hangs; says what it has shown.
+        """
+        try:
+            console, _ = self.process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            console, _ = self.process.communicate()
+            raise AssertionError(f"It still ran after {timeout} s, and had shown:\n{console}") from None
+        code = self.process.returncode
+        return Outcome(_error(console) if code else None, console, self.output, code)
+
+
+def _error(shown: str) -> str:
+    """The error that a process shows, from its first line to the end of the output."""
+    lines = shown.splitlines()
+    first = next((number for number, line in enumerate(lines) if line.startswith("error")), None)
+    return "" if first is None else "\n".join(lines[first:])
 
 
 def _plain(value: Any) -> Any:
