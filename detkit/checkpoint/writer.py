@@ -101,7 +101,6 @@ class _WatchedFile:
         return getattr(self._file, name)
 
 
-
 class WriteError(OSError):
     """A file could not be written. The message names it and the remedy."""
 
@@ -191,6 +190,14 @@ class CheckpointFolder:
     def final(self) -> Path:
         """Where the checkpoint at the end of training lies."""
         return self.folder / _FINAL
+
+    @property
+    def last(self) -> Path | None:
+        """The checkpoint to resume from, as it is named; None where none is."""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            path = self.folder / (self.folder / LAST_CHECKPOINT).read_text().strip()
+            return path if path.is_file() else None
+        return None
 
     @property
     def used(self) -> bool:

@@ -161,7 +161,7 @@ def _as_list(batch: list[dict]) -> list[dict]:
 def _init_worker(worker_id: int) -> None:
     """One thread per worker. Requests to stop are for the training process to answer, whose end ends the workers."""
     for signum in STOP_SIGNALS:
-        signal.signal(signum, signal.SIG_DFL if signum == signal.SIGTERM else signal.SIG_IGN)
+        signal.signal(signum, signal.SIG_IGN)
     cv2.setNumThreads(0)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
-import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+from weakref import WeakSet
 
 from torch.utils.data import DataLoader
 
@@ -79,25 +80,32 @@ def _without_child_signals(loader: DataLoader) -> Any:
     in_main = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
     former = signal.getsignal(signal.SIGCHLD) if in_main else None
     batches = iter(loader)
+    _started.update(batches._workers)  # type: ignore[attr-defined]
     if in_main and signal.getsignal(signal.SIGCHLD) is not former:
         signal.signal(signal.SIGCHLD, former or signal.SIG_DFL)
     return batches
 
 
+_started: WeakSet[Any] = WeakSet()
+
+
+@atexit.register
+def _kill_what_is_left() -> None:
+    """Python waits at its end for processes that it has asked to end; one that is stopped or stuck would not answer."""
+    for worker in list(_started):
+        if worker.is_alive():
+            worker.kill()
+
+
 def _look_at(workers: list[Any], waited: float, patience: float) -> None:
-    stopped = [worker for worker in workers if process_state(worker.pid) in ("T", "t")]
     for number, worker in enumerate(workers):
         name = f"Data worker {number} (process {worker.pid})"
         if worker.exitcode:
             how = ended_by(-worker.exitcode) if worker.exitcode < 0 else f"has ended with status {worker.exitcode}"
             raise DataWorkerLostError(_described(name, how))
-        if waited > patience and worker in stopped:
-            for each in stopped:
-                os.kill(each.pid, signal.SIGKILL)  # nothing else ends it
+        if waited > patience and process_state(worker.pid) in ("T", "t"):
             raise DataWorkerLostError(_described(name, f"is stopped, as by SIGSTOP, since {waited:.0f} s", memory=False))
     if waited > _MUCH * patience:
-        for worker in workers:
-            worker.kill()
         raise DataWorkerLostError(
             _described("The data workers", f"have brought no batch for {waited:.0f} s: is the storage of the images gone?", memory=False)
         )

@@ -5,10 +5,12 @@ Exit codes tell a script whether to start the run again as it is (a lost peer, a
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType
 
 from detkit.checkpoint import CheckpointError
@@ -88,23 +90,29 @@ def mute() -> None:
     _muted = True
 
 
-def interruptible(what: str = "before the training had started; nothing is lost") -> None:
-    """From now on a request to stop ends this process with one line. Outside the main thread it does nothing.
+@contextlib.contextmanager
+def interruptible(what: str = "before the training had started; nothing is lost") -> Iterator[None]:
+    """A request to stop ends this process with one line meanwhile. Outside the main thread it does nothing.
 
     Args:
         what: the end of the line.
     """
     if threading.current_thread() is not threading.main_thread():
+        yield
         return
+    heard = [signum for signum in STOP_SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]  # nohup has asked for that
 
     def end(signum: int, frame: FrameType | None) -> None:
-        for each in STOP_SIGNALS:
+        for each in heard:
             signal.signal(each, signal.SIG_IGN)  # one line is enough
         message = f"Stopped by {signal_name(signum)} {what}."
         if not _muted:
             print(message, file=sys.stderr, flush=True)
         raise Exit(message, 128 + signum)
 
-    for each in STOP_SIGNALS:
-        if signal.getsignal(each) is not signal.SIG_IGN:  # nohup has asked for that
-            signal.signal(each, end)
+    former = {signum: signal.signal(signum, end) for signum in heard}
+    try:
+        yield
+    finally:
+        for signum, handler in former.items():
+            signal.signal(signum, handler)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import wait
@@ -16,7 +14,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from detkit.engine.exits import STOP_SIGNALS, Exit, ExitCode, signal_name
+from detkit.engine.exits import STOP_SIGNALS, Exit, ExitCode
 from detkit.engine.peers import end_for_all, ended_by, process_state, say, watch_name
 
 __all__ = ["Family"]
@@ -45,7 +43,9 @@ class Family:
         Raises:
             Exit: with the exit code of the first worker that has not ended well.
         """
-        previous = {signum: signal.signal(signum, self._pass_on) for signum in STOP_SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN}
+        previous = {
+            signum: signal.signal(signum, self._pass_on) for signum in STOP_SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN
+        }
         try:
             self._wait()
         finally:

@@ -21,11 +21,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
-from detkit.engine import peers
+from detkit.config import ConfigError
 from detkit.engine.exits import Exit, ExitCode, exit_code_of, interruptible, mute
 from detkit.engine.family import Family
+from detkit.engine.peers import claim_end, leave_if_others_end, new_name, say, watching
 
-__all__ = ["TIMEOUT", "Worker", "check_processes", "joined_worker", "launch", "process_group"]
+__all__ = ["PATIENCE", "TIMEOUT", "LaunchError", "Worker", "check_processes", "joined_worker", "launch", "process_group"]
 
 #: After which a collective operation gives up, though all workers live.
 TIMEOUT = timedelta(minutes=30)
@@ -33,6 +34,10 @@ TIMEOUT = timedelta(minutes=30)
 MEETING = timedelta(minutes=10)
 #: Seconds without a sign of life after which a worker is lost.
 PATIENCE = 90.0
+
+
+class LaunchError(ConfigError):
+    """Workers that cannot be started as asked. The message names the option and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ def launch(
         what ``main`` returns, where it runs in this process (one process, or under ``torchrun``); else None.
 
     Raises:
-        ValueError: see :func:`check_processes`; the address is in use or does not exist.
+        LaunchError: see :func:`check_processes`; or the address is in use or does not exist.
         SystemExit: a worker has stopped with this exit code, after saying the reason.
     """
     worker = joined_worker()
@@ -125,17 +130,17 @@ def _meeting(dist_url: str, num_machines: int, machine_rank: int) -> tuple[dist.
     """A store that outlives the workers, and the addresses of a worker: where the group meets, and where the watch does.
 
     Raises:
-        ValueError: the address cannot be used.
+        LaunchError: the address cannot be used.
     """
     if dist_url == "auto" and num_machines > 1:
-        raise ValueError("--dist-url auto is for one machine. Give the address of the first, the same on all: --dist-url tcp://HOST:PORT.")
+        raise LaunchError("--dist-url auto is for one machine. Give the address of the first, the same on all: --dist-url tcp://HOST:PORT.")
     url = urlsplit(dist_url)
     if dist_url == "auto" or (url.scheme == "file" and num_machines == 1):
         store = _open_store("127.0.0.1", 0, first=True, url=dist_url)
         own = f"tcp://127.0.0.1:{store.port}"
         return store, (own if dist_url == "auto" else dist_url, own)
     if url.scheme != "tcp" or not url.hostname or not _port(url):
-        raise ValueError(f"--dist-url {dist_url}: give tcp://HOST:PORT, file:///a/path (on one machine), or auto.")
+        raise LaunchError(f"--dist-url {dist_url}: give tcp://HOST:PORT, file:///a/path (on one machine), or auto.")
     return _open_store(url.hostname, _port(url), first=machine_rank == 0, url=dist_url), (dist_url, dist_url)
 
 
@@ -151,8 +156,8 @@ def _open_store(host: str, port: int, *, first: bool, url: str) -> dist.TCPStore
         return dist.TCPStore(host, port, None, first, MEETING, wait_for_workers=False)
     except dist.DistError as error:
         if "EADDRINUSE" in str(error):
-            raise ValueError(f"--dist-url {url}: port {port} is in use. Name another port, or --dist-url auto on one machine.") from error
-        raise ValueError(
+            raise LaunchError(f"--dist-url {url}: port {port} is in use. Name another port, or --dist-url auto on one machine.") from error
+        raise LaunchError(
             f"--dist-url {url}: {'cannot be opened' if first else f'did not answer within {MEETING}'} ({str(error).splitlines()[0]}). It "
             "has to be an address of the machine with --machine-rank 0."
         ) from error
@@ -162,17 +167,17 @@ def check_processes(num_processes: int, *, num_machines: int = 1, machine_rank: 
     """Whether :func:`launch` can start what it is asked for.
 
     Raises:
-        ValueError: more processes than GPUs, or numbers out of range.
+        LaunchError: more processes than GPUs, or numbers out of range.
     """
     if joined_worker() is not None:
         return
     if num_processes < 1 or not 0 <= machine_rank < num_machines:
-        raise ValueError(
+        raise LaunchError(
             f"--num-gpus {num_processes} --num-machines {num_machines} --machine-rank {machine_rank}: at least one process, "
             "and a machine rank from 0 to the number of machines - 1, are needed."
         )
     if device == "cuda" and num_processes > torch.cuda.device_count():
-        raise ValueError(
+        raise LaunchError(
             f"--num-gpus {num_processes}: this machine has {torch.cuda.device_count()} CUDA devices. Ask for fewer, or give "
             "MODEL.DEVICE cpu to run as many processes on the CPU."
         )
@@ -191,19 +196,19 @@ def process_group(worker: Worker, device: str, *, patience: float = PATIENCE) ->
     if on_gpu:
         torch.cuda.set_device(worker.local_rank)
     _meet(worker, on_gpu)
-    name = comm.all_gather(peers.new_name())[0]
+    name = comm.all_gather(new_name())[0]
     address = worker.watch or f"tcp://{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     url = urlsplit(address)
     client = dist.TCPStore(url.hostname or "", url.port or 0, None, False, MEETING, wait_for_workers=False)
-    with peers.watching(client, name, rank=worker.rank, world_size=worker.world_size, patience=patience):
+    with watching(client, name, rank=worker.rank, world_size=worker.world_size, patience=patience):
         comm.create_local_process_group(worker.local_world_size)
         comm.synchronize()
         try:
             yield
         except Exception as error:
-            peers.leave_if_others_end(error)
-            if not peers.claim_end(exit_code_of(error)):
-                peers.leave_if_others_end()
+            leave_if_others_end(error)
+            if not claim_end(exit_code_of(error)):
+                leave_if_others_end()
             raise
     dist.destroy_process_group()
 
@@ -226,21 +231,18 @@ def _meet(worker: Worker, on_gpu: bool) -> None:
     except dist.DistError as error:
         where = worker.init_method if worker.init_method != "env://" else f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         message = f"error: worker {worker.rank} of {worker.world_size} could not meet the others at {where}: {str(error).splitlines()[0]}"
-        peers.say(message)
+        say(message)
         raise Exit(message, ExitCode.CONFIG if "EADDRINUSE" in str(error) else ExitCode.PEER_LOST) from error
 
 
-def _started_worker(
-    local_rank: int, workers: list[Worker], device: str, patience: float, main: Callable[..., Any], args: tuple
-) -> None:
+def _started_worker(local_rank: int, workers: list[Worker], device: str, patience: float, main: Callable[..., Any], args: tuple) -> None:
     worker = workers[local_rank]
     if worker.rank:
         mute()
-    interruptible()
     if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // worker.local_world_size))  # share the cores
     try:
-        with process_group(worker, device, patience=patience):
+        with interruptible(), process_group(worker, device, patience=patience):
             main(*args)
     except Exception:
         traceback.print_exc()

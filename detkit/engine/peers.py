@@ -106,6 +106,7 @@ class PeerWatch:
         self._answered = time.monotonic()
         self._gone: dict[int, float] = {}
         self._stop = threading.Event()
+        self._threads = [threading.Thread(target=target, daemon=True) for target in (self._show_life, self._watch)]
         self._claimed = False
         self._end: dict[str, Any] | None = None
         self._refused: float | None = None
@@ -119,16 +120,19 @@ class PeerWatch:
             self._processes[rank] = _Process(**json.loads(self._store.get(f"who/{rank}")))
         now = time.monotonic()
         self._store.wait([f"beat/{rank}" for rank in range(self.world_size)])
-        self._beats = {rank: ("", now) for rank in range(self.world_size)}
+        self._beats = dict.fromkeys(range(self.world_size), ("", now))
         self._answered = now
-        for target in (self._show_life, self._watch):
-            threading.Thread(target=target, daemon=True, name=f"peers {target.__name__}").start()
+        for thread in self._threads:
+            thread.start()
 
     def leave(self) -> None:
         """This worker has done its part."""
         self._stop.set()
         with contextlib.suppress(RuntimeError), self._alone():
             self._store.set(f"beat/{self.rank}", _DONE)
+        for thread in self._threads:  # a thread that still talks to the store when Python ends would abort the process
+            if thread.is_alive():
+                thread.join(_WORD)
 
     # one end for all -------------------------------------------------------------------------------------------------------------------
 
@@ -263,7 +267,9 @@ class PeerWatch:
         now = time.monotonic()
         alive = [rank for rank, (value, since) in self._beats.items() if rank != lost and value != _DONE and self._lives(rank, since, now)]
         if lost is None:
-            alive = [rank for rank in range(self.world_size) if self._lives(rank, now, now) and self._processes[rank].space == self._me.space]
+            alive = [
+                rank for rank in range(self.world_size) if self._lives(rank, now, now) and self._processes[rank].space == self._me.space
+            ]
         return min([self.rank, *alive]) == self.rank
 
     def _lives(self, rank: int, since: float, now: float) -> bool:

@@ -138,6 +138,7 @@ def release_all() -> None:
 def _acquire(path: Path) -> int:
     while True:
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise RunFolderError(f"{path} could not be made: {_reason(error)}. Is the right to write there?") from error

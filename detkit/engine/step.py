@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,13 +64,21 @@ class TrainingStep:
         self._device = self._parameters[0].device
         self.grad_scaler = torch.amp.GradScaler(self._device.type, enabled=amp_dtype is torch.float16)
 
-    def __call__(self, batches: Iterator[list[dict[str, Any]]], *, iteration: int, stop: bool = False) -> StepReport:
+    def __call__(
+        self,
+        batches: Iterator[list[dict[str, Any]]],
+        *,
+        iteration: int,
+        stop: bool = False,
+        before_update: Callable[[], None] = lambda: None,
+    ) -> StepReport:
         """Takes one step.
 
         Args:
             batches: the next ``parts`` of them are used.
             iteration: for messages.
             stop: whether this worker was asked to stop; the report says whether any was.
+            before_update: called when weights are about to be changed.
 
         Raises:
             NonFiniteLossError: in every worker, before the weights are touched.
@@ -95,6 +103,7 @@ class TrainingStep:
         named = dict(zip(losses, values, strict=True))
         if not all(map(_is_finite, values)):
             raise NonFiniteLossError(_describe(iteration, dict(zip(losses, total.tolist(), strict=True)), images))
+        before_update()
         self._update_weights()
         return StepReport(named, data_time, stop_share > 0)
 
