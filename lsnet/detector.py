@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from detkit.assigners import Assigner
 from detkit.checkpoint import read_published_layouts
+from detkit.config import Conventions
 from detkit.dense import DensePipeline, DensePostprocessor, PriorGenerator, TensorPath
 from detkit.geometry import Priors
 from detkit.structures import Detections, GroundTruth, HardAssignment, Predictions
@@ -52,6 +53,7 @@ class LSNet(TensorPath, DenseDetector):
         ignore_padding: leave out locations beyond an image's own padded area when images of different size share a batch.
         min_area: detections whose box has no larger area, in square pixels of the original image, are left out.
         pixel_mean, pixel_std: per channel, for images in the order of ``INPUT.FORMAT``.
+        conventions: of the config, which published weights have to share; None: they are not compared.
     """
 
     @configurable
@@ -72,6 +74,7 @@ class LSNet(TensorPath, DenseDetector):
         pixel_std: Sequence[float],
         ignore_padding: bool = True,
         min_area: float = 0.0,
+        conventions: Conventions | None = None,
     ) -> None:
         super().__init__(backbone, head, list(head_in_features), pixel_mean=tuple(pixel_mean), pixel_std=tuple(pixel_std))
         self.prior_generator = prior_generator
@@ -85,7 +88,7 @@ class LSNet(TensorPath, DenseDetector):
         self.ignore_padding = ignore_padding
         self.min_area = min_area
         self.tta_fields = task.merge_rules()
-        read_published_layouts(self)
+        read_published_layouts(self, conventions)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

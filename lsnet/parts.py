@@ -10,7 +10,7 @@ from detectron2.modeling import build_backbone
 
 from detkit.assigners import Assigner, build_assigner
 from detkit.backbones import levels_named
-from detkit.config import Section
+from detkit.config import Conventions, Section
 from detkit.dense import DensePostprocessor, PriorGenerator
 from detkit.layers import Tower
 
@@ -68,6 +68,7 @@ def lsnet_parts_from_config(cfg: CfgNode) -> dict[str, Any]:
         "min_area": node.TEST.MIN_AREA,
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,
         "pixel_std": cfg.MODEL.PIXEL_STD,
+        "conventions": Conventions.of(cfg),
     }
 
 

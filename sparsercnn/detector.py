@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from detkit.assigners import AssignContext, Assigner, NonFiniteCostError
 from detkit.checkpoint import read_published_layouts
+from detkit.config import Conventions
 from detkit.layers import refuse_tracing
 from detkit.structures import Detections, GroundTruth, HardAssignment, Predictions
 
@@ -44,6 +45,7 @@ class SparseRCNN(nn.Module):
         criterion: the losses.
         postprocessor: predictions to detections.
         pixel_mean, pixel_std: per channel, for images in the order of ``INPUT.FORMAT``.
+        conventions: of the config, which published weights have to share; None: they are not compared.
         test_stage: index of the stage whose predictions are the detections.
     """
 
@@ -64,6 +66,7 @@ class SparseRCNN(nn.Module):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         test_stage: int = -1,
+        conventions: Conventions | None = None,
     ) -> None:
         super().__init__()
         if not -len(head.stages) <= test_stage < len(head.stages):
@@ -78,7 +81,7 @@ class SparseRCNN(nn.Module):
         self.test_stage = test_stage
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
-        read_published_layouts(self)
+        read_published_layouts(self, conventions)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from detkit.assigners import build_assigner
 from detkit.backbones import levels_named
-from detkit.config import Section
+from detkit.config import Conventions, Section
 from detkit.geometry import DeltaBoxCoder
 from detkit.layers import PyramidPooler
 
@@ -56,6 +56,7 @@ def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
         "test_stage": node.TEST.STAGE,
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,
         "pixel_std": cfg.MODEL.PIXEL_STD,
+        "conventions": Conventions.of(cfg),
     }
 
 

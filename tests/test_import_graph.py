@@ -19,7 +19,7 @@ ABOVE = {"tests", "tools", "benchmarks", "train_net"}
 FLOORS = (
     {"structures", "distributed", "config_files", "onnx_predictor"},
     {"geometry", "config"},
-    {"registry"},
+    {"registry", "model_zoo"},
     {"losses", "layers", "checkpoint", "data", "tta"},
     {"assigners", "backbones", "evaluation"},
     {"dense"},

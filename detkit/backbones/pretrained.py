@@ -9,10 +9,9 @@ from urllib.error import URLError
 
 import torchvision
 from detectron2.config import CfgNode
-from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 
-from detkit.checkpoint import CheckpointError, read_checkpoint
+from detkit.checkpoint import CheckpointError, fetch, local_file, read_checkpoint
 from detkit.config import ConfigError
 
 from .deformable import deform_units, deformable_stages
@@ -69,8 +68,8 @@ def read_pretrained(source: str, *, arch: str) -> dict[str, Tensor]:
             return timm.create_model(arch, pretrained=True).state_dict()
         if scheme == "torchvision":
             weights = torchvision.models.get_weight(name)
-            return dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
-        return _read_file(Path(PathManager.get_local_path(source)), source)
+            return _read_file(fetch(weights.url), source)
+        return _read_file(Path(local_file(source)), source)
     except (OSError, RuntimeError, ValueError, URLError) as error:
         if isinstance(error, ConfigError):
             raise

@@ -1,8 +1,11 @@
 """Weights: read safely and from every known source, written whole or not at all."""
 
 from .conversion import ConversionReport, convert_state_dict, read_published_layouts
-from .files import CheckpointError, read_checkpoint
+from .download import fetch
+from .errors import CheckpointError
+from .files import read_checkpoint
 from .loading import load_state, load_weights, local_file
+from .unpickling import load_pickle_safely
 from .writer import (
     CONFIG_FILE,
     LAST_CHECKPOINT,
@@ -14,6 +17,7 @@ from .writer import (
     write_atomically,
     write_text_atomically,
 )
+from .zoo import add_zoo_file, zoo_file
 
 __all__ = [
     "CONFIG_FILE",
@@ -23,7 +27,10 @@ __all__ = [
     "CheckpointFolder",
     "ConversionReport",
     "WriteError",
+    "add_zoo_file",
     "convert_state_dict",
+    "fetch",
+    "load_pickle_safely",
     "load_state",
     "load_weights",
     "local_file",
@@ -33,4 +40,5 @@ __all__ = [
     "state_size",
     "write_atomically",
     "write_text_atomically",
+    "zoo_file",
 ]

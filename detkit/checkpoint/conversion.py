@@ -12,6 +12,9 @@ import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
+from detkit.config import Conventions
+
+from .belonging import take_mark, what_speaks_against
 from .files import CheckpointError
 from .key_maps import KEY_MAPS, OURS, KeyMap
 
@@ -205,19 +208,26 @@ def _fits_nothing(tensors: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> 
     )
 
 
-def read_published_layouts(model: nn.Module) -> None:
+def read_published_layouts(model: nn.Module, conventions: Conventions | None = None) -> None:
     """Makes ``model.load_state_dict`` take the layout of any known source, whoever calls it (Detectron2's ``DefaultPredictor`` does).
 
-    A model in evaluation mode takes weights that set all of it only: with a random classifier its predictions would mean nothing. To
-    load a part of a model, put it into training mode; it then refuses to predict until the rest has been loaded or trained.
+    A model in evaluation mode takes weights that set all of it only, and published ones only where they belong to its config: else its
+    predictions would mean nothing. To load a part of a model, put it into training mode; it then refuses to predict until the rest has
+    been loaded or trained.
+
+    Args:
+        model: changed in place.
+        conventions: of the config that it was built from; None: not known, so that weights are not compared with it.
     """
+    model.conventions = conventions  # type: ignore[assignment]
     model.register_load_state_dict_pre_hook(_convert_in_place)
-    model.register_forward_pre_hook(_refuse_random_weights)
+    model.register_forward_pre_hook(_refuse_what_cannot_predict)
 
 
 def _convert_in_place(model: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     if prefix or not state_dict or any(not isinstance(value, Tensor) for value in state_dict.values()):
         return
+    name, layout = take_mark(state_dict), OURS.name
     if not state_dict.keys() <= model.state_dict().keys():
         try:
             converted, report = convert_state_dict(state_dict, model)
@@ -225,29 +235,43 @@ def _convert_in_place(model: nn.Module, state_dict: dict[str, Any], prefix: str,
             if model.training:
                 return  # torch reports the missing keys
             raise
-        if report.source != OURS.name:
+        layout = report.source
+        if layout != OURS.name:
             logger.info("Converted %s", report)
             kept = {name: state_dict[name] for name in report.unexpected}
             state_dict.clear()
             state_dict.update(kept)
             state_dict.update(converted)
     missing = [name for name in _weights(model) if name not in state_dict]
+    stranger = what_speaks_against(model, layout, name=name)
     if not model.training:
+        if stranger and (name or not missing):
+            raise CheckpointError(stranger)
         _require_none(missing)
+    remember_stranger(model, stranger)
     before = getattr(model, _RANDOM, None)  # of what was loaded before
     setattr(model, _RANDOM, tuple(name for name in missing if before is None or name in before))
 
 
+def remember_stranger(model: nn.Module, message: str | None) -> None:
+    """What to say if a model is to predict, before any training, with weights that do not belong to its config; None: nothing."""
+    setattr(model, _STRANGER, message)
+
+
+#: attribute of a model: what is said if it predicts with what was loaded
+_STRANGER = "weights_of_another_config"
 #: attribute of a model: names of its weights that nothing that was loaded has held; none where nothing was loaded
 _RANDOM = "weights_left_random"
 
 
-def _refuse_random_weights(model: nn.Module, _: Any) -> None:
-    random = getattr(model, _RANDOM, ())
-    if random and model.training:
+def _refuse_what_cannot_predict(model: nn.Module, _: Any) -> None:
+    random, stranger = getattr(model, _RANDOM, ()), getattr(model, _STRANGER, None)
+    if model.training and (random or stranger):
         setattr(model, _RANDOM, ())
-    elif random:
+        remember_stranger(model, None)
+    elif stranger or random:
         _require_none(random)
+        raise CheckpointError(stranger)
 
 
 def _require_none(missing: Sequence[str]) -> None:

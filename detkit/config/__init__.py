@@ -1,5 +1,6 @@
 """All config keys of the project and the safe reading of config files."""
 
+from .conventions import Conventions
 from .defaults import default_value, get_cfg
 from .limits import Limit
 from .methods import method_node
@@ -10,6 +11,7 @@ from .section import Section
 __all__ = [
     "METHOD_PACKAGES",
     "ConfigError",
+    "Conventions",
     "Limit",
     "SafeCfgNode",
     "Section",

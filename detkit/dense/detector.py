@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from detkit.assigners import Assigner
 from detkit.checkpoint import read_published_layouts
-from detkit.config import method_node
+from detkit.config import Conventions, method_node
 from detkit.dense.criteria import LabelCriterion, WeightedCriterion
 from detkit.dense.parts import dense_parts_from_config
 from detkit.dense.pipeline import DensePipeline, decode_outputs
@@ -46,6 +46,7 @@ class DenseDetector(TensorPath, Detectron2DenseDetector):
         ignore_padding: leave out locations beyond an image's own padded area when images of different size share a batch, as
             mmdetection's anchor heads do; else they are background, as in the official codes.
         pixel_mean, pixel_std: per channel, for images in the order of ``INPUT.FORMAT``.
+        conventions: of the config, which published weights have to share; None: they are not compared.
     """
 
     @configurable
@@ -64,6 +65,7 @@ class DenseDetector(TensorPath, Detectron2DenseDetector):
         pixel_std: Sequence[float],
         quality_from_boxes: bool = False,
         ignore_padding: bool = False,
+        conventions: Conventions | None = None,
     ) -> None:
         super().__init__(backbone, head, list(head_in_features), pixel_mean=tuple(pixel_mean), pixel_std=tuple(pixel_std))
         self.num_classes = criterion.num_classes
@@ -74,7 +76,7 @@ class DenseDetector(TensorPath, Detectron2DenseDetector):
         self.criterion = criterion
         self.postprocessor = postprocessor
         self.ignore_padding = ignore_padding
-        read_published_layouts(self)
+        read_published_layouts(self, conventions)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:

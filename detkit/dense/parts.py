@@ -13,7 +13,7 @@ from fvcore.nn import smooth_l1_loss
 
 from detkit.assigners import Assigner, build_assigner
 from detkit.backbones import levels_named
-from detkit.config import ConfigError, Section
+from detkit.config import ConfigError, Conventions, Section
 from detkit.config.dense import DENSE_LIMITS, DENSE_TEST_LIMITS
 from detkit.dense.criteria import (
     AllPriorsNormalizer,
@@ -71,6 +71,7 @@ def dense_parts_from_config(cfg: CfgNode, node: Section) -> dict[str, Any]:
         "ignore_padding": node.IGNORE_PADDING,
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,
         "pixel_std": cfg.MODEL.PIXEL_STD,
+        "conventions": Conventions.of(cfg, node.path),
     }
 
 

@@ -1,0 +1,19 @@
+"""The published weights whose architecture the project has: one table, and models by name."""
+
+from .table import ZooEntry, ZooError, available, entries, find, of_file
+from .zoo import SCHEME, get, get_checkpoint_url, get_config, get_config_file, weights_of
+
+__all__ = [
+    "SCHEME",
+    "ZooEntry",
+    "ZooError",
+    "available",
+    "entries",
+    "find",
+    "get",
+    "get_checkpoint_url",
+    "get_config",
+    "get_config_file",
+    "of_file",
+    "weights_of",
+]
