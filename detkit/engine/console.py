@@ -56,6 +56,10 @@ _KNOWN_LOG_NOISE: tuple[tuple[str, str], ...] = (
 def quiet_dependencies() -> None:
     """Silences the known warnings of dependencies in this process. Call it before Detectron2 is imported; twice does no harm."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported: its C++ side has warnings of its own
+    # Python's process that cleans up after others which were killed; it reads this when it starts
+    cleaning = "ignore:resource_tracker:UserWarning"
+    if cleaning not in (given := os.environ.get("PYTHONWARNINGS", "")):
+        os.environ["PYTHONWARNINGS"] = f"{given},{cleaning}" if given else cleaning
     for category, message, module in _KNOWN_NOISE:
         warnings.filterwarnings("ignore", message=message, category=category, module=module)
     for name, start in _KNOWN_LOG_NOISE:

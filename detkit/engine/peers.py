@@ -294,7 +294,7 @@ class PeerWatch:
 
     def _last_step(self, rank: int | None) -> str:
         done = self.progress if rank is None else int(self._beats[rank][0].partition(":")[2] or -1)
-        return f" after iteration {done}" if done >= 0 else ""
+        return f", last heard of after iteration {done}" if done >= 0 and rank is not None else ""
 
     def _exit(self, code: int) -> NoReturn:
         release_all()
