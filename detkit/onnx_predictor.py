@@ -189,6 +189,8 @@ class OnnxPredictor:
         """(H, W, 3) uint8 in the channel order of the file."""
         if isinstance(image, (str, os.PathLike)):
             with Image.open(image) as opened:
+                if opened.format in ("EPS", "WMF", "EMF"):  # Pillow would hand them to other programs
+                    raise ValueError(f"{os.fspath(image)} is a drawing in {opened.format}, which is not run here; convert it to PNG.")
                 image = ImageOps.exif_transpose(opened).convert("RGB")
         if isinstance(image, Image.Image):
             array, order = np.asarray(image.convert("RGB")), "RGB"

@@ -1,10 +1,12 @@
 """Weights: read safely and from every known source, written whole or not at all."""
 
+from . import detectron2_reading  # noqa: F401  makes Detectron2's own readers safe
 from .conversion import ConversionReport, convert_state_dict, read_published_layouts
 from .download import fetch
 from .errors import CheckpointError
 from .files import read_checkpoint
 from .loading import load_state, load_weights, local_file
+from .soundness import as_tensor, checked_weight, non_finite
 from .unpickling import load_pickle_safely
 from .writer import (
     CONFIG_FILE,
@@ -28,12 +30,15 @@ __all__ = [
     "ConversionReport",
     "WriteError",
     "add_zoo_file",
+    "as_tensor",
+    "checked_weight",
     "convert_state_dict",
     "fetch",
     "load_pickle_safely",
     "load_state",
     "load_weights",
     "local_file",
+    "non_finite",
     "read_checkpoint",
     "read_published_layouts",
     "readable_size",

@@ -8,12 +8,13 @@ are read as plain dicts of what they hold; their classes are neither looked up n
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import tarfile
 import zipfile
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from os import PathLike
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from .errors import CheckpointError
 
-__all__ = ["is_pickle", "is_torch_file", "load_pickle_safely"]
+__all__ = ["is_pickle", "is_torch_file", "load_pickle_safely", "safe_load"]
 
 #: packages whose objects are read as plain data, by the first part of their name
 _FRAMEWORKS = frozenset({"argparse", "datetime", "fvcore", "mmcv", "mmdet", "mmengine", "mmpretrain", "omegaconf", "pathlib", "yacs"})
@@ -48,7 +49,7 @@ def load_pickle_safely(path: str | PathLike[str]) -> Any:
         CheckpointError: the file is damaged, or asks for a class or function that could run code; one line that names file and class.
     """
     path = Path(path)
-    try:
+    with _one_line_each(path):
         if is_torch_file(path):
             if _is_torchscript(path) or tarfile.is_tarfile(path):
                 raise pickle.UnpicklingError("it is a program of TorchScript, or a tar archive: save the model's state dict instead")
@@ -56,6 +57,22 @@ def load_pickle_safely(path: str | PathLike[str]) -> Any:
             return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_SAFE_PICKLE)
         with path.open("rb") as file:
             return _SafeUnpickler(file, encoding="latin1").load()
+
+
+def safe_load(file: IO[bytes], *, encoding: str = "latin1", **_: Any) -> Any:
+    """What ``pickle.load`` does, for the pickles that :func:`load_pickle_safely` reads.
+
+    Raises:
+        CheckpointError: see there.
+    """
+    with _one_line_each(getattr(file, "name", "a pickle")):
+        return _SafeUnpickler(file, encoding=encoding).load()
+
+
+@contextlib.contextmanager
+def _one_line_each(path: object) -> Iterator[None]:
+    try:
+        yield
     except _Refused as error:
         raise CheckpointError(
             f"{path} is not read: it asks for {error}, and only arrays, tensors, numbers, texts and containers of them are read: "

@@ -25,7 +25,8 @@ from detkit.model_zoo import SCHEME, ZooEntry, ZooError, find, get_checkpoint_ur
 
 from .belonging import MARK, mark_of, sha256_of
 from .conversion import ConversionReport, convert_state_dict
-from .files import CheckpointError, read_checkpoint
+from .errors import CheckpointError
+from .files import read_checkpoint
 from .loading import local_file
 from .writer import write_atomically, write_text_atomically
 

@@ -4,6 +4,7 @@ from .conventions import Conventions
 from .defaults import default_value, get_cfg
 from .limits import Limit
 from .methods import method_node
+from .plain_yaml import parse_plain_yaml
 from .plugins import METHOD_PACKAGES, load_method_packages
 from .reader import ConfigError, SafeCfgNode, flatten, usable_device
 from .section import Section
@@ -20,5 +21,6 @@ __all__ = [
     "get_cfg",
     "load_method_packages",
     "method_node",
+    "parse_plain_yaml",
     "usable_device",
 ]

@@ -1,22 +1,25 @@
 """The only place where config files are read: safely, and with errors that name file, key and remedy.
 
 :class:`SafeCfgNode` is Detectron2's ``CfgNode`` with another way of merging, so ``cfg.merge_from_file(path)`` and
-``cfg.merge_from_list(["KEY", "value"])`` are used as ever. Files are read with ``yaml.safe_load``, whatever the caller allows
-(Detectron2 falls back to ``yaml.unsafe_load``, which runs code, also for files named in ``_BASE_``).
+``cfg.merge_from_list(["KEY", "value"])`` are used as ever. Files are read as plain yaml (:mod:`detkit.config.plain_yaml`), whatever the
+caller allows: Detectron2 falls back to ``yaml.unsafe_load``, which runs code, also for files named in ``_BASE_``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
+
+from .plain_yaml import MAX_CHARACTERS, PlainYamlError, parse_plain_yaml
 
 __all__ = ["ConfigError", "SafeCfgNode", "flatten", "usable_device"]
 
@@ -43,7 +46,7 @@ class SafeCfgNode(CfgNode):
     def load_yaml_with_base(cls, filename: str | os.PathLike[str], allow_unsafe: bool = False) -> dict[str, Any]:
         """The content of a file merged over its ``_BASE_`` files. ``allow_unsafe`` is ignored: unsafe yaml is never read."""
         tree: dict[str, Any] = {}
-        for key, setting in _read_with_bases(os.fspath(filename), ()).items():
+        for key, setting in _read_with_bases(os.fspath(filename)).items():
             *sections, last = key.split(".")
             node = tree
             for section in sections:
@@ -60,7 +63,7 @@ class SafeCfgNode(CfgNode):
             ConfigError: file missing or not yaml, ``_BASE_`` missing or cyclic, keys that do not exist, values of a wrong type,
                 another VERSION of Detectron2's config format.
         """
-        settings = _read_with_bases(os.fspath(cfg_filename), ())
+        settings = _read_with_bases(os.fspath(cfg_filename))
         version = settings.get("VERSION")
         if version is not None and version.value != self.get("VERSION"):
             raise ConfigError(f"{version.source}: VERSION {version.value} of the config format is not read, only {self.get('VERSION')}")
@@ -80,10 +83,14 @@ class SafeCfgNode(CfgNode):
         self._merge_settings({key: _Setting(value, "overrides") for key, value in zip(cfg_list[0::2], cfg_list[1::2], strict=True)})
 
     def _merge_settings(self, settings: Mapping[str, _Setting]) -> None:
-        accepted, problems = [], []
-        for key, (value, source) in settings.items():
+        accepted: list[tuple[CfgNode, str, Any]] = []
+        problems: list[str] = []
+        for number, (key, (value, source)) in enumerate(settings.items()):
             if self.key_is_deprecated(key):
                 continue
+            if len(problems) == _MAX_PROBLEMS:
+                problems.append(f"{len(settings) - number} keys more have not been looked at.")
+                break
             try:
                 accepted.append(self._checked(key, value))
             except ConfigError as error:
@@ -104,7 +111,7 @@ class SafeCfgNode(CfgNode):
                 raise ConfigError(self._no_such_key(key))
             node = node[section]
         if isinstance(node, CfgNode) and name not in node and node.is_new_allowed():
-            return node, name, self._decode_cfg_value(copy.deepcopy(value))
+            return node, name, _decoded(copy.deepcopy(value))
         if not isinstance(node, CfgNode) or name not in node:
             raise ConfigError(self._no_such_key(key))
         return node, name, _coerce(copy.deepcopy(value), node[name], key)
@@ -112,9 +119,9 @@ class SafeCfgNode(CfgNode):
     def _no_such_key(self, key: str) -> str:
         known = [name for name, _ in flatten(self)]
         folded = {name.casefold(): name for name in known}
-        near = difflib.get_close_matches(key.casefold(), folded, n=1, cutoff=0.0)
+        near = difflib.get_close_matches(key.casefold(), folded, n=1, cutoff=0.0) if len(key) < 200 else []
         hint = f" The nearest that exists is '{folded[near[0]]}'." if near else ""
-        return f"there is no config key '{key}'.{hint}"
+        return f"there is no config key '{shown(key)}'.{hint}"
 
     def _raise_renamed(self, key: str) -> None:
         try:
@@ -123,39 +130,58 @@ class SafeCfgNode(CfgNode):
             raise ConfigError(error.args[0]) from None
 
 
-def _read_with_bases(filename: str, includers: tuple[str, ...]) -> dict[str, _Setting]:
-    """Dotted keys of a file and of the files it builds on, each with the file that sets it. Nearer files win."""
+#: that one message lists
+_MAX_PROBLEMS = 20
+
+
+def _read_with_bases(filename: str, includers: tuple[str, ...] = (), read: list[str] | None = None) -> dict[str, _Setting]:
+    """Dotted keys of a file and of the files it builds on, each with the file that sets it. Nearer files win.
+
+    Args:
+        includers: files that name this one as their base, the outermost first.
+        read: all files that have been read on the way, to which this one is added.
+    """
+    read = [] if read is None else read
     path = os.path.normpath(os.path.expanduser(filename)) if "://" not in filename else filename
     if path in includers:
         raise ConfigError(f"{includers[-1]}: its {BASE_KEY} is circular: {' -> '.join((*includers, path))}")
+    read.append(path)
+    if len(read) > _MAX_FILES:
+        raise ConfigError(f"{read[0]}: its {BASE_KEY} files and theirs are more than {_MAX_FILES}")
     tree = _read_yaml(path, includers)
     bases = tree.pop(BASE_KEY, [])
     if isinstance(bases, str):
         bases = [bases]
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ConfigError(f"{path}: {BASE_KEY} takes a file name or a list of them, not {bases!r}")
+        raise ConfigError(f"{path}: {BASE_KEY} takes a file name or a list of them, not {shown(bases)}")
     settings: dict[str, _Setting] = {}
     for base in bases:
         beside = os.path.join(os.path.dirname(path), os.path.expanduser(base)) if "://" not in base else base
-        settings |= _read_with_bases(beside, (*includers, path))
+        settings |= _read_with_bases(beside, (*includers, path), read)
     return settings | {key: _Setting(value, path) for key, value in flatten(tree, path)}
+
+
+#: that one config may be made of; those of the project are made of five at most
+_MAX_FILES = 100
 
 
 def _read_yaml(path: str, includers: tuple[str, ...]) -> dict[str, Any]:
     try:
+        if _may_never_end(path):
+            raise OSError("it is a pipe")
         with PathManager.open(path, "r") as file:
-            tree = _StrictLoader(file).get_single_data()
-    except (OSError, UnicodeDecodeError) as error:
+            text = file.read(MAX_CHARACTERS + 1)
+    except (OSError, ValueError) as error:
         named_by = f" (named as {BASE_KEY} in {includers[-1]})" if includers else ""
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error}"
         raise ConfigError(f"config file '{path}'{named_by} {reason}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
-        if "python" in problem and "tag" in problem:
-            problem = f"{problem}. Such tags run code and are never read; write the value out"
-        raise ConfigError(f"{path}{line}: not a plain yaml config: {problem}") from None
+    if text.lstrip("\ufeff \t\r\n").startswith("<"):
+        raise ConfigError(f"{path}: this is a web page, not a yaml config. Download the file itself (of GitHub: 'Raw').")
+    try:
+        tree = parse_plain_yaml(text)
+    except PlainYamlError as error:
+        line = f", line {error.line}" if error.line else ""
+        raise ConfigError(f"{path}{line}: not a plain yaml config: {error}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -163,43 +189,27 @@ def _read_yaml(path: str, includers: tuple[str, ...]) -> dict[str, Any]:
     return tree
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Plain yaml: no tags that make objects, no key given twice, no alias of an alias (a few such lines can fill the memory)."""
+def _may_never_end(path: str) -> bool:
+    """Whether a path leads to a pipe that nobody has given us: opening it may wait for ever."""
+    with contextlib.suppress(OSError, ValueError):
+        return stat.S_ISFIFO(os.stat(path).st_mode) and not path.startswith(("/dev/", "/proc/"))
+    return False
 
-    def __init__(self, stream: Any) -> None:
-        super().__init__(stream)
-        self._alias_positions: list[int] = []
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            target = self.anchors.get(event.anchor)
-            if target is not None and self._holds_alias(target):
-                raise yaml.composer.ComposerError(None, None, f"'*{event.anchor}' repeats an alias", event.start_mark)
-            self._alias_positions.append(event.start_mark.index)
-        return super().compose_node(parent, index)
-
-    def _holds_alias(self, node: yaml.Node) -> bool:
-        if node.end_mark is None:  # not finished: it would contain itself
-            return True
-        return any(node.start_mark.index <= position <= node.end_mark.index for position in self._alias_positions)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key_node.value}' stands twice in one section", key_node.start_mark
-                )
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep=deep)
+def shown(value: Any, most: int = 120) -> str:
+    """A value for a message, in one line and not too long."""
+    try:
+        text = " ".join((value if isinstance(value, str) else repr(value)).split())
+    except RecursionError:
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def flatten(tree: Mapping[Any, Any], source: str = "config", prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys of the leaves and their values. An empty section has none."""
     for key, value in tree.items():
         if not isinstance(key, str):
-            raise ConfigError(f"{source}: {prefix}{key!r} is no config key, keys are words")
+            raise ConfigError(f"{source}: {prefix}{shown(repr(key))} is no config key, keys are words")
         if isinstance(value, Mapping):
             yield from flatten(value, source, f"{prefix}{key}.")
         else:
@@ -228,11 +238,11 @@ def _coerce(raw: Any, current: Any, key: str) -> Any:
         raise ConfigError(f"'{key}' is a section, not a value; its keys are {', '.join(sorted(current))}")
     if isinstance(raw, os.PathLike):
         raw = os.fspath(raw)
-    value = CfgNode._decode_cfg_value(raw)
+    value = _decoded(raw)
     if key == "MODEL.DEVICE" and isinstance(value, str):
         return usable_device(value)
     if type(value) not in _LEAF_TYPES:
-        raise ConfigError(f"'{key}' cannot take the {type(value).__name__} {value!r}")
+        raise ConfigError(f"'{key}' cannot take the {type(value).__name__} {shown(value)}")
     if current is None or value is None or type(value) is type(current):
         return value
     if isinstance(current, str) and isinstance(raw, str):
@@ -241,4 +251,14 @@ def _coerce(raw: Any, current: Any, key: str) -> Any:
         return float(value)
     if isinstance(current, (list, tuple)) and isinstance(value, (list, tuple)):
         return type(current)(value)
-    raise ConfigError(f"'{key}' takes a value like {current!r} ({type(current).__name__}), not {value!r} ({type(value).__name__})")
+    raise ConfigError(
+        f"'{key}' takes a value like {current!r} ({type(current).__name__}), not {shown(repr(value))} ({type(value).__name__})"
+    )
+
+
+def _decoded(raw: Any) -> Any:
+    """What a text stands for, in Python's notation; the text where it is none, or one that is nested too deeply to be read."""
+    try:
+        return CfgNode._decode_cfg_value(raw)
+    except (RecursionError, MemoryError):
+        return raw

@@ -23,6 +23,10 @@ DeepImages = Literal["error", "full_range", "own_range"]
 DEEP_MODES: dict[str, float] = {"I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I;16N": 65535, "I": 2**31 - 1, "F": 1.0}
 
 
+#: Pillow's formats whose files are programs: it hands them to Ghostscript, or to the system's own drawing
+_PROGRAMS = frozenset({"EPS", "WMF", "EMF"})
+
+
 class ImageReadError(ValueError):
     """An image file that cannot be read. The message says why; it does not name the file."""
 
@@ -53,8 +57,11 @@ def pixels_of(image: Image.Image, format: str | None = None, *, deep_images: Dee
     """The same of an image of Pillow.
 
     Raises:
-        ImageReadError: more than 8 bits per channel where these are refused; and what Pillow raises for damaged files.
+        ImageReadError: more than 8 bits per channel where these are refused, a format that is drawn by running it; and what Pillow raises
+            for damaged files.
     """
+    if image.format in _PROGRAMS:
+        raise ImageReadError(f"it is a drawing in {image.format}, which is not run here; convert it to PNG")
     image.load()  # before anything else: reading EXIF data of a damaged PNG would hide the damage
     turned = detection_utils._apply_exif_orientation(image)
     return detection_utils.convert_PIL_to_numpy(_eight_bits(turned, deep_images), format)

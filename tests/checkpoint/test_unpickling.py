@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import pickle
 import sys
@@ -121,6 +122,12 @@ def _global(module: str, name: str) -> bytes:
     return f"c{module}\n{name}\n".encode()
 
 
+def _hostile_storage(trace: str) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(Calls(os.mkdir, trace), buffer)
+    return buffer.getvalue()
+
+
 HOSTILE = {
     "mkdir": lambda trace: pickle.dumps(Calls(os.mkdir, trace)),
     "eval": lambda trace: pickle.dumps(Calls(eval, f"__import__('os').mkdir({trace!r})")),
@@ -132,7 +139,7 @@ HOSTILE = {
     "torch.load": lambda trace: _global("torch.serialization", "load") + f"(S{trace!r}\ntR.".encode(),
     "numpy.load": lambda trace: _global("numpy", "load") + f"(S{trace!r}\ntR.".encode(),
     "storage of a hostile file": lambda trace: (
-        _global("torch.storage", "_load_from_bytes") + pickle.dumps(b"no storage", 0)[:-1] + b"\x85R."
+        _global("torch.storage", "_load_from_bytes") + pickle.dumps(_hostile_storage(trace), 2)[2:-1] + b"\x85R."
     ),
     "change of a function": lambda trace: _global("_codecs", "encode") + b"N}S'__code__'\nI1\ns\x86b.",
     "change of a class": lambda trace: _global("collections", "OrderedDict") + b"N}S'keys'\nI1\ns\x86b.",

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from detectron2.utils.file_io import PathHandler, PathManager
 from detkit.checkpoint import CheckpointError, fetch, load_weights, local_file
 from detkit.checkpoint.download import cached_file
 
-from .file_server import FileServer, serving
+from .file_server import serving
 
 
 def torch_file(seed: int) -> bytes:
@@ -31,17 +30,6 @@ def torch_file(seed: int) -> bytes:
 WEIGHTS = torch_file(1)
 OTHER = torch_file(2)
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
-    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("DETKIT_CONNECT_TIMEOUT", "0.5")
-    monkeypatch.setenv("DETKIT_READ_TIMEOUT", "0.4")
-    monkeypatch.setenv("DETKIT_DOWNLOAD_ATTEMPTS", "2")
-    monkeypatch.setenv("no_proxy", "*")
-    with serving() as files:
-        yield files
 
 
 def kept(tmp_path: Path) -> list[str]:
@@ -195,7 +183,7 @@ def test_without_a_network_the_file_may_be_put_by_hand(server):
 
 
 @pytest.fixture
-def slow_file(server: FileServer) -> str:
+def slow_file(server) -> str:
     def slowly(handler):
         handler.send_response(200)
         handler.send_header("Content-Length", str(len(WEIGHTS)))
