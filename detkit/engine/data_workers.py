@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.util import Finalize
 from typing import Any
 from weakref import WeakSet
 
@@ -89,12 +89,14 @@ def _without_child_signals(loader: DataLoader) -> Any:
 _started: WeakSet[Any] = WeakSet()
 
 
-@atexit.register
 def _kill_what_is_left() -> None:
     """Python waits at its end for processes that it has asked to end; one that is stopped or stuck would not answer."""
     for worker in list(_started):
         if worker.is_alive():
             worker.kill()
+
+
+Finalize(None, _kill_what_is_left, exitpriority=10)  # unlike atexit, in started processes too
 
 
 def _look_at(workers: list[Any], waited: float, patience: float) -> None:
@@ -104,7 +106,7 @@ def _look_at(workers: list[Any], waited: float, patience: float) -> None:
             how = ended_by(-worker.exitcode) if worker.exitcode < 0 else f"has ended with status {worker.exitcode}"
             raise DataWorkerLostError(_described(name, how))
         if waited > patience and process_state(worker.pid) in ("T", "t"):
-            raise DataWorkerLostError(_described(name, f"is stopped, as by SIGSTOP, since {waited:.0f} s", memory=False))
+            raise DataWorkerLostError(_described(name, f"is stopped, as by SIGSTOP (no batch for {waited:.0f} s)", memory=False))
     if waited > _MUCH * patience:
         raise DataWorkerLostError(
             _described("The data workers", f"have brought no batch for {waited:.0f} s: is the storage of the images gone?", memory=False)
