@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
 from typing import Any
 from weakref import WeakSet
@@ -49,29 +50,84 @@ def watched_batches(loader: DataLoader, patience: float) -> Iterator[Any]:
     if not loader.num_workers:
         return iter(loader)
     loader.timeout = min(_LOOK, patience)
-    return _watched(_without_child_signals(loader), loader.num_workers, patience)
+    batches = _without_child_signals(loader)
+    return _watched(batches, _StoppedWorkers(batches._workers, patience), patience)
 
 
-def _watched(batches: Any, num_workers: int, patience: float) -> Iterator[Any]:
+def _watched(batches: Any, stopped: _StoppedWorkers, patience: float) -> Iterator[Any]:
+    workers: list[Any] = batches._workers
     waiting_since, warned_at = time.monotonic(), 0.0
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader"):  # an error of a mapper, which the worker has passed on
-                raise
-            waited = time.monotonic() - waiting_since
-            _look_at(batches._workers, waited, patience)
-            if "timed out" not in str(error):
-                raise DataWorkerLostError(_described("A data worker", "has ended without a word")) from error
-            if waited - warned_at > patience:
-                warned_at = waited
-                logger.warning("No batch for %.0f s: the %d data workers live, but are slow. Waiting on.", waited, num_workers)
-            continue
-        yield batch
-        waiting_since, warned_at = time.monotonic(), 0.0
+    stopped.start()
+    try:
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (RuntimeError, OSError, EOFError) as error:
+                if _is_of_mapper(error):
+                    raise
+                waited = time.monotonic() - waiting_since
+                timed_out = str(error).startswith("DataLoader timed out")
+                if not timed_out:  # a batch whose sender has ended cannot be read
+                    _wait_for_an_end(workers)
+                _require_living(workers, stopped.ended)
+                if not timed_out:
+                    raise
+                if waited > _MUCH * patience:
+                    what = f"have brought no batch for {waited:.0f} s: is the storage of the images gone?"
+                    raise DataWorkerLostError(_described("The data workers", what, memory=False)) from error
+                if waited - warned_at > patience:
+                    warned_at = waited
+                    logger.warning("No batch for %.0f s: the %d data workers live, but are slow. Waiting on.", waited, len(workers))
+                continue
+            yield batch
+            waiting_since, warned_at = time.monotonic(), 0.0
+    finally:
+        stopped.finish()
+
+
+def _wait_for_an_end(workers: list[Any]) -> None:
+    """A process closes its pipes before its exit status is there."""
+    ready = wait([worker.sentinel for worker in workers], timeout=1.0)
+    for worker in workers:
+        if worker.sentinel in ready:
+            worker.join(1.0)
+
+
+def _is_of_mapper(error: Exception) -> bool:
+    """Whether a worker has passed it on."""
+    first = str(error).partition("\n")[0]
+    return first.startswith("Caught ") and "pin memory thread" not in first
+
+
+class _StoppedWorkers(threading.Thread):
+    """Ends workers that are stopped for longer than the patience: who reads from one of them would wait for ever.
+
+    Attributes:
+        ended: their process numbers.
+    """
+
+    def __init__(self, workers: list[Any], patience: float) -> None:
+        super().__init__(daemon=True)
+        self.ended: set[int] = set()
+        self._workers, self._patience = workers, patience
+        self._finished = threading.Event()
+
+    def run(self) -> None:
+        pause = min(_LOOK, self._patience / 4)
+        looks = dict.fromkeys((worker.pid for worker in self._workers), 0)
+        # looks, not seconds: a job that is suspended as a whole does not look
+        while not self._finished.wait(pause):
+            for worker in self._workers:
+                looks[worker.pid] = looks[worker.pid] + 1 if process_state(worker.pid) in ("T", "t") else 0
+                if looks[worker.pid] * pause > self._patience:
+                    self.ended.add(worker.pid)
+                    worker.kill()
+
+    def finish(self) -> None:
+        """No longer."""
+        self._finished.set()
 
 
 def _without_child_signals(loader: DataLoader) -> Any:
@@ -99,18 +155,15 @@ def _kill_what_is_left() -> None:
 Finalize(None, _kill_what_is_left, exitpriority=10)  # unlike atexit, in started processes too
 
 
-def _look_at(workers: list[Any], waited: float, patience: float) -> None:
+def _require_living(workers: list[Any], ended: set[int]) -> None:
     for number, worker in enumerate(workers):
+        if not worker.exitcode:
+            continue
         name = f"Data worker {number} (process {worker.pid})"
-        if worker.exitcode:
-            how = ended_by(-worker.exitcode) if worker.exitcode < 0 else f"has ended with status {worker.exitcode}"
-            raise DataWorkerLostError(_described(name, how))
-        if waited > patience and process_state(worker.pid) in ("T", "t"):
-            raise DataWorkerLostError(_described(name, f"is stopped, as by SIGSTOP (no batch for {waited:.0f} s)", memory=False))
-    if waited > _MUCH * patience:
-        raise DataWorkerLostError(
-            _described("The data workers", f"have brought no batch for {waited:.0f} s: is the storage of the images gone?", memory=False)
-        )
+        if worker.pid in ended:
+            raise DataWorkerLostError(_described(name, "was stopped, as by SIGSTOP", memory=False))
+        how = ended_by(-worker.exitcode) if worker.exitcode < 0 else f"has ended with status {worker.exitcode}"
+        raise DataWorkerLostError(_described(name, how))
 
 
 def _described(who: str, what: str, *, memory: bool = True) -> str:

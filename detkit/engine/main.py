@@ -22,6 +22,7 @@ from detkit.distributed import get_rank, get_world_size
 from detkit.engine.allocator import keep_freed_memory
 from detkit.engine.console import open_log_file, setup_logging
 from detkit.engine.data_workers import DataWorkerLostError
+from detkit.engine.elastic import fit_batch_to_workers, is_restart
 from detkit.engine.evaluate import Results, check_expected_results, evaluate, save_results
 from detkit.engine.exits import Exit, exit_code_of, interruptible
 from detkit.engine.launch import LaunchError, check_processes, launch
@@ -130,7 +131,14 @@ def _set_up(args: argparse.Namespace, stack: contextlib.ExitStack) -> CfgNode:
         check_tta_config(cfg)
     with _first_worker_first():  # it writes the files that the others read
         prepare_datasets(cfg, eval_only=args.eval_only)
+    if is_restart(cfg.OUTPUT_DIR) and not args.resume:
+        logger.info("torchrun has started the workers again: going on from the last checkpoint, as with --resume.")
+        args.resume = True
     cfg = resolve_config(cfg, given=(args.opts or [])[0::2])
+    if args.resume and not args.eval_only:
+        cfg.defrost()
+        fit_batch_to_workers(cfg)
+        cfg.freeze()
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
