@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +43,7 @@ def load_model(name: str | None, weights: str | None, opts: Sequence[str] = (), 
     if (weights or name or "").endswith(".onnx"):
         if opts:
             raise DemoError("--opts: an exported file has no config keys any more. Set them when it is exported.")
-        return _OnnxModel(weights or name or "")
+        return _OnnxModel(weights or name or "", batch_size)
     if name is None:
         raise DemoError("--config-file: name a model: a name of the model zoo, a config file, or the folder of a run.")
     predictor = _predictor(name, weights, opts)
@@ -72,15 +71,18 @@ def _predictor(name: str, weights: str | None, opts: Sequence[str]) -> Predictor
 class _OnnxModel:
     """An exported file whose detections have the form of the model's."""
 
-    def __init__(self, file: str | os.PathLike[str]) -> None:
+    def __init__(self, file: str | os.PathLike[str], batch_size: int) -> None:
         self._predictor = OnnxPredictor(file)
+        self._batch_size = batch_size
         self._metadata = Metadata(name="onnx").set(thing_classes=list(self._predictor.class_names))
+        if self._predictor.metadata.get("category_ids"):
+            self._metadata.set(category_ids=self._predictor.metadata["category_ids"])
         if self._predictor.metadata["landmarks"] == "pose":
-            names = list(COCO_PERSON_KEYPOINTS)
+            names = self._predictor.metadata.get("keypoint_names") or list(COCO_PERSON_KEYPOINTS)
             self._metadata.set(keypoint_names=names, keypoint_connection_rules=connection_rules(names, []))
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[NamedInstances]:
-        found: Any = self._predictor(list(images))
+        found = self._predictor(list(images), batch_size=self._batch_size)
         return [NamedInstances(_instances(each), self._metadata, image) for each, image in zip(found, images, strict=True)]
 
 
