@@ -188,11 +188,15 @@ class OnnxPredictor:
         for start in range(0, len(images), at_once):
             given = images[start : start + at_once]
             full = [self._in_input_format(_read_rgb(image)) for image in given]
-            found = self.run([_resize(image, self._input_size(image.shape[:2])) for image in full])
+            found = self.run([self._resized(image) for image in full])
             results += [
                 replace(self.scaled(each, pixels.shape[:2]), image=image) for each, pixels, image in zip(found, full, given, strict=True)
             ]
         return results
+
+    def feed(self, images: Sequence[ImageLike]) -> dict[str, np.ndarray]:
+        """What the session gets for images of any sizes as one batch, for onnxruntime's own tools, which calibrate on such inputs."""
+        return self._batch([self._resized(self._in_input_format(_read_rgb(image))) for image in images])
 
     def run(self, images: Sequence[np.ndarray]) -> list[OnnxDetections]:
         """Detections of images that have the size and channel order in which the network is to see them.
@@ -239,6 +243,13 @@ class OnnxPredictor:
         """(H, W, 3) uint8 in the channel order of the file."""
         return rgb if self.metadata["input_format"] == "RGB" else rgb[:, :, ::-1]
 
+    def _resized(self, image: np.ndarray) -> np.ndarray:
+        """An image (H, W, 3) in the size in which the network sees it."""
+        size = self._input_size(image.shape[:2])
+        if image.shape[:2] == size:
+            return image
+        return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
     def _input_size(self, size: tuple[int, ...]) -> tuple[int, int]:
         """(height, width) in which the network sees an image: with the sides of testing, or the greatest that fits the file."""
         height, width = size[:2]
@@ -277,12 +288,6 @@ def _rgb_of_array(image: np.ndarray) -> np.ndarray:
     if image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"The image has the shape {image.shape}. It has to be (H, W, 3) in the order BGR, or (H, W) in gray.")
     return image[:, :, ::-1]
-
-
-def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if image.shape[:2] == size:
-        return image
-    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 def _parsed(value: str) -> Any:
