@@ -7,14 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from detectron2.data import Metadata
-from detectron2.structures import Boxes, Instances
-from detectron2.structures.masks import polygons_to_bitmask
 
 from detkit.data import connection_rules
 from detkit.data.keypoints import COCO_PERSON_KEYPOINTS
-from detkit.onnx_predictor import OnnxDetections, OnnxPredictor
+from detkit.export import to_instances
+from detkit.onnx_predictor import OnnxPredictor
 from detkit.predictor import NamedInstances, Predictor
 from detkit.predictor.named import config_and_weights
 from detkit.sharing import SHARED_WEIGHTS
@@ -83,19 +81,4 @@ class _OnnxModel:
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[NamedInstances]:
         found = self._predictor(list(images), batch_size=self._batch_size)
-        return [NamedInstances(_instances(each), self._metadata, image) for each, image in zip(found, images, strict=True)]
-
-
-def _instances(found: OnnxDetections) -> Instances:
-    instances = Instances(found.image_size)
-    instances.pred_boxes = Boxes(torch.from_numpy(np.array(found.boxes)))
-    instances.scores = torch.from_numpy(np.array(found.scores))
-    instances.pred_classes = torch.from_numpy(np.array(found.classes))
-    if found.landmarks is not None and found.landmark_kind == "segm":
-        height, width = found.image_size
-        masks = [polygons_to_bitmask([contour.reshape(-1).astype(np.float64)], height, width) for contour in found.landmarks]
-        instances.pred_masks = torch.from_numpy(np.stack(masks)) if masks else torch.zeros((0, height, width), dtype=torch.bool)
-    elif found.landmarks is not None and found.landmark_kind == "pose":
-        scores = np.broadcast_to(found.scores[:, None, None], (*found.landmarks.shape[:2], 1))
-        instances.pred_keypoints = torch.from_numpy(np.concatenate([found.landmarks, scores], axis=2))
-    return instances
+        return [NamedInstances(to_instances(each), self._metadata, image) for each, image in zip(found, images, strict=True)]

@@ -17,6 +17,7 @@ from detkit.export.check import Agreement, compare_outputs
 from detkit.layers import EXPORT_FORMS
 from lsnet.convolution import SourceScale, convolve_at
 from tests.export.test_program import CONFIGS, batch, detector
+from tests.export.test_tools import tool
 
 ROOT = Path(__file__).parents[2]
 
@@ -198,6 +199,38 @@ def test_file_in_the_place_of_the_model(fcos_file):
         assert found["instances"].image_size == wanted["instances"].image_size
         assert_close(found["instances"].scores, wanted["instances"].scores, atol=1e-5, rtol=0)
         assert_close(found["instances"].pred_boxes.tensor, wanted["instances"].pred_boxes.tensor, atol=0.01, rtol=0)
+
+
+def test_demo_takes_the_file_in_the_place_of_weights(fcos_file):
+    from detkit.demo.models import load_model
+
+    pixels = batch(200, 300)[0][0].permute(1, 2, 0).numpy().astype(np.uint8)[:, :, ::-1]
+    found = load_model(None, str(fcos_file))([pixels])[0]
+    assert len(found) > 5 and set(found.names) <= {"cat", "dog", "bird"} and found.image_size == (200, 300)
+    assert found.draw(min_score=0.0).size[0] >= 300
+
+
+def test_convolutions_are_stored_in_8_bits(fcos_file, tmp_path, capsys):
+    import onnx
+
+    from detkit import OnnxPredictor
+
+    photo, output = tmp_path / "image.png", tmp_path / "small.onnx"
+    Image.fromarray(batch(200, 300)[0][0].permute(1, 2, 0).numpy().astype(np.uint8)).save(photo)
+    tool("quantize_onnx").main([str(fcos_file), "--images", str(tmp_path), "--output", str(output)])
+    assert "ranges of 1 images" in capsys.readouterr().out
+    weights = [tensor for tensor in onnx.load(output).graph.initializer if len(tensor.dims) == 4]
+    assert weights and all(tensor.data_type == onnx.TensorProto.INT8 for tensor in weights)
+    expected, found = (OnnxPredictor(file, threads=1)(photo) for file in (fcos_file, output))
+    assert found.class_names == expected.class_names
+    assert abs(found.scores[0] - expected.scores[0]) < 0.05
+
+
+@pytest.mark.parametrize("images, message", [("missing", "there is no image or folder 'missing'"), (".", "there are no images in .")])
+def test_quantization_needs_images(images, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=message):
+        tool("quantize_onnx").main(["file.onnx", "--images", images])
 
 
 def test_predicting_imports_no_torch(fcos_file, tmp_path):
