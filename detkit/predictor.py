@@ -116,7 +116,7 @@ class Predictor:
         cfg.MODEL.WEIGHTS = weights  # so that the backbone does not look for a start of its own
         cfg.MODEL.DEVICE = usable_device(cfg.MODEL.DEVICE if device is None else device)
         cfg.freeze()
-        Section(cfg, "INPUT").check({"FORMAT": ("BGR", "RGB"), "MAX_SIZE_TEST": "[1, inf)", "MIN_SIZE_TEST": "[0, inf)"})
+        Section(cfg, "INPUT").check({"FORMAT": ("BGR", "RGB")})
         self.cfg = cfg
         self.model: nn.Module = Trainer.build_model(cfg).eval()
         self._resize = transforms.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from detkit import get_config_file
 from detkit.checkpoint import CheckpointError, load_weights
-from detkit.config import ConfigError, get_cfg
+from detkit.config import ConfigError, check_config, get_cfg
 from detkit.export import FORMATS, ExportError, ExportSettings, export_detector, metadata_of
 
 
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         cfg = _config(args.config, args.opts)
         path = args.output or Path(Path(args.config).stem + FORMATS[args.format])
+        check_config(cfg)
         model = build_model(cfg)
         if cfg.MODEL.WEIGHTS:
             load_weights(model, cfg.MODEL.WEIGHTS, strict=True)

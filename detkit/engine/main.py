@@ -92,7 +92,7 @@ def _set_up(args: argparse.Namespace) -> CfgNode:
     if cfg.TEST.AUG.ENABLED:
         check_tta_config(cfg)
     with _first_worker_first():  # it writes the files that the others read
-        prepare_datasets(cfg, eval_only=args.eval_only)
+        prepare_datasets(cfg, eval_only=args.eval_only, write=False)
     cfg = resolve_config(cfg, given=(args.opts or [])[0::2])
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()

@@ -10,7 +10,6 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from detkit.config import ConfigError, Section, get_cfg, usable_device
-from detkit.config.engine import SOLVER_LIMITS
 from detkit.data import check_data_keys
 from detkit.distributed import usable_processors
 from detkit.engine.batch_scaling import scale_to_batch
@@ -35,14 +34,13 @@ def read_config(args: argparse.Namespace) -> CfgNode:
 
 
 def check_engine_keys(cfg: CfgNode) -> None:
-    """Checks the keys that the engine, the mappers and Detectron2's solver read.
+    """Checks all keys by the table of their ranges, and what those of engine, mappers and Detectron2's solver have to do with each other.
 
     Raises:
         ConfigError: a value that cannot be, or a key that nothing here reads.
     """
     check_data_keys(cfg)
     solver = Section(cfg, "SOLVER")
-    solver.check({key: limit for key, limit in SOLVER_LIMITS.items() if solver.value(key) is not None})
     if solver.REFERENCE_WORLD_SIZE:
         raise solver.refusal(
             "REFERENCE_WORLD_SIZE",

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from detkit.backbones import check_backbone
 from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint
-from detkit.config import Section, load_method_packages
+from detkit.config import Section, check_config, load_method_packages
 from detkit.data import build_train_mapper
 from detkit.distributed import get_rank, get_world_size
 from detkit.engine.console import open_log_file, setup_logging
@@ -99,6 +99,7 @@ class Trainer(TrainerBase):
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The model on its device."""
         load_method_packages()  # in a started process the config has come by pickle, and nothing is registered yet
+        check_config(cfg)
         check_backbone(cfg)
         Section(cfg, "MODEL").check({"META_ARCHITECTURE": [name for name, _ in META_ARCH_REGISTRY]})
         model = build_model(cfg)
