@@ -15,7 +15,7 @@ DATA_LIMITS: dict[str, dict[str, Limit]] = {
     "DATASETS": {
         "ON_BAD_IMAGE": ("error", "skip"),
         "ON_BAD_BOX": ("error", "fix"),
-        **dict.fromkeys(("TRAIN", "TEST", "PROPOSAL_FILES_TRAIN", "PROPOSAL_FILES_TEST"), NAMES),
+        **dict.fromkeys(("TRAIN", "TEST", "PROPOSAL_FILES_TRAIN", "PROPOSAL_FILES_TEST", "CLASS_NAMES", "KEYPOINT_NAMES"), NAMES),
         # files are named after it
         "NAME": Form("a name without slashes", lambda name: bool(name.strip(". ")) and not set(name) & set("/\\\0")),
     },
@@ -54,6 +54,9 @@ def add_data_config(cfg: CfgNode) -> None:
     # they are registered as <NAME>_train and <NAME>_val
     datasets.NAME = "custom"
 
+    # names of the classes, and of the keypoints, in their order: training takes them from its data, so that the config of a run has them
+    datasets.CLASS_NAMES = []
+    datasets.KEYPOINT_NAMES = []
     # take the model's number of classes from the data where no config file and no override has chosen one
     datasets.INFER_NUM_CLASSES = True
     # images that are missing, unreadable or of another size than annotated: "error" before training starts, or "skip": train and

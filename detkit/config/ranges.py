@@ -64,20 +64,8 @@ FREE_KEYS: dict[str, str] = {
 }
 #: keys that may be None: as of all other weights
 _MAY_BE_NONE = {"SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.WEIGHT_DECAY_NORM"}
-#: keys whose lists may be empty; all other lists need an element
-MAY_BE_EMPTY = {
-    "DATASETS.TRAIN",
-    "DATASETS.TEST",
-    "DATASETS.PROPOSAL_FILES_TRAIN",
-    "DATASETS.PROPOSAL_FILES_TEST",
-    "MODEL.ASSIGNERS.FCOS.SIZES_OF_INTEREST",
-    "MODEL.FPN.IN_FEATURES",
-    "SOLVER.PARAMETER_FACTORS",
-    "SOLVER.STEPS",
-    "TEST.AUG.AREA_RANGES",
-    "TEST.EXPECTED_RESULTS",
-    "TEST.KEYPOINT_OKS_SIGMAS",
-}
+#: keys whose lists may be empty though their defaults are not; other lists need an element, unless their default has none
+MAY_BE_EMPTY = {"MODEL.ASSIGNERS.FCOS.SIZES_OF_INTEREST", "SOLVER.STEPS"}
 
 
 @cache
@@ -123,7 +111,7 @@ def _allowed(key: str, value: Any) -> str | None:
     if not _is_like(value, default):
         return _described(default, limit)
     if isinstance(value, (list, tuple)) and not value:
-        return None if key in MAY_BE_EMPTY else f"one or more{f' numbers in {limit}' if isinstance(limit, str) else ''}"
+        return None if key in MAY_BE_EMPTY or not default else f"one or more{f' numbers in {limit}' if isinstance(limit, str) else ''}"
     return None if limit is None else allowed_values(value, limit)
 
 

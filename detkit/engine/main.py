@@ -18,7 +18,7 @@ from detectron2.utils import comm
 
 from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint
 from detkit.config import ConfigError
-from detkit.data import DataError, prepare_datasets
+from detkit.data import DataError, prepare_datasets, write_copies
 from detkit.distributed import get_rank
 from detkit.engine.allocator import keep_freed_memory
 from detkit.engine.console import open_log_file, setup_logging
@@ -39,6 +39,8 @@ _INPUT_ERRORS = (ValueError, OSError, KeyError)
 _TRAINING_ERRORS = (FloatingPointError, DataError, EvaluationError, ConfigError, OSError)
 #: How torch says that a data worker was ended from outside.
 _WORKER_KILLED = re.compile(r"DataLoader worker \(pid[^)]*\) (?:is killed by signal: (.*?)\.? ?$|exited unexpectedly)", re.MULTILINE)
+#: How torch and NumPy say that there is no more memory on the host.
+_NO_MEMORY = re.compile(r"can't allocate memory|Unable to allocate|not enough memory", re.IGNORECASE)
 #: Seconds that the other workers wait for rank 0 to report an error.
 _PATIENCE = 15.0
 
@@ -76,6 +78,8 @@ def main(args: argparse.Namespace) -> Results:
             return trainer.train()
     open_log_file()
     with _one_clear_error(_TRAINING_ERRORS):
+        if comm.is_main_process():
+            write_copies()
         results = evaluate(cfg, model, build_loader=Trainer.build_test_loader)
         if comm.is_main_process():
             save_results(cfg, results, weights=weights)
@@ -128,7 +132,11 @@ def _one_clear_error(errors: tuple[type[Exception], ...]) -> Iterator[None]:
         yield
     except errors as error:
         _stop(_message(error))
+    except MemoryError as error:
+        _stop(_out_of_memory(error))
     except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or _NO_MEMORY.search(str(error)):
+            _stop(_out_of_memory(error))
         killed = _WORKER_KILLED.search(str(error))
         if killed is None:
             raise
@@ -136,6 +144,15 @@ def _one_clear_error(errors: tuple[type[Exception], ...]) -> Iterator[None]:
             f"A data worker was ended from outside ({killed.group(1) or 'it exited unexpectedly'}). Usually the memory is full: set "
             "DATALOADER.NUM_WORKERS lower, or give the machine or container more (shared) memory."
         )
+
+
+def _out_of_memory(error: Exception) -> str:
+    wanted = re.search(r"tried to allocate ([\d.]+ ?\w+)|allocate ([\d.]+ ?\w+) for", str(error), re.IGNORECASE)
+    amount = f" ({wanted.group(1) or wanted.group(2)} were asked for at once)" if wanted else ""
+    return (
+        f"The memory is full{amount}. What takes most: the batch (SOLVER.IMS_PER_BATCH; SOLVER.ACCUMULATE computes it in parts), the size "
+        "of images (INPUT.MAX_SIZE_TRAIN, INPUT.MAX_SIZE_TEST), widths and the number of classes of the model. The traceback is in log.txt."
+    )
 
 
 def _message(error: Exception) -> str:

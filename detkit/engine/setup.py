@@ -9,7 +9,7 @@ from collections.abc import Collection
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from detkit.config import ConfigError, Section, get_cfg, usable_device
+from detkit.config import ConfigError, Section, check_config, get_cfg, usable_device
 from detkit.data import check_data_keys
 from detkit.distributed import usable_processors
 from detkit.engine.batch_scaling import scale_to_batch
@@ -30,6 +30,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     if args.config_file:
         cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts or [])
+    check_config(cfg)
     return cfg
 
 

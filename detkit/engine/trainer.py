@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from detkit.backbones import check_backbone
 from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint
 from detkit.config import Section, check_config, load_method_packages
-from detkit.data import build_train_mapper
+from detkit.data import build_train_mapper, write_copies
 from detkit.distributed import get_rank, get_world_size
 from detkit.engine.console import open_log_file, setup_logging
 from detkit.engine.data_loader import TrainLoader, build_train_loader
@@ -175,6 +175,7 @@ class Trainer(TrainerBase):
         open_log_file()
         if comm.is_main_process():
             self.checkpoints.remove_leftovers()
+            write_copies()
             save_run_record(
                 self.cfg,
                 run=self.run_id,

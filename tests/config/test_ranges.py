@@ -72,7 +72,7 @@ def test_nothing_that_is_no_number_gets_through() -> None:
 
 def test_lists_that_need_an_element() -> None:
     assert_refused(
-        {key: [type(value)()] for key, value in DEFAULTS.items() if isinstance(value, (list, tuple)) and key not in MAY_BE_EMPTY}
+        {key: [type(value)()] for key, value in DEFAULTS.items() if isinstance(value, (list, tuple)) and value and key not in MAY_BE_EMPTY}
     )
 
 
