@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from detectron2.config import CfgNode
 
-from .limits import NAMES, Form, Limit, numbers
+from .limits import NAMES, Form, Limit, allowed_values, numbers
 
 __all__ = ["DATA_LIMITS", "add_data_config"]
 
-#: pixels of a side, the most that Pillow and OpenCV resize to
-_LARGEST = 32767
+#: pixels of a side: less than a cell of any pyramid, and the most that Pillow and OpenCV resize to
+_LEAST, _LARGEST = 8, 32767
+
+
+def _is_shorter_side(value: Any) -> bool:
+    sides = value if isinstance(value, (list, tuple)) else [value]
+    return all(side == 0 or allowed_values(side, f"[{_LEAST}, {_LARGEST}]") is None for side in sides)
+
+
+_SHORTER_SIDE = Form(f"in [{_LEAST}, {_LARGEST}] pixels, or 0 for images in the size of their files", _is_shorter_side)
 #: what the keys of data and loader may be, by section
 DATA_LIMITS: dict[str, dict[str, Limit]] = {
     "DATASETS": {
@@ -25,8 +35,8 @@ DATA_LIMITS: dict[str, dict[str, Limit]] = {
         "REPEAT_THRESHOLD": "[0, 1]",
     },
     "INPUT": {
-        **dict.fromkeys(("MAX_SIZE_TRAIN", "MAX_SIZE_TEST", "CROP.MIN_SIZES"), f"[1, {_LARGEST}]"),
-        **dict.fromkeys(("MIN_SIZE_TRAIN", "MIN_SIZE_TEST"), f"[0, {_LARGEST}]"),  # 0: as the files are
+        **dict.fromkeys(("MAX_SIZE_TRAIN", "MAX_SIZE_TEST", "CROP.MIN_SIZES"), f"[{_LEAST}, {_LARGEST}]"),
+        **dict.fromkeys(("MIN_SIZE_TRAIN", "MIN_SIZE_TEST"), _SHORTER_SIDE),
         "FORMAT": ("BGR", "RGB", "L", "YUV-BT.601"),
         "DEEP_IMAGES": ("error", "full_range", "own_range"),
         "MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),

@@ -9,7 +9,7 @@ from .limits import Form, Limit, allowed_values
 __all__ = ["SOLVER_LIMITS", "TEST_LIMITS", "add_engine_config"]
 
 _RATES = ("BASE_LR", "BASE_LR_END", "GAMMA", "BIAS_LR_FACTOR", "WEIGHT_DECAY", "WEIGHT_DECAY_BIAS", "WEIGHT_DECAY_NORM")
-_COUNTS = ("WARMUP_ITERS", "STEPS", "REFERENCE_BATCH_SIZE", "CHECKPOINT_KEEP", "CHECKPOINT_PERIOD")
+_COUNTS = ("WARMUP_ITERS", "REFERENCE_BATCH_SIZE", "CHECKPOINT_KEEP", "CHECKPOINT_PERIOD")
 #: what the keys below ``SOLVER`` may be; WEIGHT_DECAY_BIAS and WEIGHT_DECAY_NORM may also be None: as of all other weights
 SOLVER_LIMITS: dict[str, Limit] = {
     "OPTIMIZER": ("SGD", "AdamW"),
@@ -23,6 +23,10 @@ SOLVER_LIMITS: dict[str, Limit] = {
     "EMA.DECAY": "[0, 1)",
     "CLIP_GRADIENTS.CLIP_VALUE": "(0, inf)",
     "CLIP_GRADIENTS.NORM_TYPE": "(0, inf]",
+    "STEPS": Form(
+        "ascending numbers in [0, inf)",
+        lambda value: allowed_values(value, "[0, inf)") is None and list(value) == sorted(set(value)),
+    ),
     "PARAMETER_FACTORS": Form(
         "a list of [prefix of parameter names, factor on the learning rate, factor on the weight decay], factors in [0, inf)",
         lambda value: all(_is_row(row, texts=1, numbers=(1, 2)) for row in value),

@@ -127,7 +127,7 @@ def _is_like(value: Any, default: Any) -> bool:
 
 def _described(default: Any, limit: Limit | None) -> str:
     nouns = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
-    noun = nouns.get(type(default), "a list")
+    noun = nouns.get(type(default), "a list" if limit is None else "a list of numbers")
     if limit is None:
         return noun
     return f"{noun} in {limit}" if isinstance(limit, str) else str(allowed_values(_NOTHING, limit))

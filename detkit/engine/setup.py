@@ -48,8 +48,6 @@ def check_engine_keys(cfg: CfgNode) -> None:
             "0: it would change the batch with the number of processes. Give the batch as SOLVER.IMS_PER_BATCH and the one that the "
             "learning rate is meant for as SOLVER.REFERENCE_BATCH_SIZE",
         )
-    if list(solver.STEPS) != sorted(set(solver.STEPS)):
-        raise solver.refusal("STEPS", "ascending")
     if cfg.VIS_PERIOD:
         raise ConfigError(f"VIS_PERIOD is {cfg.VIS_PERIOD}, but no detector here draws while it trains. Leave it at 0.")
     for key in ("MODEL.LOAD_PROPOSALS", "DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST"):
