@@ -64,8 +64,6 @@ def _check_pyramid(node: Section, levels: list[ShapeSpec]) -> None:
     strides, channels = [level.stride for level in levels], levels[0].channels
     if any(coarse != 2 * fine for fine, coarse in itertools.pairwise(strides)):
         raise node.refusal("IN_FEATURES", f"levels each half as fine as the one before; these have the strides {strides}")
-    if len(node.BOX_CODER.DELTA_WEIGHTS) != 4:
-        raise node.refusal("BOX_CODER.DELTA_WEIGHTS", "four numbers")
     if node.HEAD.POSITIONAL_ENCODING and channels % 8:
         raise node.refusal(
             "HEAD.POSITIONAL_ENCODING", f"False for a pyramid of {channels} channels (MODEL.FPN.OUT_CHANNELS), unless 8 divides them"

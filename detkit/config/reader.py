@@ -229,7 +229,9 @@ _LEAF_TYPES = (bool, int, float, str, list, tuple, type(None))
 
 
 def usable_device(name: str) -> str:
-    """The name of a device of torch, or "cpu" where it asks for CUDA and there is none.
+    """The name of a device of torch that is here, or "cpu" where it asks for CUDA and there is none.
+
+    "meta" is one: models on it have shapes alone. A training or prediction refuses it.
 
     Raises:
         ConfigError: torch has no such device.
@@ -241,7 +243,7 @@ def usable_device(name: str) -> str:
                 return "cpu"
             usable = (torch.device(name).index or 0) < torch.cuda.device_count()
         else:
-            usable = kind != "meta" and torch.empty(1, device=name).numel() == 1
+            usable = torch.empty(1, device=name).numel() == 1
     except (RuntimeError, TypeError, AssertionError, NotImplementedError, ImportError):  # in what words torch says no
         usable = False
     if not usable:

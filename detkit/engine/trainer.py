@@ -100,6 +100,8 @@ class Trainer(TrainerBase):
         """The model on its device."""
         load_method_packages()  # in a started process the config has come by pickle, and nothing is registered yet
         check_config(cfg)
+        if torch.device(cfg.MODEL.DEVICE).type == "meta":
+            raise Section(cfg, "MODEL").refusal("DEVICE", "a device that is here: weights on 'meta' have no numbers")
         check_backbone(cfg)
         Section(cfg, "MODEL").check({"META_ARCHITECTURE": [name for name, _ in META_ARCH_REGISTRY]})
         model = build_model(cfg)
