@@ -6,7 +6,7 @@ from detectron2.config import CfgNode as CN
 
 from .limits import Form, Limit, allowed_values
 
-__all__ = ["SOLVER_LIMITS", "TEST_LIMITS", "add_engine_config"]
+__all__ = ["RUN_LIMITS", "SOLVER_LIMITS", "TEST_LIMITS", "add_engine_config"]
 
 _RATES = ("BASE_LR", "BASE_LR_END", "GAMMA", "BIAS_LR_FACTOR", "WEIGHT_DECAY", "WEIGHT_DECAY_BIAS", "WEIGHT_DECAY_NORM")
 _COUNTS = ("WARMUP_ITERS", "REFERENCE_BATCH_SIZE", "CHECKPOINT_KEEP", "CHECKPOINT_PERIOD")
@@ -32,6 +32,8 @@ SOLVER_LIMITS: dict[str, Limit] = {
         lambda value: all(_is_row(row, texts=1, numbers=(1, 2)) for row in value),
     ),
 }
+#: what the keys of a run may be that stand in no section
+RUN_LIMITS: dict[str, Limit] = {"PATIENCE": "(0, inf)"}
 #: what the keys below ``TEST`` may be, those of ``TEST.AUG`` left out
 TEST_LIMITS: dict[str, Limit] = {
     "DETECTIONS_PER_IMAGE": "[1, inf)",
@@ -78,6 +80,10 @@ def add_engine_config(cfg: CN) -> None:
     solver.EMA = CN()
     solver.EMA.ENABLED = False
     solver.EMA.DECAY = 0.9998  # after t iterations at most (1 + t) / (10 + t), so that the average is useful in short trainings too
+
+    # Seconds without a sign of life after which a worker (a process of --num-gpus or torchrun) or a data worker is lost: the others save
+    # what they have and end. One that was killed is noticed at once.
+    cfg.PATIENCE = 90.0
 
     solver.CHECKPOINT_KEEP = 0  # newest periodic checkpoints to keep; 0: all
 

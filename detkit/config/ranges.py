@@ -13,7 +13,7 @@ from .assigners import ASSIGNER_LIMITS
 from .backbones import BACKBONE_LIMITS
 from .data import DATA_LIMITS
 from .defaults import default_value
-from .engine import SOLVER_LIMITS, TEST_LIMITS
+from .engine import RUN_LIMITS, SOLVER_LIMITS, TEST_LIMITS
 from .inherited import INHERITED_LIMITS
 from .limits import Limit, allowed_values
 from .plugins import load_method_packages
@@ -81,7 +81,7 @@ def key_limits() -> Mapping[str, Limit]:
     }
     for package in load_method_packages():
         sections |= getattr(package, "CONFIG_LIMITS", {})
-    return INHERITED_LIMITS | {f"{path}.{key}": limit for path, limits in sections.items() for key, limit in limits.items()}
+    return INHERITED_LIMITS | RUN_LIMITS | {f"{path}.{key}": limit for path, limits in sections.items() for key, limit in limits.items()}
 
 
 def free_reason(key: str) -> str | None:
