@@ -57,7 +57,6 @@ VALUES: list[tuple[str, str, str]] = [
     ("MODEL.WEIGHTS", "None", "a text"),
     ("MODEL.DEVICE", "gpu9", "a device that is here"),
     ("MODEL.DEVICE", "xla", "a device that is here"),
-    ("MODEL.DEVICE", "meta", "a device that is here"),
     ("TEST.DETECTIONS_PER_IMAGE", "0", ""),
     ("TEST.EVAL_PERIOD", "-3", ""),
     ("TEST.EXPECTED_RESULTS", "[[1]]", r"a list of \[task, metric, value, tolerance\]"),
