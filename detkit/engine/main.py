@@ -27,7 +27,7 @@ from detkit.engine.evaluate import Results, check_expected_results, evaluate, sa
 from detkit.engine.exits import Exit, exit_code_of, interruptible
 from detkit.engine.launch import LaunchError, check_processes, launch
 from detkit.engine.peers import claim_end, leave_if_others_end
-from detkit.engine.run_folder import check_folder, folder_in_use
+from detkit.engine.run_folder import RunFolderError, check_folder, folder_in_use
 from detkit.engine.setup import read_config, resolve_config
 from detkit.engine.trainer import Trainer
 from detkit.evaluation import EvaluationError
@@ -206,7 +206,8 @@ def _stop(error: Exception, message: str) -> NoReturn:
     if not claim_end(code):
         leave_if_others_end()
     with contextlib.suppress(OSError):  # the disk may be what has failed
-        open_log_file(lambda folder: folder.is_dir() and not CheckpointFolder(folder).used)
+        if not isinstance(error, RunFolderError):  # the log may be that of another run
+            open_log_file(lambda folder: folder.is_dir() and not CheckpointFolder(folder).used)
     where = f" (worker {get_rank()} of {get_world_size()})" if get_rank() else ""
     said = f"error{where}: {message or type(error).__name__}"
     print(said, file=sys.stderr, flush=True)

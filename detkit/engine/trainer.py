@@ -380,6 +380,11 @@ class Trainer(TrainerBase):
             ValueError: the state is of a run with another model or optimizer, or holds weights alone.
         """
         check_run_state(state)
+        if state["iteration"] >= self.max_iter:
+            raise ValueError(
+                f"SOLVER.MAX_ITER is {self.max_iter}, but the last checkpoint is that after iteration {state['iteration']}. Raise "
+                "SOLVER.MAX_ITER, or start without --resume."
+            )
         changes = changes_since(state.get("config"), self.cfg)
         names = self._parameter_names()
         try:
