@@ -30,8 +30,8 @@ _CHOICES: tuple[str, ...] = ("ASSIGNER", "INIT_ASSIGNER", "IGNORE_PADDING", "NUM
 _CHOICES += ("HEAD.PRIOR_PROB", "HEAD.BOX_BIAS", "HEAD.BOX_PRED_GAIN", "HEAD.DROPOUT", "HEAD.GRADIENT_SHARE", "HEAD.START_SIZE")
 _CHOICES += ("HEAD.NUM_CONVS", "HEAD.NUM_SHARED_CONVS", "HEAD.CHANNELS", "HEAD.NORM", "HEAD.TOWER_BIAS", "HEAD.SCALES", "HEAD.DCN_ON_")
 _CHOICES += ("NUM_PROPOSALS", "NUM_STAGES", "CONTOUR_LANDMARKS", "CPV.")
-#: of the test settings, what a score is
-_SCORE = ("TEST.SCORE", "TEST.QUALITY_FROM")
+#: of the test settings, what a score and a box is
+_SCORE = ("TEST.SCORE", "TEST.QUALITY_FROM", "TEST.VOTE_SIGMA")
 #: what a box coder reads that starts from anchors, not from points
 _OF_ANCHORS = (".BOX_CODER.DELTA", ".ANCHORS.SCALES", ".ANCHORS.RATIOS", ".ANCHORS.WHOLE_PIXELS")
 #: means of pixels are rounded by some codes
