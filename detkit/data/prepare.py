@@ -8,6 +8,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +43,9 @@ logger = logging.getLogger(__name__)
 
 #: images of a file that are looked for, to find their folder
 _TRIED_IMAGES = 20
+
+#: of data, for file names
+_NAME = re.compile(r"\w[\w .-]{0,99}")
 
 # where Detectron2's own meta-architectures keep their number of classes, below MODEL
 _CLASS_SECTIONS = {"GeneralizedRCNN": "ROI_HEADS", "PanopticFPN": "ROI_HEADS", "RetinaNet": "RETINANET", "SparseRCNN": "SPARSE_RCNN"}
@@ -84,6 +88,11 @@ def check_data_keys(cfg: CfgNode) -> None:
     """
     for section, limits in DATA_LIMITS.items():
         Section(cfg, section).check(limits)
+    if not _NAME.fullmatch(cfg.DATASETS.NAME):
+        raise ConfigError(
+            f"DATASETS.NAME is {cfg.DATASETS.NAME[:80]!r}. It names files and folders in OUTPUT_DIR, so it has to be a word of at most 100 "
+            "letters, digits, '_', '-', '.' and spaces that begins with a letter or a digit."
+        )
     for split in ("TRAIN", "VAL"):
         if cfg.DATASETS[f"{split}_IMAGES"] and not cfg.DATASETS[f"{split}_JSON"]:
             raise ConfigError(f"DATASETS.{split}_IMAGES is set, but not the annotation file: set DATASETS.{split}_JSON too.")
