@@ -23,7 +23,7 @@ from torch.profiler import profile
 
 from detkit.layers import deform_conv2d
 from lsnet import sampling
-from lsnet.sampling import convolve_at
+from lsnet.convolution import convolve_at
 
 Convolution = Callable[[Tensor, Tensor, Tensor], Tensor]
 

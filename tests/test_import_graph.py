@@ -24,8 +24,10 @@ FLOORS = (
     {"assigners", "backbones", "evaluation"},
     {"dense"},
     {"visualization", "engine"},
-    {"analysis", "report", "export"},
+    {"report", "export", "sharing"},
+    {"analysis"},
     {"predictor"},
+    {"demo"},
 )
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 #: packages of the project that each package may import, itself included

@@ -11,7 +11,7 @@ import torchvision
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from detkit.checkpoint import CheckpointError, fetch, local_file, read_checkpoint
+from detkit.checkpoint import CheckpointError, as_tensor, checked_weight, fetch, local_file, read_checkpoint
 from detkit.config import ConfigError
 
 from .deformable import deform_units, deformable_stages
@@ -85,11 +85,11 @@ def load_pretrained(backbone: nn.Module, state: dict[str, Tensor], *, source: st
     classifier, later stages) are ignored.
 
     Raises:
-        ConfigError: a tensor is missing or has another shape; says how many, and the first.
+        ConfigError: a tensor is missing or has another shape (says how many, and the first), or is none of finite numbers.
     """
     prefix = "body." if hasattr(backbone, "body") else ""
     own = {name.removeprefix(prefix): tensor for name, tensor in backbone.state_dict().items() if name.startswith(prefix)}
-    given = {_flat(name): tensor for name, tensor in state.items()}
+    given = {_flat(name): tensor for name, tensor in state.items() if isinstance(name, str)}
     needed = [name for name in own if not name.endswith("num_batches_tracked")]
     missing = [name for name in needed if _flat(name) not in given]
     misshapen = [name for name in needed if _flat(name) in given and given[_flat(name)].shape != own[name].shape]
@@ -99,7 +99,11 @@ def load_pretrained(backbone: nn.Module, state: dict[str, Tensor], *, source: st
             f"{len(misshapen)} have another shape, the first is '{(missing or misshapen)[0]}'. "
             "Name the weights of this very network (MODEL.BACKBONE.ARCH)."
         )
-    backbone.load_state_dict({prefix + name: given[_flat(name)] for name in needed}, strict=False)
+    try:
+        weights = {prefix + name: checked_weight(name, as_tensor(name, given[_flat(name)]), own[name]) for name in needed}
+    except CheckpointError as error:
+        raise ConfigError(f"{KEY} '{source}' cannot be used: {error}") from error
+    backbone.load_state_dict(weights, strict=False)
     logger.info(f"Backbone weights from {source}: {len(needed)} tensors set, {len(state) - len(needed)} of the file not needed.")
 
 

@@ -6,6 +6,7 @@ from .download import fetch
 from .errors import CheckpointError
 from .files import read_checkpoint
 from .loading import load_state, load_weights, local_file
+from .soundness import as_tensor, checked_weight, non_finite
 from .unpickling import load_pickle_safely
 from .writer import CONFIG_FILE, LAST_CHECKPOINT, RUN_FILE, CheckpointFolder, write_atomically, write_text_atomically
 from .zoo import add_zoo_file, zoo_file
@@ -18,12 +19,15 @@ __all__ = [
     "CheckpointFolder",
     "ConversionReport",
     "add_zoo_file",
+    "as_tensor",
+    "checked_weight",
     "convert_state_dict",
     "fetch",
     "load_pickle_safely",
     "load_state",
     "load_weights",
     "local_file",
+    "non_finite",
     "read_checkpoint",
     "read_published_layouts",
     "write_atomically",

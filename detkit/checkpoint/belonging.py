@@ -22,7 +22,7 @@ from detkit.config import Conventions, get_cfg
 from detkit.config_files import get_config_file
 from detkit.model_zoo import ZooEntry, entries, of_file
 
-from .files import CheckpointError
+from .errors import CheckpointError
 from .key_maps import OURS
 
 __all__ = ["MARK", "conventions_of", "mark_of", "sha256_of", "take_mark", "what_speaks_against", "without_mark"]

@@ -7,7 +7,6 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
@@ -16,8 +15,9 @@ from detkit.config import Conventions
 
 from .belonging import take_mark, what_speaks_against
 from .detectron2_reading import OURS as DETECTRON2_READS_AS_WE_DO
-from .files import CheckpointError
+from .errors import CheckpointError
 from .key_maps import KEY_MAPS, OURS, KeyMap
+from .soundness import as_tensor, checked_weight
 
 __all__ = ["ConversionReport", "convert_state_dict", "read_published_layouts"]
 
@@ -98,7 +98,7 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module) -> tuple
         the state dict to load, without keys whose shape differs, and the report.
 
     Raises:
-        CheckpointError: an entry is no tensor, or not one key fits the model.
+        CheckpointError: an entry is no plain tensor of finite numbers in floating point, or not one key fits the model.
     """
     tensors = _tensors(state_dict)
     ours = model.state_dict()
@@ -119,7 +119,7 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module) -> tuple
         elif value.shape != ours[name].shape and not value.numel() == ours[name].numel() == 1:
             mismatched.append((name, tuple(value.shape), tuple(ours[name].shape)))
         else:
-            converted[name] = _value(name, value.reshape(ours[name].shape), key_map)
+            converted[name] = _value(name, checked_weight(key, value, ours[name]).reshape(ours[name].shape), key_map)
     if not converted:
         raise CheckpointError(_fits_nothing(tensors, ours))
     if key_map.backbone_only:
@@ -143,15 +143,11 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module) -> tuple
 
 
 def _tensors(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
-    prefix = "module." if all(key.startswith("module.") for key in state_dict) else ""
-    tensors = {}
-    for key, value in state_dict.items():
-        if isinstance(value, np.ndarray):
-            value = torch.from_numpy(value)
-        if not isinstance(value, Tensor):
-            raise CheckpointError(f"The entry '{key}' of the checkpoint is a {type(value).__name__}, not a tensor.")
-        tensors[key.removeprefix(prefix)] = value
-    return tensors
+    if not state_dict:
+        raise CheckpointError("The checkpoint holds no weights: its state dict is empty.")
+    tensors = {key: as_tensor(key, value) for key, value in state_dict.items()}
+    prefix = "module." if all(key.startswith("module.") for key in tensors) else ""
+    return {key.removeprefix(prefix): value for key, value in tensors.items()}
 
 
 def _used_classes(name: str, value: Tensor, ours: Tensor, key_map: KeyMap) -> Tensor:
@@ -230,7 +226,10 @@ def _convert_in_place(model: nn.Module, state_dict: dict[str, Any], prefix: str,
     if prefix or not state_dict or any(not isinstance(value, Tensor) for value in state_dict.values()):
         return
     name, layout = take_mark(state_dict), OURS.name
-    if not state_dict.keys() <= model.state_dict().keys():
+    ours = model.state_dict()
+    for key in state_dict.keys() & ours.keys():
+        checked_weight(key, as_tensor(key, state_dict[key]), ours[key])
+    if not state_dict.keys() <= ours.keys():
         try:
             converted, report = convert_state_dict(state_dict, model)
         except CheckpointError:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .errors import CheckpointError
+from .soundness import check_archive, check_stored_hash
 from .unpickling import is_pickle, load_pickle_safely
 
 __all__ = ["CheckpointError", "read_checkpoint"]
@@ -26,6 +27,9 @@ def read_checkpoint(path: str | PathLike[str]) -> dict[str, Any]:
     Three formats: ``.safetensors``, told by the suffix; files of ``torch.save``, whatever they are called, read with
     ``weights_only=True`` or, where other objects lie beside the weights, by :func:`detkit.checkpoint.load_pickle_safely`; pickles of
     arrays, as in Detectron2's model zoo (``.pkl``), read by that function as well.
+
+    A file whose bytes have changed is refused where its format has checksums: all that ``torch.save`` writes since torch 1.6, and
+    safetensors with a hash in their metadata.
 
     Returns:
         what the file holds, a dict. Under ``"model"`` stands the state dict; where a file is a bare state dict, it is put there.
@@ -60,6 +64,7 @@ def _size(content: Any) -> int:
 
 
 def _read_torch(path: Path) -> Any:
+    check_archive(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise nearly anything
@@ -75,9 +80,11 @@ _REFUSED = re.compile(r"^.*(?:\bglobal\b|unsupported class|is blocked).*$", re.I
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
-        return load_file(path)
+        weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is no safetensors file, or it is damaged: {error}") from None
+    check_stored_hash(path)
+    return weights
 
 
 def _with_detectron2_names(content: Any) -> Any:

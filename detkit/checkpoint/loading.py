@@ -14,7 +14,8 @@ from torch import nn
 
 from .belonging import what_speaks_against, without_mark
 from .conversion import ConversionReport, convert_state_dict, remember_stranger
-from .files import CheckpointError, read_checkpoint
+from .errors import CheckpointError
+from .files import read_checkpoint
 
 __all__ = ["load_state", "load_weights", "local_file"]
 
@@ -57,6 +58,9 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Any], *, source: str, 
             f"{source} fits the model only in part, so its results would mean nothing.\n{report}\n"
             "Check that the config is the one that the weights were trained with."
         )
+    hollow = [name for name, value in converted.items() if value.is_meta]
+    if hollow:
+        raise CheckpointError(f"{source}: the entry '{hollow[0]}' has a shape, but no numbers (it was saved from the device 'meta').")
     expected = report.complete or (report.backbone_only and not report.mismatched and not report.frozen)
     logger.log(logging.INFO if expected else logging.WARNING, "%s: %s", source, report)
     model.load_state_dict(converted, strict=False)

@@ -17,6 +17,8 @@ from typing import IO, Any
 
 import torch
 
+from .soundness import non_finite
+
 __all__ = ["CONFIG_FILE", "LAST_CHECKPOINT", "RUN_FILE", "CheckpointFolder", "write_atomically", "write_text_atomically"]
 
 logger = logging.getLogger(__name__)
@@ -72,6 +74,18 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def _require_finite(data: Mapping[str, Any]) -> None:
+    bad = list(non_finite({key: data.get(key) for key in ("model", "trained_model", "optimizer")}))
+    if bad:
+        raise ValueError(f"{bad[0]}{f' and {len(bad) - 1} more' if bad[1:] else ''} has NaN or infinite numbers")
+
+
+def _progress(path: Path) -> float:
+    """The iteration that a checkpoint's name tells; that of the end is beyond all."""
+    periodic = _PERIODIC.fullmatch(path.name)
+    return int(periodic[1]) if periodic else float("inf")
+
+
 class CheckpointFolder:
     """The checkpoints of one run: ``model_0000099.pth`` (after iteration 99), ``model_final.pth``, and which of them is the last.
 
@@ -121,8 +135,9 @@ class CheckpointFolder:
     def load_last(self, read: Callable[[str], Mapping[str, Any]]) -> tuple[Path, Mapping[str, Any]] | None:
         """The newest whole checkpoint that a run can resume from.
 
-        Checkpoints of an earlier run are passed over: a fresh start in a used folder replaces the run there (:data:`RUN_FILE`), and
-        names of checkpoints repeat from run to run.
+        One that cannot be read, or has NaN or infinite numbers among its weights, averages or optimizer states, is passed over with a
+        warning. So are checkpoints of an earlier run: a fresh start in a used folder replaces the run there (:data:`RUN_FILE`), and names
+        of checkpoints repeat from run to run.
 
         Args:
             read: reads one file and raises where that fails.
@@ -138,9 +153,10 @@ class CheckpointFolder:
         for path in candidates:
             try:
                 data = read(str(path))
+                _require_finite(data)
             except Exception as error:  # whatever a broken file makes the reader raise
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                logger.warning("Checkpoint %s is broken (%s); looking for the one before it.", path, reason)
+                logger.warning("Checkpoint %s is broken (%s); looking for the one before it.", path, reason.rstrip("."))
                 broken.append(path.name)
                 continue
             if run is not None and data.get("run") != run:
@@ -148,6 +164,8 @@ class CheckpointFolder:
                 continue
             if broken:
                 logger.warning("Taking %s, the newest whole checkpoint.", path)
+            if earlier:
+                logger.warning("Passed over %s: of an earlier run, or without the state of one.", ", ".join(earlier))
             return path, data
         if broken:
             raise OSError(
@@ -173,13 +191,29 @@ class CheckpointFolder:
         """The checkpoint named as last, then the others from newest to oldest."""
         found = [path for path in self.folder.glob("model_*.pth") if path.name == _FINAL or _PERIODIC.fullmatch(path.name)]
         found.sort(key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            named = self.folder / (self.folder / LAST_CHECKPOINT).read_text().strip()
-            if named.is_file():
-                return [named, *(path for path in found if path != named)]
-            if named.suffix == ".pth":
-                logger.warning("%s names %s, which is not there.", self.folder / LAST_CHECKPOINT, named.name)
-        return found
+        named = self._named()
+        if named is None:
+            return found
+        if _progress(named) < max(map(_progress, found)) and found[0] != named:
+            logger.warning(
+                "%s names %s, though %s is newer: continuing from the one that is named.", LAST_CHECKPOINT, named.name, found[0].name
+            )
+        return [named, *(path for path in found if path != named)]
+
+    def _named(self) -> Path | None:
+        """The checkpoint that :data:`LAST_CHECKPOINT` names; None, with a warning, where it names none that is there."""
+        record = self.folder / LAST_CHECKPOINT
+        if not record.exists():
+            return None
+        try:
+            named = self.folder / record.read_text(encoding="utf-8").strip()
+            if named.is_file() and named.parent == self.folder:
+                return named
+            problem = f"names {named.name}, which is not there"
+        except (OSError, ValueError) as error:
+            problem = f"cannot be read ({error})"
+        logger.warning("%s %s; looking for the newest checkpoint.", record, problem)
+        return None
 
     def _prune(self, *, newest: Path) -> None:
         if not self._keep:

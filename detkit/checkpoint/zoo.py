@@ -21,11 +21,12 @@ from torch import nn
 
 from detkit.config import get_cfg, load_method_packages
 from detkit.config_files import get_config_file
-from detkit.model_zoo import SCHEME, ZooEntry, ZooError, find, get_checkpoint_url
+from detkit.model_zoo import OWN_SOURCE, SCHEME, ZooEntry, ZooError, find, get_checkpoint_url
 
 from .belonging import MARK, mark_of, sha256_of
 from .conversion import ConversionReport, convert_state_dict
-from .files import CheckpointError, read_checkpoint
+from .errors import CheckpointError
+from .files import read_checkpoint
 from .loading import local_file
 from .writer import write_atomically, write_text_atomically
 
@@ -105,7 +106,8 @@ def empty_model(config: str) -> nn.Module:
     load_method_packages()
     cfg = get_cfg()
     cfg.merge_from_file(get_config_file(config))
-    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.MODEL.BACKBONE.WEIGHTS = "meta", "", ""
+    # weights that are named elsewhere, so that nothing warns of random ones
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.MODEL.BACKBONE.WEIGHTS = "meta", SCHEME, ""
     with torch.device("meta"):
         return build_model(cfg)
 
@@ -121,7 +123,7 @@ def _checked(entry: ZooEntry, file: Path) -> str:
             f"{entry.hash_prefix}. Fetch it anew from {entry.address or entry.page}."
         )
     pin = _pin_of(entry.name)
-    if pin.is_file():
+    if pin.is_file() and entry.source != OWN_SOURCE:  # ours may be trained anew
         known = json.loads(pin.read_text(encoding="utf-8"))
         if known["sha256"] != digest:
             raise CheckpointError(

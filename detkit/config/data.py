@@ -46,6 +46,9 @@ def add_data_config(cfg: CfgNode) -> None:
     # they are registered as <NAME>_train and <NAME>_val
     datasets.NAME = "custom"
 
+    # names of the classes, and of the keypoints, in their order: training takes them from its data, so that the config of a run has them
+    datasets.CLASS_NAMES = []
+    datasets.KEYPOINT_NAMES = []
     # take the model's number of classes from the data where no config file and no override has chosen one
     datasets.INFER_NUM_CLASSES = True
     # images that are missing, unreadable or of another size than annotated: "error" before training starts, or "skip": train and

@@ -19,6 +19,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
+from .catalog import name_classes_in_catalog
 from .plain_yaml import MAX_CHARACTERS, PlainYamlError, parse_plain_yaml
 
 __all__ = ["ConfigError", "SafeCfgNode", "flatten", "usable_device"]
@@ -99,6 +100,8 @@ class SafeCfgNode(CfgNode):
             raise ConfigError("\n".join(problems))
         for node, name, value in accepted:
             node[name] = value
+        if settings.keys() & {"DATASETS.CLASS_NAMES", "DATASETS.TEST"} and "CLASS_NAMES" in self.get("DATASETS", {}):
+            name_classes_in_catalog(self)
 
     def _checked(self, key: str, value: Any) -> tuple[CfgNode, str, Any]:
         """The node and name that a dotted key leads to, and the value in the type of the one it replaces."""
@@ -143,6 +146,11 @@ def _read_with_bases(filename: str, includers: tuple[str, ...] = (), read: list[
     """
     read = [] if read is None else read
     path = os.path.normpath(os.path.expanduser(filename)) if "://" not in filename else filename
+    if path.endswith(".py"):
+        raise ConfigError(
+            f"{path} is a LazyConfig of Detectron2, a program that would have to be run. Configs here are yaml files: name one, for "
+            "instance from configs/, and override its keys on the command line."
+        )
     if path in includers:
         raise ConfigError(f"{includers[-1]}: its {BASE_KEY} is circular: {' -> '.join((*includers, path))}")
     read.append(path)

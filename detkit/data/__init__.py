@@ -11,16 +11,18 @@ from .checks import (
     is_box,
     most_objects,
     read_coco_json,
+    require_regular_file,
     usable_segmentation,
     without_images,
 )
 from .crop import CropMapper
 from .crowdhuman import load_crowdhuman, read_odgt, register_crowdhuman, register_crowdhuman_splits
+from .keypoints import connection_rules
 from .mapper import MAPPER_REGISTRY, UNREADABLE, ReadErrorMapper, build_test_mapper, build_train_mapper
 from .motion import Motion
 from .polygons import Polygon, mask_to_polygons, polygon_bounds, polygons_of, signed_area, visible_parts
 from .prepare import check_data_keys, prepare_datasets
-from .reading import ImageReadError, pixels_of, read_image
+from .reading import DeepImages, ImageReadError, pixels_of, read_image
 from .registration import find_image_folder, is_published, register_coco_folder, register_shapes, set_categories
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "UNREADABLE",
     "CropMapper",
     "DataError",
+    "DeepImages",
     "ImageReadError",
     "Motion",
     "Polygon",
@@ -37,6 +40,7 @@ __all__ = [
     "check_coco_folder",
     "check_data_keys",
     "class_names",
+    "connection_rules",
     "find_image_folder",
     "id_order",
     "is_box",
@@ -55,6 +59,7 @@ __all__ = [
     "register_crowdhuman",
     "register_crowdhuman_splits",
     "register_shapes",
+    "require_regular_file",
     "set_categories",
     "signed_area",
     "usable_segmentation",

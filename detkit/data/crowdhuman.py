@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ from detectron2.structures import BoxMode
 from .checks import DataError
 from .checks.errors import DataFault, describe_faults
 from .checks.images import read_image_sizes
+from .checks.json_file import require_regular_file
 
 __all__ = ["CrowdImage", "load_crowdhuman", "prepare_crowdhuman", "read_odgt", "register_crowdhuman", "register_crowdhuman_splits"]
 
@@ -151,7 +152,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines that are not empty, numbered from 1."""
     number = 0
     try:
-        with path.open(encoding="utf-8") as file:
+        require_regular_file(path)
+        with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, line
@@ -169,7 +171,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _parse(line: str, where: str) -> CrowdImage:
     try:
         content = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits, and of lists in lists without end
         raise DataError(f"{where}: not json ({error}). Every line of an odgt file is a json object; is the file cut off?") from None
     if not isinstance(content, dict) or not isinstance(content.get("ID"), str) or not isinstance(content.get("gtboxes"), list):
         found = ", ".join(content) if isinstance(content, dict) else f"a {type(content).__name__}"
@@ -193,7 +195,7 @@ def _is_empty(box: tuple[float, float, float, float]) -> bool:
 
 
 def _is_finite_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max  # NaN is not
 
 
 def _is_ignored(entry: dict[str, Any]) -> bool:

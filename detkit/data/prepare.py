@@ -58,8 +58,8 @@ def prepare_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
     `shapes` is made if it is asked for; every dataset in COCO format is checked; the model's number of classes is inferred or checked.
 
     Args:
-        cfg: changed in place: ``DATASETS.TRAIN``, ``DATASETS.TEST`` and the ``NUM_CLASSES`` of the model. Repaired copies of
-            annotation files, where the config allows them, are written to ``<OUTPUT_DIR>/datasets``.
+        cfg: changed in place: ``DATASETS.TRAIN``, ``TEST``, ``CLASS_NAMES`` and ``KEYPOINT_NAMES``, and the ``NUM_CLASSES`` of the
+            model. Repaired copies of annotation files, where the config allows them, are written to ``<OUTPUT_DIR>/datasets``.
         eval_only: leave the training data alone.
 
     Raises:
@@ -304,6 +304,9 @@ def _agree_on_classes(cfg: CfgNode, names: list[str]) -> None:
                 "categories, in the same order of their ids."
             )
     _set_or_check_num_classes(cfg, len(classes), f"{first} ({_shortened(classes)})")
+    cfg.DATASETS.CLASS_NAMES = classes
+    if _learns_keypoints(cfg):
+        cfg.DATASETS.KEYPOINT_NAMES = list(MetadataCatalog.get(first).get("keypoint_names", []))
 
 
 def _shortened(classes: list[str]) -> str:

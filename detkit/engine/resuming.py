@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 
 from detkit.config import flatten, parse_plain_yaml
 
-__all__ = ["Change", "changes_since", "optimizer_state_for", "parameter_names"]
+__all__ = ["Change", "changes_since", "check_run_state", "optimizer_state_for", "parameter_names"]
 
 _CONTINUED = "the weights of the checkpoint are continued; start without --resume to use others"
 #: what a resumed run does not apply, by the ends of the keys, and why
@@ -36,6 +36,25 @@ class Change(NamedTuple):
         what = f"{self.key} changed from {self.old!r} to {self.new!r}"
         reasons = [reason for end, reason in _NOT_APPLIED.items() if self.key.endswith(end)]
         return f"{what}: does not apply, {reasons[0]}." if reasons else f"{what}: applies from here on."
+
+
+def check_run_state(state: Mapping[str, Any]) -> None:
+    """Checks that a checkpoint holds what a run left in it.
+
+    Raises:
+        ValueError: it has weights alone, or an entry is nothing that a run writes.
+    """
+    optional: dict[str, Any] = {"config": str, "run": str, "parameters": list, "trained_model": Mapping, "ema": Mapping, "hooks": Mapping}
+    needed: dict[str, Any] = {"model": Mapping, "optimizer": Mapping, "grad_scaler": Mapping, "iteration": int, "seed": int}
+    for key, kind in {**needed, **optional}.items():
+        value = state.get(key)
+        if value is None and key in needed:
+            raise ValueError(
+                f"The checkpoint holds no '{key}', so a run cannot be resumed from it: it has weights alone. Start without --resume, with "
+                "MODEL.WEIGHTS naming it."
+            )
+        if value is not None and (not isinstance(value, kind) or (key == "iteration" and value < 0)):
+            raise ValueError(f"The checkpoint cannot be resumed from: its '{key}' is {value!r}, which no run writes. Take another one.")
 
 
 def changes_since(saved: str | None, cfg: CfgNode) -> list[Change]:

@@ -20,6 +20,7 @@ from detectron2.config import CfgNode
 
 import detkit
 from detkit.checkpoint import CONFIG_FILE, RUN_FILE, write_text_atomically
+from detkit.data import require_regular_file
 from detkit.distributed import get_world_size, usable_processors
 
 __all__ = ["command_line", "describe_environment", "save_run_record", "write_record"]
@@ -99,10 +100,13 @@ def _plain(content: Any) -> Any:
 
 
 def _earlier_starts(path: Path) -> list[Any]:
+    """Of the record that is there; a record that is none is written anew."""
     try:
-        return json.loads(path.read_text())["starts"]
-    except (OSError, ValueError, KeyError, TypeError):
+        require_regular_file(path)
+        starts = json.loads(path.read_text())["starts"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
+    return starts if isinstance(starts, list) else []
 
 
 def _version(package: str) -> str | None:

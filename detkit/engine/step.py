@@ -1,8 +1,9 @@
-"""One training step: forward and backward in parts, mixed precision, clipping, and a check that costs one transfer."""
+"""One training step: forward and backward in parts, mixed precision, clipping, and one look at losses and gradients each."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,17 +11,26 @@ from typing import Any
 
 import torch
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import get_total_norm
 
 from detkit.distributed import reduce_mean
 from detkit.engine.optimizer import GradientClipper
 
-__all__ = ["NonFiniteLossError", "StepReport", "TrainingStep"]
+__all__ = ["NonFiniteGradientError", "NonFiniteLossError", "StepReport", "TrainingStep"]
+
+#: So many steps in a row may be skipped while the loss scale of float16 is looked for: each halves it, and it starts at 2**16.
+_MAX_SKIPPED_STEPS = 30
 
 
 class NonFiniteLossError(FloatingPointError):
     """A loss has become NaN or infinite. The message names the iteration, the loss terms and the images."""
+
+
+class NonFiniteGradientError(FloatingPointError):
+    """A gradient has become NaN or infinite. The message names the iteration, the parameters and the images."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,8 @@ class TrainingStep:
         self._parts, self._amp_dtype, self._clip = parts, amp_dtype, clip
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._device = self._parameters[0].device
+        self._skipped = 0
+        self._last_batch: list[dict[str, Any]] = []
         self.grad_scaler = torch.amp.GradScaler(self._device.type, enabled=amp_dtype is torch.float16)
 
     def __call__(self, batches: Iterator[list[dict[str, Any]]], *, iteration: int, stop: bool = False) -> StepReport:
@@ -74,6 +86,8 @@ class TrainingStep:
 
         Raises:
             NonFiniteLossError: in every worker, before the weights are touched.
+            NonFiniteGradientError: likewise. With scaled losses the step is skipped and the scale lowered, which is how a good one is
+                found; skipped too often in a row, it is an error as well.
         """
         self.optimizer.zero_grad(set_to_none=True)
         images: list[dict[str, Any]] = []
@@ -95,12 +109,33 @@ class TrainingStep:
         named = dict(zip(losses, values, strict=True))
         if not all(map(_is_finite, values)):
             raise NonFiniteLossError(_describe(iteration, dict(zip(losses, total.tolist(), strict=True)), images))
-        self._update_weights()
+        self._last_batch = batch
+        self._update_weights(iteration, images)
         return StepReport(named, data_time, stop_share > 0)
 
+    @torch.no_grad()
+    def losses_now(self) -> dict[str, float]:
+        """The losses of the weights as they are now, on the last batch that was computed; nothing of the model changes.
+
+        In every worker: normalizers are reduced over them.
+        """
+        model = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+        before, training = {name: buffer.clone() for name, buffer in model.named_buffers()}, model.training
+        try:
+            with EventStorage(), self._autocast():  # what the model counts does not belong to the training
+                losses = model.train()(self._last_batch)
+        finally:
+            model.train(training)
+            for name, buffer in model.named_buffers():
+                buffer.copy_(before[name])
+        return dict(zip(losses, torch.stack([loss.float() for loss in losses.values()]).tolist(), strict=True))
+
     def _forward(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
-        with torch.autocast(self._device.type, dtype=self._amp_dtype, enabled=self._amp_dtype is not None):
+        with self._autocast():
             return self.model(batch)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device.type, dtype=self._amp_dtype, enabled=self._amp_dtype is not None)
 
     def _communication(self, last: bool) -> contextlib.AbstractContextManager:
         """Gradients are exchanged between workers with the last part only."""
@@ -108,12 +143,29 @@ class TrainingStep:
             return self.model.no_sync()
         return contextlib.nullcontext()
 
-    def _update_weights(self) -> None:
-        if self._clip is not None:
-            self.grad_scaler.unscale_(self.optimizer)
+    def _update_weights(self, iteration: int, images: list[dict[str, Any]]) -> None:
+        self.grad_scaler.unscale_(self.optimizer)  # nothing where the losses are not scaled
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        # the one number that is waited for; the gradients are those of all workers, so that all of them decide alike
+        finite = bool(get_total_norm(gradients, math.inf).isfinite())
+        if self._clip is not None:  # not before: clipped by value, what is infinite looks sound
             self._clip(self._parameters)
+        self._skipped = 0 if finite else self._skipped + 1
+        if self._skipped > (_MAX_SKIPPED_STEPS if self.grad_scaler.is_enabled() else 0):
+            raise NonFiniteGradientError(self._describe_gradients(iteration, images))
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+
+    def _describe_gradients(self, iteration: int, images: list[dict[str, Any]]) -> str:
+        named = [(name, p.grad) for name, p in self.model.named_parameters() if p.grad is not None]
+        bad = [name.removeprefix("module.") for name, gradient in named if not gradient.isfinite().all()]
+        skipped = f", as in the {self._skipped - 1} steps before, whatever the loss scale" if self.grad_scaler.is_enabled() else ""
+        more = f" and {len(bad) - 1} more of {len(named)} parameters" if bad[1:] else ""
+        seen = ", ".join(name for names in comm.all_gather(_names(images)) for name in names)
+        return (
+            f"The gradient of {bad[0]}{more} is not finite at iteration {iteration}{skipped}, on the images {seen}; the losses are. The "
+            "step was not taken. Lower SOLVER.BASE_LR or lengthen SOLVER.WARMUP_ITERS, and look at these images."
+        )
 
 
 class _HostCopy:
@@ -136,10 +188,13 @@ def _is_finite(value: float) -> bool:
 def _describe(iteration: int, losses: dict[str, float], images: list[dict[str, Any]]) -> str:
     """Names the images of the workers whose own losses are not finite. Every worker takes part."""
     bad = {name: value for name, value in losses.items() if not _is_finite(value)}
-    names = [f"{image.get('image_id', '?')} ({image.get('file_name', 'no file name')})" for image in images]
-    findings = [(rank, *found) for rank, found in enumerate(comm.all_gather((bad, names))) if found[0]]
+    findings = [(rank, *found) for rank, found in enumerate(comm.all_gather((bad, _names(images)))) if found[0]]
     lines = [
         f"worker {rank}: {', '.join(f'{name} = {value}' for name, value in bad.items())} on the images {', '.join(names)}"
         for rank, bad, names in findings
     ]
     return f"Loss is not finite at iteration {iteration}. " + "; ".join(lines)
+
+
+def _names(images: list[dict[str, Any]]) -> list[str]:
+    return [f"{image.get('image_id', '?')} ({image.get('file_name', 'no file name')})" for image in images]

@@ -29,11 +29,12 @@ from detkit.data import build_train_mapper
 from detkit.distributed import get_rank, get_world_size
 from detkit.engine.console import open_log_file, setup_logging
 from detkit.engine.data_loader import TrainLoader, build_train_loader
+from detkit.engine.divergence import check_weights
 from detkit.engine.ema import WeightAverage
 from detkit.engine.evaluate import Results, build_test_loader, check_expected_results, evaluate, save_results
 from detkit.engine.hooks import Evaluation, PeriodicCheckpoint, StopOnRequest
 from detkit.engine.optimizer import build_gradient_clipper, build_optimizer
-from detkit.engine.resuming import Change, changes_since, optimizer_state_for, parameter_names
+from detkit.engine.resuming import Change, changes_since, check_run_state, optimizer_state_for, parameter_names
 from detkit.engine.run_record import save_run_record
 from detkit.engine.seeding import seed_everything
 from detkit.engine.setup import resolve_config
@@ -163,8 +164,9 @@ class Trainer(TrainerBase):
             the results of the last evaluation, on the first worker.
 
         Raises:
-            FloatingPointError: a loss (NonFiniteLossError) or what a loss is computed from (detkit.assigners.NonFiniteCostError) is NaN
-                or infinite; ``model_nan_iter<n>.pth`` holds the weights that have led to it.
+            FloatingPointError: a loss (NonFiniteLossError), a gradient (NonFiniteGradientError) or what a loss is computed from
+                (detkit.assigners.NonFiniteCostError) is NaN or infinite; ``model_nan_iter<n>.pth`` holds the weights that have led to it.
+                Or the weights themselves are, or give such losses (NonFiniteWeightsError): they are not saved.
             SystemExit: the process was asked to stop, and a checkpoint was saved; or ``TEST.EXPECTED_RESULTS`` were missed.
         """
         self._batches = self.data_loader.from_iteration(self.start_iter)
@@ -208,6 +210,8 @@ class Trainer(TrainerBase):
 
     def evaluate(self) -> Results:
         """Evaluates the weights to use on ``DATASETS.TEST``; by multi-scale testing, where it is enabled, only after training."""
+        if self.iter < self.max_iter:  # else they were looked at when the last checkpoint was saved
+            self._require_sound_weights()
         model = self.model if self.ema is None else self.ema.model
         self.results = evaluate(
             self.cfg,
@@ -253,14 +257,33 @@ class Trainer(TrainerBase):
         self.load_state_dict(state)
         self.start_iter = self.iter + 1
         logger.info("Resuming after iteration %d from %s.", self.iter, path)
+        if any(change.applies for change in self.changes):
+            logger.warning(
+                "The run in %s goes on with another config than it had; the keys are listed below. To start a new one, leave out --resume "
+                "or name another OUTPUT_DIR.",
+                self.cfg.OUTPUT_DIR,
+            )
         for change in self.changes:
             # a seed that nobody has set is another one at every start
             logger.log(logging.INFO if change.applies or change.key == "SEED" else logging.WARNING, "%s", change)
 
     def save_checkpoint(self) -> None:
-        """Saves all that :meth:`resume_or_load` needs to continue after the current iteration."""
+        """Saves all that :meth:`resume_or_load` needs to continue after the current iteration. In every worker.
+
+        Raises:
+            NonFiniteWeightsError: this state is of no use; the checkpoint before it stays the last one.
+        """
+        self._require_sound_weights()
         last = self.iter + 1 >= self.max_iter
         self._save("model_final" if last else f"model_{self.iter:07d}")
+
+    def _require_sound_weights(self) -> None:
+        check_weights(
+            {"model": self.model, **({"moving average": self.ema.model} if self.ema is not None else {})},
+            self.optimizer,
+            losses=self.training_step.losses_now,
+            done=self.iter + 1,
+        )
 
     def _save(self, name: str, *, resumable: bool = True) -> None:
         if comm.is_main_process():
@@ -293,6 +316,7 @@ class Trainer(TrainerBase):
         Raises:
             ValueError: the state is of a run with another model or optimizer, or holds weights alone.
         """
+        check_run_state(state)
         changes = changes_since(state.get("config"), self.cfg)
         names = self._parameter_names()
         try:
@@ -327,11 +351,6 @@ class Trainer(TrainerBase):
 
 
 def _cannot_be_resumed(error: Exception, changes: list[Change]) -> str:
-    if isinstance(error, KeyError):
-        return (
-            f"The checkpoint holds no {error}, so a run cannot be resumed from it: it has weights alone. Start without --resume, with "
-            "MODEL.WEIGHTS naming it."
-        )
     changed = "; ".join(f"{change.key} was {change.old!r} and is {change.new!r}" for change in changes if change.applies)
     return (
         f"The checkpoint does not belong to this config, so it cannot be resumed: {str(error).splitlines()[0]}. "

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from detkit.data import require_regular_file
+
 from .files import EvaluationError
 
 __all__ = ["Series", "ap_series", "loss_series", "read_metrics", "smoothed"]
@@ -32,7 +34,9 @@ def read_metrics(path: str | os.PathLike[str]) -> dict[str, Series]:
 
     Raises:
         EvaluationError: any other line is not a json object; names file and line.
+        OSError: the file cannot be read.
     """
+    require_regular_file(path)
     lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
     values: dict[str, dict[int, float]] = {}
     for number, line in enumerate(lines, start=1):
@@ -40,7 +44,7 @@ def read_metrics(path: str | os.PathLike[str]) -> dict[str, Series]:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise EvaluationError(f"{path}, line {number}: not json ({error}). Delete the line, or move the file away.") from None

@@ -12,9 +12,18 @@ from typing import Any
 
 from pycocotools.coco import COCO
 
-from detkit.data import DataError, is_box, read_coco_json
+from detkit.data import DataError, is_box, read_coco_json, require_regular_file
 
-__all__ = ["DETECTIONS_FILE", "EvaluationError", "coco_of", "read_detections", "read_ground_truth", "read_unreadable", "write_unreadable"]
+__all__ = [
+    "DETECTIONS_FILE",
+    "EvaluationError",
+    "coco_of",
+    "read_detections",
+    "read_ground_truth",
+    "read_json",
+    "read_unreadable",
+    "write_unreadable",
+]
 
 #: name of the file with the detections that an evaluation leaves, as Detectron2's COCOEvaluator calls it
 DETECTIONS_FILE = "coco_instances_results.json"
@@ -47,7 +56,7 @@ def read_detections(path: str | os.PathLike[str], ground_truth: COCO) -> list[di
     Raises:
         EvaluationError: the file is missing, not json, no list of detections, or of images and categories that are not in the ground truth.
     """
-    detections = _read_json(Path(path))
+    detections = read_json(path)
     if not isinstance(detections, list):
         raise EvaluationError(f"{path}: COCO results are a json list, this is a {type(detections).__name__}.")
     images, categories = set(ground_truth.getImgIds()), set(ground_truth.getCatIds())
@@ -89,7 +98,7 @@ def read_unreadable(folder: str | os.PathLike[str]) -> list[Any]:
     path = Path(folder, _UNREADABLE_FILE)
     if not path.exists():
         return []
-    image_ids = _read_json(path)
+    image_ids = read_json(path)
     if not isinstance(image_ids, list) or not all(map(_is_name, image_ids)):
         raise EvaluationError(f"{path}: not a list of image ids. Evaluate again, or move the file away.")
     return image_ids
@@ -104,10 +113,18 @@ def coco_of(content: dict[str, Any]) -> COCO:
     return coco
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The content of a json file that a run has left, which may be cut off, or have been put there by anybody.
+
+    Raises:
+        EvaluationError: there is none, or it cannot be read.
+    """
     try:
-        return json.loads(path.read_bytes())
+        require_regular_file(path)
+        return json.loads(Path(path).read_bytes())
     except FileNotFoundError:
         raise EvaluationError(f"{path}: no such file.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise EvaluationError(f"{path}: not json ({error}). Is the file cut off? Write it again.") from None
+    except OSError as error:
+        raise EvaluationError(f"{path} cannot be read: {error}. Evaluate again, or move it away.") from None
+    except (ValueError, RecursionError) as error:
+        raise EvaluationError(f"{path}: not json ({error}). Is the file cut off? Evaluate again, or move it away.") from None

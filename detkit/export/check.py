@@ -11,6 +11,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from .formats import quiet
 from .program import DetectorProgram
 from .settings import LEAST_SIDE, ExportError, ExportSettings
 
@@ -68,7 +69,8 @@ def open_exported(path: Path, file_format: str, output_names: Sequence[str]) -> 
             return {name: torch.from_numpy(np.asarray(value)) for name, value in zip(names, outputs, strict=True)}
 
         return run
-    loaded = torch.export.load(path).module() if file_format == "torch_export" else torch.jit.load(str(path))
+    with quiet():
+        loaded = torch.export.load(path).module() if file_format == "torch_export" else torch.jit.load(str(path))
 
     def run_loaded(images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():

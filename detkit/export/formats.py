@@ -9,16 +9,17 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from detkit.layers import nms_mask_by_offsets, pool_pyramid_densely
+from detkit.layers import EXPORT_FORMS
 
-from .onnx_operators import translations
+from . import onnx_operators  # noqa: F401  which says how operators are exported
 from .program import DetectorProgram
 from .settings import ExportError, ExportSettings
 
-__all__ = ["FORMATS", "export_program", "save_onnx", "save_torch_export", "save_torchscript"]
+__all__ = ["FORMATS", "export_program", "quiet", "save_onnx", "save_torch_export", "save_torchscript"]
 
 #: file suffix of each format
 FORMATS = {"onnx": ".onnx", "torch_export": ".pt2", "torchscript": ".ts"}
@@ -33,7 +34,7 @@ def export_program(program: DetectorProgram, settings: ExportSettings) -> torch.
         ExportError: it needs an operation that depends on data.
     """
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             return torch.export.export(program, settings.example(), dynamic_shapes=settings.dynamic_shapes(), strict=False)
     except Exception as error:
         raise ExportError(f"torch.export cannot follow {type(program.model).__name__}: {_first_line(error)}") from error
@@ -52,12 +53,12 @@ def save_onnx(program: DetectorProgram, settings: ExportSettings, path: Path, me
         if importlib.util.find_spec(package) is None:
             raise ExportError(f"{package} is not installed: pip install 'detkit[export]'.")
     exported = export_program(program, settings)
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         onnx_program = torch.onnx.export(
             exported,
             dynamo=True,
             opset_version=settings.opset,
-            custom_translation_table=translations(),
+            custom_translation_table={operator: form.onnx for operator, form in EXPORT_FORMS.items()},
             input_names=["images", "image_sizes"],
             output_names=list(program.output_names),
             verbose=False,
@@ -72,12 +73,8 @@ def save_onnx(program: DetectorProgram, settings: ExportSettings, path: Path, me
 def save_torch_export(program: DetectorProgram, settings: ExportSettings, path: Path, metadata: Mapping[str, str]) -> None:
     """Writes a ``.pt2`` file of operators of PyTorch and torchvision alone; loading it needs ``import torchvision`` first."""
     exported = export_program(program, settings)
-    plain = {
-        torch.ops.detkit.nms_mask.default: nms_mask_by_offsets,
-        torch.ops.detkit.pool_pyramid.default: pool_pyramid_densely,
-    }
-    with torch.no_grad(), _quiet():
-        exported = exported.run_decompositions(plain)
+    with torch.no_grad(), quiet():
+        exported = exported.run_decompositions({operator: form.plain for operator, form in EXPORT_FORMS.items()})
     torch.export.save(exported, path, extra_files={"metadata.json": json.dumps(dict(metadata))})
 
 
@@ -89,9 +86,23 @@ def save_torchscript(program: DetectorProgram, settings: ExportSettings, path: P
     """
     if settings.size is None or settings.batch is None:
         raise ExportError("TorchScript keeps the sizes that it was traced with: give --size HxW and --batch N, or choose another format.")
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet(), program.traced_for_one_size():
         traced = torch.jit.trace(program, settings.example(), check_trace=False)
-    torch.jit.save(traced, str(path), _extra_files={"metadata.json": json.dumps(dict(metadata))})
+        checked = torch.jit.script(_OneSize(traced, [settings.batch, 3, *settings.size]))
+        torch.jit.save(checked, str(path), _extra_files={"metadata.json": json.dumps(dict(metadata))})
+
+
+class _OneSize(torch.nn.Module):
+    """Refuses images of another shape than that of the trace, which would give wrong boxes."""
+
+    def __init__(self, traced: torch.nn.Module, shape: list[int]) -> None:
+        super().__init__()
+        self.traced, self.shape = traced, shape
+
+    def forward(self, images: torch.Tensor, image_sizes: torch.Tensor) -> Any:
+        if list(images.shape) != self.shape:
+            raise ValueError(f"this file takes images of the shape {self.shape}, not {list(images.shape)}")
+        return self.traced(images, image_sizes)
 
 
 def _halve_weights(path: Path) -> None:
@@ -112,7 +123,7 @@ def _halve_weights(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the exporters' remarks on their own progress."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
     levels = [logger.level for logger in loggers]

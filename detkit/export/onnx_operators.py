@@ -1,20 +1,15 @@
-"""What ONNX needs in place of our own operators."""
+"""The export forms of the operators in :mod:`detkit.layers`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-import detkit.layers  # noqa: F401  which defines the operators
+from detkit.layers import export_as, nms_mask_by_offsets, pool_pyramid_densely
 
-__all__ = ["translations"]
-
-
-def translations() -> dict[Any, Callable[..., Any]]:
-    """From operators of PyTorch to functions that write their ONNX form, for ``torch.onnx.export``."""
-    return {torch.ops.detkit.nms_mask.default: _nms_mask, torch.ops.detkit.pool_pyramid.default: _pool_pyramid}
+__all__: list[str] = []
 
 
 def _nms_mask(boxes: Any, scores: Any, classes: Any, iou_threshold: float) -> Any:
@@ -67,3 +62,7 @@ def _pool_pyramid(
         )
         result = op.ScatterND(result, op.Unsqueeze(index, one), pooled)
     return result
+
+
+export_as(torch.ops.detkit.nms_mask.default, plain=nms_mask_by_offsets, onnx=_nms_mask)
+export_as(torch.ops.detkit.pool_pyramid.default, plain=pool_pyramid_densely, onnx=_pool_pyramid)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +36,16 @@ class DetectorProgram(nn.Module):
         self.raw = raw
         #: names of the outputs, in their order, known after a call
         self.output_names: tuple[str, ...] = ()
+        self._may_be_traced = False
+
+    @contextlib.contextmanager
+    def traced_for_one_size(self) -> Iterator[None]:
+        """Within it ``torch.jit.trace`` is let through; who traces sees to it that no other size enters the result."""
+        self._may_be_traced = True
+        try:
+            yield
+        finally:
+            self._may_be_traced = False
 
     def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
         """The outputs named in ``output_names``.
@@ -47,7 +59,15 @@ class DetectorProgram(nn.Module):
             boxes (B, D, 4) xyxy in pixels of ``images``, clipped to the image; scores (B, D); classes (B, D) int64; counts (B,) int64, how
             many rows are detections, best first; then landmarks (B, D, V, 2) x, y, where the detector has them. Rows from the count on
             hold zeros, and -1 as class. With ``raw``: the maps that ``raw_tensors`` of the detector names.
+
+        Raises:
+            RuntimeError: ``torch.jit.trace`` runs it. It would keep the numbers of this size.
         """
+        if not self._may_be_traced and torch.jit.is_tracing():
+            raise RuntimeError(
+                "torch.jit.trace would keep the sizes of this image as constants. Use torch.export or torch.compile, or write a file of "
+                "one size, which refuses others: tools/export.py --format torchscript --size HxW --batch N."
+            )
         padded = self._preprocess(images, image_sizes)
         sizes = image_sizes.to(padded.dtype)
         if self.raw:

@@ -2,6 +2,7 @@
 
 from .batch_norm import FixedStatisticsBatchNorm, train_affine
 from .deform import DeformConv2dPack, deform_conv2d
+from .export_forms import EXPORT_FORMS, ExportForm, export_as
 from .nms import nms_mask, nms_mask_by_offsets
 from .pooling import PyramidPooler, pool_pyramid, pool_pyramid_densely
 from .ranking import ABSENT, best_indices, gather_rows
@@ -12,14 +13,17 @@ from .tracing import refuse_tracing
 
 __all__ = [
     "ABSENT",
+    "EXPORT_FORMS",
     "ConvTower",
     "DeformConv2dPack",
+    "ExportForm",
     "FixedStatisticsBatchNorm",
     "PyramidPooler",
     "Scale",
     "Tower",
     "best_indices",
     "deform_conv2d",
+    "export_as",
     "gather_rows",
     "init_conv",
     "nms_mask",

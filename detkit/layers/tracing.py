@@ -17,6 +17,6 @@ def refuse_tracing(what: str) -> None:
     """
     if torch.jit.is_tracing() or torch.compiler.is_exporting():
         raise RuntimeError(
-            f"{what}.forward cannot be traced: sizes of this image would become constants. Export with tools/export.py, or trace "
-            "detkit.export.DetectorProgram(model), which takes images (B, 3, H, W) and image_sizes (B, 2)."
+            f"{what}.forward cannot be traced: sizes of this image would become constants. Write files with tools/export.py; "
+            "what torch.export and torch.compile can follow is detkit.export.DetectorProgram(model)."
         )

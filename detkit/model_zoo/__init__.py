@@ -1,9 +1,10 @@
 """The published weights whose architecture the project has: one table, and models by name."""
 
-from .table import ZooEntry, ZooError, available, entries, find, of_file
+from .table import OWN_SOURCE, ZooEntry, ZooError, available, entries, find, of_file
 from .zoo import SCHEME, get, get_checkpoint_url, get_config, get_config_file, weights_of
 
 __all__ = [
+    "OWN_SOURCE",
     "SCHEME",
     "ZooEntry",
     "ZooError",

@@ -13,8 +13,10 @@ from typing import Any, get_type_hints
 
 import yaml
 
-__all__ = ["ZooEntry", "ZooError", "available", "entries", "find", "of_file"]
+__all__ = ["OWN_SOURCE", "ZooEntry", "ZooError", "available", "entries", "find", "of_file"]
 
+#: of the weights that ``tools/quick_models.py`` makes
+OWN_SOURCE = "detkit"
 _TABLES = Path(__file__).parent / "tables"
 #: how mmdetection and torchvision end the names of their files
 _HASH = re.compile(r"-([0-9a-f]{8})\.pth$")

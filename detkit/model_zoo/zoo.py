@@ -10,7 +10,7 @@ from torch import nn
 from detkit.config import get_cfg, usable_device
 from detkit.config_files import get_config_file as _path_of
 
-from .table import ZooError, find
+from .table import OWN_SOURCE, ZooError, find
 
 __all__ = ["SCHEME", "get", "get_checkpoint_url", "get_config", "get_config_file", "weights_of"]
 
@@ -63,6 +63,11 @@ def get_checkpoint_url(name: str) -> str:
         ZooError: there are no weights of that name, or no program can fetch them; the message names the page that they are on.
     """
     entry = find(name)
+    if entry.source == OWN_SOURCE:
+        raise ZooError(
+            f"The weights '{name}' are made and not fetched, by a training of some minutes. In a clone of the project: "
+            f"python tools/quick_models.py {name}"
+        )
     if entry.address is None:
         raise ZooError(
             f"No address is known from which a program could fetch the weights '{name}'; see {entry.page}. "

@@ -67,8 +67,8 @@ def assigner_section(cfg: CfgNode, folder: Path, model: nn.Module | None) -> Ass
         return Missing(f"{dataset} has no image with objects.")
     try:
         model = model or _load_model(cfg, folder)
-    except (OSError, ValueError, RuntimeError) as error:
-        return Missing(f"The detector of the run cannot be loaded: {error}")
+    except Exception as error:  # of a config that somebody has cut, building a detector can raise nearly anything
+        return Missing(f"The detector of the run cannot be loaded: {type(error).__name__}: {error}")
     if not isinstance(model, DenseDetector):
         return Missing(f"{type(model).__name__} has no grid of priors that an assigner could pick from.")
     inputs = _as_training_inputs(cfg, evenly_spread(records, NUM_IMAGES))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from detectron2.data import MetadataCatalog
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
@@ -66,7 +67,7 @@ class Gallery:
         )
 
     def _draw(self, image: NDArray[np.uint8], objects: list[DrawnObject]) -> NDArray[np.uint8]:
-        return draw_objects(image, objects, dataset_name=self.dataset_name)
+        return draw_objects(image, objects, metadata=MetadataCatalog.get(self.dataset_name) if self.dataset_name else None)
 
     def _objects(self, quality: ImageQuality) -> list[DrawnObject]:
         drawn = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from detkit.checkpoint import RUN_FILE
 from detkit.config import flatten, get_cfg
 from detkit.engine.writers import METRICS_FILE
 from detkit.evaluation.curves import Series, read_metrics
+from detkit.evaluation.files import read_json
 
 from .errors import ReportError
 
@@ -49,7 +49,7 @@ class Run:
         """Reads the folder.
 
         Raises:
-            ReportError: ``metrics.json`` or ``run.json`` is broken.
+            ReportError, EvaluationError: ``metrics.json`` or ``run.json`` is broken.
             FileNotFoundError: there is no such folder.
         """
         folder = Path(folder)
@@ -70,13 +70,18 @@ class Run:
 
 
 def _read_starts(path: Path) -> list[dict[str, Any]]:
-    try:
-        starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ReportError(f"{path}: not the record of a run ({error!r}). Move the file away to report without it.") from None
-    if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
+    content = read_json(path)
+    starts = content.get("starts") if isinstance(content, dict) else None
+    if not isinstance(starts, list) or not all(map(_is_start, starts)):
         raise ReportError(f"{path}: 'starts' is no list of records. Move the file away to report without it.")
     return starts
+
+
+def _is_start(start: Any) -> bool:
+    """Whether a record has what the page shows of it."""
+    if not isinstance(start, dict) or not {"time", "command", "seed", "workers"} <= start.keys():
+        return False
+    return all(isinstance(start.get(group) or {}, dict) for group in ("hardware", "versions", "code"))
 
 
 def changed_keys(cfg: CfgNode) -> list[ChangedKey]:

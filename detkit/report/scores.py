@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from detkit.engine.evaluate import RESULTS_FILE
 from detkit.engine.writers import METRICS_FILE
 from detkit.evaluation import CocoEvaluation, Task
+from detkit.evaluation.files import read_json
 
 from .errors import ReportError
 from .run import Run
@@ -57,7 +57,7 @@ def crowd_scores(run: Run, dataset_name: str) -> Scores | None:
         None where neither file has them.
 
     Raises:
-        ReportError: ``results.json`` is broken.
+        ReportError, EvaluationError: ``results.json`` is broken.
     """
     path = run.folder / RESULTS_FILE
     content = _read_results(path) if path.exists() else {"results": {}}
@@ -77,10 +77,7 @@ def crowd_scores(run: Run, dataset_name: str) -> Scores | None:
 
 
 def _read_results(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ReportError(f"{path}: not json ({error}). Evaluate the run again, or move the file away.") from None
+    content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("results"), dict):
         raise ReportError(f"{path}: there are no 'results' in it. Evaluate the run again, or move the file away.")
     return content

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from detectron2.data import MetadataCatalog
 from detectron2.utils.visualizer import GenericMask, Visualizer
 from matplotlib import rc_context
 from numpy.typing import NDArray
@@ -90,14 +89,14 @@ def canvas(image: RGBImage, metadata: Any = None, *, size: int = PICTURE_SIZE) -
     return visualizer
 
 
-def draw_objects(image: RGBImage, objects: Sequence[DrawnObject], *, dataset_name: str | None = None, size: int = PICTURE_SIZE) -> RGBImage:
+def draw_objects(image: RGBImage, objects: Sequence[DrawnObject], *, metadata: Any = None, size: int = PICTURE_SIZE) -> RGBImage:
     """The image with objects drawn, the largest first, and labels on the largest.
 
     Args:
-        dataset_name: gives the names of keypoints.
+        metadata: of a dataset of Detectron2; gives the names of keypoints and how they are connected.
         size: of the longer side of the picture, in pixels.
     """
-    visualizer = canvas(image, MetadataCatalog.get(dataset_name) if dataset_name else None, size=size)
+    visualizer = canvas(image, metadata, size=size)
     height, width = image.shape[:2]
     by_size = sorted(objects, key=lambda item: -_area(item.box))
     for item in by_size:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detkit.engine.step import NonFiniteLossError, TrainingStep
+from detkit.engine.step import NonFiniteGradientError, NonFiniteLossError, TrainingStep
 
 
 class Regression(nn.Module):
@@ -105,3 +105,64 @@ def test_a_request_to_another_worker_comes_back_too(monkeypatch: pytest.MonkeyPa
     model = Regression()
     step = TrainingStep(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
     assert step(iter([_batch()]), iteration=0, stop=False).stop
+
+
+class BadGradient(Regression):
+    """A finite loss whose derivative is not: that of a square root at zero."""
+
+    def forward(self, batch: list[dict]) -> dict[str, Tensor]:
+        return super().forward(batch) | {"loss_b": (self.linear.bias * 0).sum().sqrt()}
+
+
+def test_a_gradient_that_is_not_finite_is_named_before_the_weights_are_touched() -> None:
+    """By value, what is infinite would be clipped to something that looks sound."""
+    model = BadGradient()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(NonFiniteGradientError, match=r"gradient of linear\.bias is not finite at iteration 7, on the images 0 \(0\.jpg\)"):
+        _run([_batch()], model, clip=lambda parameters: nn.utils.clip_grad_value_(parameters, 1.0))
+    torch.testing.assert_close(model.state_dict(), before)
+
+
+def test_steps_that_the_loss_scale_skips_are_no_error_until_there_are_too_many() -> None:
+    model = BadGradient()
+    before = copy.deepcopy(model.state_dict())
+    step = TrainingStep(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=1.0), amp_dtype=torch.float16)
+    for iteration in range(30):
+        step(iter([_batch()]), iteration=iteration)
+    with pytest.raises(NonFiniteGradientError, match=r"linear\.bias is not finite at iteration 30, as in the 30 steps before"):
+        step(iter([_batch()]), iteration=30)
+    torch.testing.assert_close(model.state_dict(), before)
+
+
+def test_a_good_step_starts_the_count_of_skipped_ones_anew() -> None:
+    model = BadGradient()
+    step = TrainingStep(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=1e-6), amp_dtype=torch.float16)
+    for good in (False, True) * 20:
+        step.model = Regression() if good else model
+        step.model.linear = model.linear
+        for _ in range(2):
+            step(iter([_batch()]), iteration=0)
+
+
+class Counting(Regression):
+    """Counts the batches in a buffer, as batch norms do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, batch: list[dict]) -> dict[str, Tensor]:
+        self.count = self.count + 1
+        return super().forward(batch)
+
+
+def test_a_look_at_the_losses_changes_nothing() -> None:
+    model = Counting()
+    step = TrainingStep(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=1.0))
+    step(iter([_batch()]), iteration=0)
+    state = copy.deepcopy(model.state_dict())
+    model.eval()
+    expected = Regression.forward(model, _batch())
+    assert step.losses_now() == pytest.approx({name: float(value.detach()) for name, value in expected.items()})
+    assert not model.training
+    torch.testing.assert_close(model.state_dict(), state)

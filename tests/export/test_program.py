@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from detkit.export import DetectorProgram, ExportSettings, export_program
+from detkit.export import Agreement, DetectorProgram, ExportSettings, compare_outputs, export_program
 from detkit.layers import PyramidPooler, pool_pyramid, pool_pyramid_densely
 from tests.toys.detectors import random_inputs, tiny_cfg, tiny_sparse_cfg
 
@@ -69,6 +71,11 @@ CONFIGS = {
 DETECTORS = pytest.mark.parametrize("name", list(CONFIGS))
 
 
+def fast(*chosen: str) -> pytest.MarkDecorator:
+    """Every detector, all but the chosen ones marked as slow."""
+    return pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in chosen else pytest.mark.slow) for name in CONFIGS])
+
+
 def detector(name: str) -> nn.Module:
     """A tiny detector whose scores differ from place to place."""
     torch.manual_seed(0)
@@ -112,7 +119,7 @@ def test_equals_the_model_as_it_is_called(name):
         assert (found["classes"][i, count:] == -1).all()
 
 
-@DETECTORS
+@fast("FCOS", "DW, refined", "Sparse R-CNN", "LSNet segm")
 def test_compiles_as_one_graph(name):
     program, (images, sizes) = DetectorProgram(detector(name)), batch()
     torch.compiler.reset()  # the same function is not compiled for more than a few models
@@ -123,7 +130,25 @@ def test_compiles_as_one_graph(name):
         assert_close(value, wanted, atol=1e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["FCOS", "DW, refined", "Sparse R-CNN", "LSNet segm"])
+@pytest.mark.slow
+@DETECTORS
+def test_compiles_to_machine_code(name):
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("the inductor needs a C++ compiler, and there is none")
+    program = DetectorProgram(detector(name))
+    torch.compiler.reset()
+    compiled = torch.compile(program, fullgraph=True, dynamic=True)
+    for size in ((160, 192), (224, 131)):
+        images, sizes = batch(*size)
+        with torch.no_grad():
+            values = [program(images, sizes), compiled(images, sizes)]
+        expected, actual = (dict(zip(program.output_names, each, strict=True)) for each in values)
+        agreement = Agreement()
+        compare_outputs(actual, expected, agreement)
+        assert agreement.detections > 20 and agreement.unmatched == 0 and agreement.box < 0.01
+
+
+@fast("Sparse R-CNN")
 def test_exports_for_any_size(name):
     program = DetectorProgram(detector(name))
     exported = export_program(program, ExportSettings())
@@ -161,6 +186,11 @@ def test_forward_refuses_to_be_traced(name):
         torch.jit.trace(Adapter(), image)
     with pytest.raises(RuntimeError, match="cannot be traced: sizes of this image would become constants"):
         torch.export.export(Adapter(), (image,), strict=False)
+
+
+def test_program_refuses_traces_that_would_take_other_sizes():
+    with pytest.raises(RuntimeError, match="would keep the sizes of this image as constants"):
+        torch.jit.trace(DetectorProgram(detector("FCOS")), batch())
 
 
 def test_pooling_in_one_operator_equals_pooling_level_by_level():

@@ -13,7 +13,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from detkit.engine import TrainingStep
 from lsnet import sampling
-from lsnet.sampling import SourceScale, convolve_at
+from lsnet.convolution import SourceScale, convolve_at
 from tests.toys.outlines import SIZE
 
 from .test_detector import VARIANTS, batch_of, options

@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
+from lsnet.convolution import SourceScale, convolve_at
 from lsnet.cross_iou import cross_coordinates
 from lsnet.landmarks import ExtremePoints
 from lsnet.sampling import (
     LandmarkSampler,
     LearnedSampler,
     PyramidSampler,
-    SourceScale,
-    convolve_at,
     kernel_offsets,
     level_scales,
     source_levels,

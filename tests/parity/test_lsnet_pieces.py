@@ -12,10 +12,11 @@ from torch import Tensor
 from detkit.assigners import AssignContext, CentroidAssigner, PredictedATSSAssigner
 from detkit.geometry import Grid, Priors, elementwise_iou
 from detkit.structures import GroundTruth, Predictions
+from lsnet.convolution import convolve_at
 from lsnet.corners import corner_targets
 from lsnet.cross_iou import CrossIoULoss, cross_coordinates
 from lsnet.landmarks import Contour, ExtremePoints, Keypoints, LandmarkSet, point_offsets
-from lsnet.sampling import convolve_at, kernel_offsets, level_scales
+from lsnet.sampling import kernel_offsets, level_scales
 
 from .cases import GoldenCase, find_cases
 from .compare import Recorder

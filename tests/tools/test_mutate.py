@@ -85,7 +85,7 @@ def test_the_driver_tells_caught_from_survived(toy: Path) -> None:
     edits = "['x * 2', 'x * 3'], ['x / 2', 'x / 3', 'nobody halves'], ['return False', 'return True']"
     (toy.parent / "list.yaml").write_text(f"- {{file: arithmetic.py, tests: [tests/test_toy.py], edits: [{edits}]}}\n")
     before = (toy / "arithmetic.py").read_text()
-    done, results = run(toy, "--least", "60", "--timeout", "5")
+    done, results = run(toy, "--least", "60", "--timeout", "8")
     assert done.returncode == 0, done.stdout + done.stderr
     assert [result["caught"] for result in results] == [True, False, True]
     assert "2 of 3 edits caught (66.7 %)" in done.stdout and "may live: nobody halves" in done.stdout

@@ -62,9 +62,10 @@ def test_the_wheel_holds_every_module_and_all_data(wheel: Path) -> None:
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     modules = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     configs = {f"detkit/configs/{path.relative_to(ROOT / 'configs').as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
-    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "detkit" / "report" / "templates").iterdir()}
-    assert configs and templates
-    assert held == modules | configs | templates | {f"{package}/py.typed" for package in PACKAGES}
+    folders = (ROOT / "detkit" / "report" / "templates", ROOT / "detkit" / "model_zoo" / "tables")
+    data = {path.relative_to(ROOT).as_posix() for folder in folders for path in folder.iterdir()}
+    assert configs and data
+    assert held == modules | configs | data | {f"{package}/py.typed" for package in PACKAGES}
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def metadata(wheel: Path) -> list[str]:
 def test_version_and_extras(metadata: list[str]) -> None:
     assert f"Version: {detkit.__version__}" in metadata
     extras = {line.partition(": ")[2] for line in metadata if line.startswith("Provides-Extra")}
-    assert extras == {"all", "detectron2", "docs", "export", "lint", "opencv", "test"}
+    assert extras == {"all", "detectron2", "docs", "export", "hub", "lint", "opencv", "test"}
 
 
 def test_linters_are_pinned_in_one_place(metadata: list[str]) -> None:

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detkit import get_config_file
 from detkit.data.shapes import ShapesSpec, ensure_shapes
+from detkit.engine import run
 from tests.toys.datasets import CocoFolder, make_toy_data, register_toy_data, toy_cfg
 from tests.toys.outlines import SIZE
 from tests.toys.own_data import OwnData
@@ -45,6 +47,19 @@ def real_file(real_data: Path) -> Callable[[str], Path]:
 def small_shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The generated dataset ``shapes``, with 16 pictures to train on and 6 for validation."""
     return ensure_shapes(tmp_path_factory.mktemp("cache") / "shapes", SMALL_SPEC)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of own data, and below it ``out``: two iterations of training on it through the command line."""
+    folder = tmp_path_factory.mktemp("own")
+    data = CocoFolder(folder / "data")
+    words = ["--config-file", get_config_file("quick/fcos_shapes.yaml"), "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2"]
+    words += ["DATASETS.NAME", "balls", "DATASETS.TRAIN_JSON", str(data.json_file), "DATASETS.TRAIN_IMAGES", str(data.image_root)]
+    words += ["DATASETS.VAL_JSON", str(data.json_file), "DATASETS.VAL_IMAGES", str(data.image_root), "DATALOADER.NUM_WORKERS", "0"]
+    words += ["MODEL.FCOS.TEST.SCORE_THRESH", "0.0", "INPUT.MIN_SIZE_TEST", "64", "TEST.EXPECTED_RESULTS", "[]"]
+    run([*words, "OUTPUT_DIR", str(folder / "out")])
+    return folder
 
 
 @pytest.fixture

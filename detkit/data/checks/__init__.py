@@ -4,6 +4,7 @@ from .annotations import AnnotationFile, class_names, id_order, open_annotations
 from .boxes import most_objects
 from .check import CheckedData, check_coco_folder, without_images
 from .errors import DataError, DataFault
+from .json_file import require_regular_file
 from .masks import find_mask_faults, usable_segmentation
 from .schema import is_box
 from .training import TrainingObjects, check_training_objects, training_objects
@@ -24,6 +25,7 @@ __all__ = [
     "open_annotations",
     "read_coco_json",
     "release_annotations",
+    "require_regular_file",
     "share_annotations",
     "training_objects",
     "usable_segmentation",

@@ -9,6 +9,7 @@ from itertools import groupby
 __all__ = ["DataError", "DataFault", "describe_faults"]
 
 _EXAMPLES = 5  # named per kind of fault
+_LONGEST = 200  # characters that are shown of an offender
 
 
 class DataError(ValueError):
@@ -36,10 +37,15 @@ def describe_faults(faults: Sequence[DataFault]) -> str:
     for kind, group in groupby(sorted(faults, key=lambda fault: fault.kind), key=lambda fault: fault.kind):
         offenders = list(group)
         lines.append(f"  {kind}: {len(offenders)}")
-        lines += [f"    {fault.where}" + (f": {fault.detail}" if fault.detail else "") for fault in offenders[:_EXAMPLES]]
+        for fault in offenders[:_EXAMPLES]:
+            lines.append("    " + ": ".join(_shortened(part) for part in (fault.where, fault.detail) if part))
         if len(offenders) > _EXAMPLES:
             lines.append(f"    and {len(offenders) - _EXAMPLES} more")
     return _printable("\n".join(lines))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _printable(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -86,7 +87,10 @@ def _look_at(image: dict[str, Any], root: Path, *, opens: bool, decode: bool, de
 def _attempt(path: Path, name: str, look: Callable[[], _Found]) -> _Found | DataFault:
     """What ``look`` finds in a file, or what keeps it from looking."""
     try:
-        if not os.stat(path).st_size:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
+            return DataFault("image file is no regular file but a folder, a pipe or a device", name)
+        if not status.st_size:
             return DataFault("image file is empty (0 bytes)", name)
         return look()
     except FileNotFoundError:
@@ -101,11 +105,12 @@ def _measure(path: Path, decode: bool = False, deep_images: DeepImages = "error"
         problem = deep_image_problem(file.mode, deep_images)
         if problem:
             raise ImageReadError(problem)
-        size, transposed = file.size, _exif(file).get(_EXIF_ORIENTATION) in _TRANSPOSED
-        if not decode and _ends_completely(path, file.format):
-            return size[::-1] if transposed else size, transposed
+        stored, late = file.size, _has_late_exif(file, path)
+        transposed = not late and _exif(file).get(_EXIF_ORIENTATION) in _TRANSPOSED
+        if not decode and not late and _ends_completely(path, file.format):
+            return stored[::-1] if transposed else stored, transposed
     height, width = read_image(path, "RGB", deep_images=deep_images).shape[:2]
-    return (width, height), transposed
+    return (width, height), transposed or (width, height) != stored
 
 
 def _compare(path: Path, image: dict[str, Any], decode: bool, deep_images: DeepImages) -> DataFault | None:
@@ -122,6 +127,21 @@ def _compare(path: Path, image: dict[str, Any], decode: bool, deep_images: DeepI
 def _exif(file: Image.Image) -> Mapping[int, Any]:
     """The EXIF data; of a PNG only what stands before its pixels, because Pillow would decode them to look behind."""
     return {} if file.format == "PNG" and "exif" not in file.info else file.getexif()
+
+
+def _has_late_exif(file: Image.Image, path: Path) -> bool:
+    """Whether EXIF data of a PNG stand behind its pixels, as the format allows: they show only when the pixels have been decoded.
+
+    The chunks are walked along by their lengths, without reading what is in them."""
+    if file.format != "PNG" or "exif" in file.info:
+        return False
+    with path.open("rb") as chunks:
+        chunks.seek(8)
+        while len(head := chunks.read(8)) == 8:
+            if head[4:] == b"eXIf":
+                return True
+            chunks.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)  # and the checksum
+    return False
 
 
 def _ends_completely(path: Path, image_format: str | None) -> bool:

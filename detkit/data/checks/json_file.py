@@ -6,13 +6,14 @@ import contextlib
 import gc
 import json
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .errors import DataError
 
-__all__ = ["collector_paused", "read_json"]
+__all__ = ["collector_paused", "read_json", "require_regular_file"]
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -23,8 +24,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """
     path = Path(path)
     try:
-        if path.exists() and not path.is_file():
-            raise DataError(f"The annotation file {path} is a folder or a device. Name a COCO json file.")
+        require_regular_file(path)
         return _parsed(path.read_bytes())
     except FileNotFoundError:
         raise DataError(
@@ -39,6 +39,16 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise
     except ValueError as error:  # also of undecodable text and of numbers with thousands of digits
         raise DataError(f"The annotation file {path} is not json: {_reason(error)}. It should be a COCO annotation file.") from error
+
+
+def require_regular_file(path: str | os.PathLike[str]) -> None:
+    """Reading a pipe or a device may never end, and a folder cannot be read.
+
+    Raises:
+        OSError: the path is something else than a regular file, or nothing.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(f"{path} is no regular file but a folder, a pipe or a device")
 
 
 def _parsed(content: bytes) -> Any:

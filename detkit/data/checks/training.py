@@ -98,6 +98,9 @@ def check_training_objects(sets: Sequence[TrainingObjects], *, resizing: tuple[i
     if not kept:
         files = ", ".join(each.json_file for each in sets)
         raise DataError(f"There is no object to train on in {names} ({files}): {reasons}. Add annotations, or name another file.")
+    for each in sets:
+        if not len(each.boxes):
+            logger.warning("%s: there is no object to train on in %s; the other datasets have some.", each.name, each.json_file)
     if num_lost > kept:
         logger.warning("%s: only %d objects are left to train on; more were lost: %s.", names, kept, reasons)
     _warn_of_absent_classes(names, sets)

@@ -22,32 +22,9 @@ import detkit
 from detkit.checkpoint import CheckpointError, read_checkpoint
 from detkit.config import ConfigError, flatten, get_cfg, method_node
 from detkit.data import DataError
-from detkit.engine import Trainer, run
-from tests.toys.datasets import CocoFolder
+from detkit.engine import Trainer
 
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of own data, and below it ``out``: two iterations of training on it through the command line."""
-    folder = tmp_path_factory.mktemp("own")
-    data = CocoFolder(folder / "data")
-    words = ["--config-file", detkit.get_config_file("quick/fcos_shapes.yaml"), "SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2"]
-    words += ["DATASETS.NAME", "balls", "DATASETS.TRAIN_JSON", str(data.json_file), "DATASETS.TRAIN_IMAGES", str(data.image_root)]
-    words += ["DATASETS.VAL_JSON", str(data.json_file), "DATASETS.VAL_IMAGES", str(data.image_root), "DATALOADER.NUM_WORKERS", "0"]
-    words += [
-        "MODEL.FCOS.TEST.SCORE_THRESH",
-        "0.0",
-        "INPUT.MIN_SIZE_TEST",
-        "64",
-        "TEST.EXPECTED_RESULTS",
-        "[]",
-        "OUTPUT_DIR",
-        str(folder / "out"),
-    ]
-    run(words)
-    return folder
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +44,10 @@ def test_a_run_is_all_that_is_needed(predictor: detkit.Predictor, trained: Path,
     photo = trained / "data" / "train" / "1.jpg"
     instances = predictor(photo)
     assert predictor.class_names == ["ball", "cube"]
-    assert set(predictor.names(instances)) <= {"ball", "cube"} and len(predictor.names(instances)) == len(instances) > 0
+    assert set(instances.names) <= {"ball", "cube"} and len(instances.names) == len(instances) > 0
     assert instances.image_size == (48, 64)
-    drawn = predictor.draw(photo, instances, min_score=0.0)
-    plain = predictor.draw(photo, instances, min_score=1.0)
+    drawn = instances.draw(min_score=0.0)
+    plain = instances.draw(photo, min_score=1.0)
     assert drawn.size == plain.size and np.abs(np.asarray(drawn, int) - np.asarray(plain)).mean() > 1
     drawn.save(tmp_path / "detections.jpg")
 
@@ -125,7 +102,11 @@ def code_blocks(page: str) -> list[str]:
     text = (ROOT / page).read_text(encoding="utf-8")
     indented = [textwrap.dedent(block) for block in re.findall(r"(?:^    .*\n|^\n(?=    ))+", text, re.MULTILINE)]
     fenced = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    return [block for block in indented + fenced if "output/raccoon" in block and "./train_net.py" not in block]
+    return [
+        block
+        for block in indented + fenced
+        if "output/raccoon" in block and "_net.py" not in block and "tools/" not in block and "_mmdet" not in block
+    ]
 
 
 @pytest.mark.parametrize(("page", "count"), [("README.md", 1), ("docs/predict.md", 2)])
@@ -194,7 +175,7 @@ def test_every_detector_predicts_and_draws(tmp_path: Path, config: str, fields: 
     photo = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     instances = predictor(photo)
     assert len(instances) and all(instances.has(field) for field in fields) and len(predictor.class_names) == node.NUM_CLASSES
-    assert predictor.draw(photo, instances[:5], min_score=0.0).width == 520
+    assert instances[:5].draw(min_score=0.0).width == 520
     other = cfg.clone()
     other.merge_from_list([f"{node.path}.NUM_CLASSES", node.NUM_CLASSES + 1])
     with pytest.raises(CheckpointError, match="fits the model only in part"):
