@@ -31,7 +31,7 @@ test: $(STAMP)
 	@$(TEST_ENV) $(PY) -m pytest -n 2 -m "not slow and not gpu"
 
 test-slow: $(STAMP)
-	@$(TEST_ENV) $(PY) -m pytest -m "slow and not gpu"
+	@$(TEST_ENV) $(PY) -m pytest -n 2 -m "slow and not gpu"
 
 mutations: $(STAMP)  # do the tests notice edits of the code? about an hour
 	@$(PY) tools/mutate.py

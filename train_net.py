@@ -7,7 +7,22 @@ python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_fin
 torchrun --nproc-per-node 8 train_net.py --config-file ...
 """
 
-from detkit.engine import run
+import signal
+import sys
+from types import FrameType
+
+
+def _end(signum: int, frame: FrameType | None) -> None:
+    """Ctrl-C while torch is being imported; later the engine answers."""
+    signal.signal(signum, signal.SIG_IGN)
+    print(f"Stopped by {signal.Signals(signum).name} before the training had started; nothing is lost.", file=sys.stderr)
+    raise SystemExit(128 + signum)
+
 
 if __name__ == "__main__":
+    for _signal in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(_signal, _end)
+
+    from detkit.engine import run
+
     run()

@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+
+from detkit.host import on_host, send
 
 __all__ = ["DenseOutputs", "Detections", "GroundTruth", "HardAssignment", "Predictions"]
 
@@ -37,15 +39,37 @@ class GroundTruth:
     landmarks: Tensor | None = None
 
     @classmethod
-    def from_instances(cls, instances: list[Instances]) -> GroundTruth:
-        """Pads ``gt_boxes``, ``gt_classes`` and, if there, ``gt_landmarks`` of Detectron2 instances. Images without objects are allowed."""
-        boxes = [x.gt_boxes.tensor.float() for x in instances]
-        classes = [x.gt_classes.long() for x in instances]
-        valid = [torch.ones_like(c, dtype=torch.bool) for c in classes]
-        parts = [boxes, classes, valid]
-        if instances and all(x.has("gt_landmarks") for x in instances):
-            parts.append([x.gt_landmarks.float() for x in instances])
-        return cls(*(pad_sequence(part, batch_first=True) for part in parts))
+    def from_instances(
+        cls, instances: list[Instances], device: torch.device | None = None, *, plus_one: float = 0.0, min_objects: int = 0
+    ) -> GroundTruth:
+        """Pads ``gt_boxes``, ``gt_classes`` and, if there, ``gt_landmarks`` of Detectron2 instances. Images without objects are allowed.
+
+        Packed on the host and sent without waiting, see :func:`detkit.host.send`.
+
+        Args:
+            instances: per image, best on the host.
+            device: where the objects are to lie; None: where those of the first image do.
+            plus_one: subtracted from the far corners of the boxes, for models of inclusive corners.
+            min_objects: least G.
+        """
+        device = device or instances[0].gt_classes.device
+        room = max([min_objects, *(len(x) for x in instances)])
+        boxes = [on_host(x.gt_boxes.tensor).astype(np.float32) for x in instances]
+        if plus_one:
+            boxes = [x - np.asarray([0, 0, plus_one, plus_one], np.float32) for x in boxes]
+        classes = [on_host(x.gt_classes).astype(np.int64) for x in instances]
+        parts: list[list[np.ndarray]] = [boxes, classes, [np.ones(len(x), bool) for x in classes]]
+        if all(x.has("gt_landmarks") for x in instances):
+            parts.append([on_host(x.gt_landmarks).astype(np.float32) for x in instances])
+        return cls(*(send(_padded(part, room), device) for part in parts))
+
+
+def _padded(rows: list[np.ndarray], room: int) -> np.ndarray:
+    """(B, room, ...) of arrays (n, ...), zeros behind them."""
+    padded = np.zeros((len(rows), room, *rows[0].shape[1:]), rows[0].dtype)
+    for image, values in enumerate(rows):
+        padded[image, : len(values)] = values
+    return padded
 
 
 @dataclass(frozen=True)

@@ -239,18 +239,11 @@ def _heat(corners: Tensor, gt: GroundTruth, grid: Grid) -> Tensor:
 def gaussian_radius(width: Tensor, height: Tensor, min_iou: float) -> Tensor:
     """How far both corners of a box may be off, each in any direction, for an IoU of at least ``min_iou`` in the worst case.
 
-    The worst case is one of three: a box inside the object, one around it, or one that is shifted.
+    Of the three cases that CornerNet's code tells apart, a box that lies inside the object has the lowest IoU, whatever the sides: one that
+    is shifted or lies around the object keeps more. So the radius is the smaller root of (w - 2r) (h - 2r) = ``min_iou`` w h.
     """
     total, area = width + height, width * height
-
-    def root(a: float, b: Tensor, c: Tensor) -> Tensor:
-        """The smaller r with a r^2 - b r + c = 0."""
-        return (b - (b.square() - 4 * a * c).clamp(min=0).sqrt()) / (2 * a)
-
-    shifted = root(1.0, total, area * (1 - min_iou) / (1 + min_iou))
-    inside = root(4.0, 2 * total, (1 - min_iou) * area)
-    around = -root(4 * min_iou, 2 * min_iou * total, (min_iou - 1) * area)
-    return torch.minimum(torch.minimum(shifted, inside), around)
+    return (total - (total.square() - 4 * (1 - min_iou) * area).clamp(min=0).sqrt()) / 4
 
 
 def gaussian_focal_loss(logits: Tensor, heat: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector
@@ -19,6 +19,7 @@ from detkit.checkpoint import read_published_layouts
 from detkit.config import Conventions
 from detkit.dense import DensePipeline, DensePostprocessor, PriorGenerator, TensorPath
 from detkit.geometry import Priors
+from detkit.host import send
 from detkit.structures import Detections, GroundTruth, HardAssignment, Predictions
 
 from .corners import CornerCriterion, snap_corners
@@ -121,23 +122,13 @@ class LSNet(TensorPath, DenseDetector):
             maps |= {f"{stage}_{name}": values for name, values in vectors.items()}
         return {f"{kind}_{self.head_in_features[i]}": x for kind, values in maps.items() for i, x in enumerate(values)}
 
-    def forward_training(
-        self, images: ImageList, features: list[Tensor], predictions: LSOutputs, gt_instances: list[Instances]
-    ) -> dict[str, Tensor]:
-        """The losses of a batch."""
-        return self.losses(predictions, self.ground_truth(gt_instances), images.image_sizes)
-
     def forward_inference(self, images: ImageList, features: list[Tensor], predictions: LSOutputs) -> list[Instances]:
         """Detections of every image, with ``pred_landmarks``, in pixels of the network's input."""
         return self.detect(predictions, images.image_sizes)
 
     def ground_truth(self, gt_instances: list[Instances]) -> GroundTruth:
         """Padded objects, one at least in every image, so that there is one to look up."""
-        gt = GroundTruth.from_instances(gt_instances)
-        if gt.valid.shape[1]:
-            return gt
-        landmarks = None if gt.landmarks is None else F.pad(gt.landmarks, (0, 0, 0, 0, 0, 1))
-        return GroundTruth(F.pad(gt.boxes, (0, 0, 0, 1)), F.pad(gt.classes, (0, 1)), F.pad(gt.valid, (0, 1)), landmarks)
+        return GroundTruth.from_instances(gt_instances, self.device, min_objects=1)
 
     @property
     def pipeline(self) -> DensePipeline:
@@ -176,7 +167,7 @@ class LSNet(TensorPath, DenseDetector):
 
     def detect(self, outputs: LSOutputs, image_sizes: Sequence[tuple[int, int]]) -> list[Instances]:
         """Detections of raw outputs in pixels of the network's input, with ``pred_landmarks`` and those of the first stage."""
-        sizes = torch.tensor(image_sizes, dtype=torch.float32, device=self.device)
+        sizes = send(np.asarray(image_sizes, np.float32), self.device)
         return self.detections(outputs, sizes).to_instances(image_sizes)
 
     def detections(self, outputs: LSOutputs, image_sizes: Tensor) -> Detections:

@@ -25,8 +25,9 @@ class FocalClassLoss(nn.Module):
         self.alpha, self.gamma = alpha, gamma
 
     def forward(self, logits: Tensor, labels: Tensor, num_objects: Tensor) -> Tensor:
-        """Scalar loss of logits (B, N, K) and labels (B, N), K for no object."""
-        return focal_loss_from_labels(logits, labels, alpha=self.alpha, gamma=self.gamma) / num_objects
+        """Losses (S,) of logits (S, B, N, K), labels (S, B, N), K for no object, and numbers of objects (S,)."""
+        losses = focal_loss_from_labels(logits, labels, alpha=self.alpha, gamma=self.gamma, per_row=True)
+        return losses.sum((1, 2)) / num_objects
 
 
 class SoftmaxClassLoss(nn.Module):
@@ -41,8 +42,9 @@ class SoftmaxClassLoss(nn.Module):
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor, num_objects: Tensor) -> Tensor:
-        """Scalar loss of logits (B, N, K + 1) and labels (B, N), K for no object."""
-        return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), self.weights)
+        """Losses (S,) of logits (S, B, N, K + 1), labels (S, B, N), K for no object, and numbers of objects (S,)."""
+        losses = F.cross_entropy(logits.flatten(0, 2), labels.flatten(), self.weights, reduction="none").view_as(labels)
+        return losses.sum((1, 2)) / self.weights[labels].sum((1, 2))
 
 
 class SetCriterion(nn.Module):
@@ -89,37 +91,35 @@ class SetCriterion(nn.Module):
         Returns:
             scalars ``loss_cls``, ``loss_l1``, ``loss_giou`` of the last stage and ``loss_cls_stage0`` and so on of those before.
         """
-        counts = gt.valid.sum().expand(len(assignments)) if self.normalizer == "objects" else (assignments >= 0).sum((1, 2))
-        num_objects = reduce_mean(counts.float()).clamp(min=1)
-        losses = {}
-        for stage, gt_index in enumerate(assignments):
-            suffix = "" if stage == len(assignments) - 1 else f"_stage{stage}"
-            terms = self._stage(outputs.logits[stage].float(), outputs.boxes[stage], gt_index, gt, outputs.image_sizes, num_objects[stage])
-            losses.update({f"loss_{name}{suffix}": value for name, value in terms.items()})
-        return losses
+        with torch.autocast(outputs.logits.device.type, enabled=False):
+            counts = gt.valid.sum().expand(len(assignments)) if self.normalizer == "objects" else (assignments >= 0).sum((1, 2))
+            num_objects = reduce_mean(counts.float()).clamp(min=1)
+            terms = self._terms(outputs, assignments, gt, num_objects)
+        last = len(assignments) - 1
+        suffixes = [f"_stage{stage}" if stage < last else "" for stage in range(len(assignments))]
+        per_stage = {name: values.unbind(0) for name, values in terms.items()}
+        return {f"loss_{name}{suffix}": per_stage[name][stage] for stage, suffix in enumerate(suffixes) for name in terms}
 
-    def _stage(
-        self, logits: Tensor, boxes: Tensor, gt_index: Tensor, gt: GroundTruth, image_sizes: Tensor, num_objects: Tensor
-    ) -> dict[str, Tensor]:
-        with torch.autocast(logits.device.type, enabled=False):
-            matched = gt_index >= 0
-            labels, targets = self._targets(gt_index, gt)
-            pred = torch.where(matched[..., None], boxes, targets)
-            scale = image_sizes.flip(1).repeat(1, 2)[:, None]  # (B, 1, 4): width, height, width, height
-            distances = ((pred - targets) / scale).abs().sum()
-            overlaps = (giou_loss(pred, targets) * matched).sum()
-            return {
-                "cls": self.class_weight * self.class_loss(logits, labels, num_objects),
-                "l1": self.l1_weight * distances / num_objects,
-                "giou": self.giou_weight * overlaps / num_objects,
-            }
+    def _terms(self, outputs: StageOutputs, assignments: Tensor, gt: GroundTruth, num_objects: Tensor) -> dict[str, Tensor]:
+        """The terms of all stages at once, (S,) each."""
+        matched = (assignments >= 0)[..., None]
+        labels, targets = self._targets(assignments, gt)
+        pred = torch.where(matched, outputs.boxes, targets)
+        scale = outputs.image_sizes.flip(1).repeat(1, 2)[:, None]  # (B, 1, 4): width, height, width, height
+        distances = ((pred - targets) / scale).abs().sum((1, 2, 3))
+        overlaps = (giou_loss(pred, targets) * matched.squeeze(-1)).sum((1, 2))
+        return {
+            "cls": self.class_weight * self.class_loss(outputs.logits.float(), labels, num_objects),
+            "l1": self.l1_weight * distances / num_objects,
+            "giou": self.giou_weight * overlaps / num_objects,
+        }
 
-    def _targets(self, gt_index: Tensor, gt: GroundTruth) -> tuple[Tensor, Tensor]:
-        """Class (B, N), K for none, and box (B, N, 4), the unit square for none, of each proposal."""
+    def _targets(self, assignments: Tensor, gt: GroundTruth) -> tuple[Tensor, Tensor]:
+        """Class (S, B, N), K for none, and box (S, B, N, 4), the unit square for none, of each proposal."""
         unit = (torch.arange(4, device=gt.boxes.device) // 2).float()  # 0, 0, 1, 1, made where it is needed
         if gt.boxes.shape[1] == 0:
-            return torch.full_like(gt_index, self.num_classes), unit.expand(*gt_index.shape, 4)
-        matched, index = gt_index >= 0, gt_index.clamp(min=0)
-        labels = torch.where(matched, gt.classes.gather(1, index), self.num_classes)
-        boxes = gt.boxes.gather(1, index[..., None].expand(-1, -1, 4))
-        return labels, torch.where(matched[..., None], boxes, unit)
+            return torch.full_like(assignments, self.num_classes), unit.expand(*assignments.shape, 4)
+        index = assignments.clamp(min=0)
+        labels = torch.where(assignments >= 0, gt.classes.expand(len(index), -1, -1).gather(2, index), self.num_classes)
+        boxes = gt.boxes.expand(len(index), -1, -1, -1).gather(2, index[..., None].expand(-1, -1, -1, 4))
+        return labels, torch.where((assignments >= 0)[..., None], boxes, unit)

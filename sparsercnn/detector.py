@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from detkit.assigners import AssignContext, Assigner, NonFiniteCostError
 from detkit.checkpoint import read_published_layouts
 from detkit.config import Conventions
+from detkit.host import send
 from detkit.layers import refuse_tracing
 from detkit.structures import Detections, GroundTruth, HardAssignment, Predictions
 
@@ -101,12 +103,11 @@ class SparseRCNN(nn.Module):
             NonFiniteCostError: while training in one process, the network predicts NaN or infinite values; names iteration and images.
         """
         refuse_tracing(type(self).__name__)
+        if self.training:  # the objects are sent before the network runs, so that nothing waits for it
+            gt = GroundTruth.from_instances([item["instances"] for item in batched_inputs], self.device)
+            return self.losses(self.predict(self.preprocess_image(batched_inputs)), gt, batched_inputs)
         images = self.preprocess_image(batched_inputs)
-        outputs = self.predict(images)
-        if self.training:
-            gt = GroundTruth.from_instances([item["instances"].to(self.device) for item in batched_inputs])
-            return self.losses(outputs, gt, batched_inputs)
-        results = self.detections(outputs).to_instances(images.image_sizes)
+        results = self.detections(self.predict(images)).to_instances(images.image_sizes)
         processed = []
         for result, item, (height, width) in zip(results, batched_inputs, images.image_sizes, strict=True):
             processed.append({"instances": detector_postprocess(result, item.get("height", height), item.get("width", width))})
@@ -114,12 +115,12 @@ class SparseRCNN(nn.Module):
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalizes the images and pads them to one size."""
-        images = [(item["image"].to(self.device) - self.pixel_mean) / self.pixel_std for item in batched_inputs]
+        images = [(send(item["image"], self.device) - self.pixel_mean) / self.pixel_std for item in batched_inputs]
         return ImageList.from_tensors(images, self.backbone.size_divisibility, padding_constraints=self.backbone.padding_constraints)
 
     def predict(self, images: ImageList) -> StageOutputs:
         """What every stage predicts."""
-        return self.raw_outputs(images.tensor, torch.tensor(images.image_sizes, dtype=torch.float32, device=self.device))
+        return self.raw_outputs(images.tensor, send(np.asarray(images.image_sizes, np.float32), self.device))
 
     def raw_outputs(self, images: Tensor, image_sizes: Tensor) -> StageOutputs:
         """What every stage predicts for normalized, padded images (B, 3, H, W) of (height, width) ``image_sizes`` (B, 2), float32."""

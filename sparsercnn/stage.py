@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .interaction import Interaction
@@ -13,7 +14,7 @@ __all__ = ["BoxEncoding", "FeedForward", "SelfAttention", "Stage"]
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention between the proposals of an image, added and normalized."""
+    """Multi-head attention between the proposals of an image, added and normalized. Parameters are those of PyTorch's module."""
 
     def __init__(self, *, channels: int, num_heads: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -23,8 +24,13 @@ class SelfAttention(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, N, C) to (B, N, C)."""
-        attended, _ = self.attention(features, features, features, need_weights=False)
-        return self.norm(features + self.dropout(attended))
+        layers, heads = self.attention, self.attention.num_heads
+        batch, count, channels = features.shape
+        projected = F.linear(features, layers.in_proj_weight, layers.in_proj_bias)
+        query, key, value = projected.view(batch, count, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, C / heads)
+        dropout = layers.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).transpose(1, 2).reshape(batch, count, channels)
+        return self.norm(features + self.dropout(layers.out_proj(attended)))
 
 
 class FeedForward(nn.Module):

@@ -17,7 +17,8 @@ METHODS = set(METHOD_PACKAGES)
 ABOVE = {"tests", "tools", "benchmarks", "train_net"}
 #: rooms of detkit from the ground floor up; a room imports from floors below its own alone, and no two rooms import each other
 FLOORS = (
-    {"structures", "distributed", "config_files", "onnx_predictor"},
+    {"host", "distributed", "config_files", "onnx_predictor"},
+    {"structures"},
     {"geometry", "config"},
     {"registry", "model_zoo"},
     {"losses", "layers", "checkpoint", "data", "tta"},

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from detkit.geometry import Priors, box_centers, boxes_to_ltrb
+from detkit.host import on_host, send
 from detkit.structures import GroundTruth, HardAssignment
 
 from .atss import nearest_on_grid
 from .base import AssignContext
 from .soft import Pairs
-from .windows import cell_limits, level_table, padding_mask
+from .windows import padding_mask
 
 __all__ = [
     "CenterPrior",
@@ -24,38 +26,47 @@ __all__ = [
 ]
 
 
-def points_inside(context: AssignContext, boxes: Tensor | None = None) -> Pairs:
+def points_inside(context: AssignContext, boxes: np.ndarray | None = None) -> Pairs:
     """All priors whose location lies strictly inside an object, on every level.
 
-    The locations of a level inside a box are a range of columns times a range of rows, so nothing but the pairs themselves is made.
-    Their number depends on the data: waits once for the device.
+    The locations of a level inside a box are a range of columns times a range of rows. The ranges, and with them the number of pairs, are
+    made on the host of the boxes that were packed there, and sent; nothing but the pairs themselves is made, and nothing waits.
 
     Args:
         context: objects and priors.
-        boxes: (B, G, 4) other boxes in place of the objects' own, e.g. their middles.
+        boxes: (B, G, 4) float32, other boxes in place of the objects' own, e.g. their middles, made of
+            :func:`detkit.host.on_host` of these.
     """
     gt, priors = context.gt, context.grid_priors
-    grid, boxes = priors.grid, gt.boxes if boxes is None else boxes
-    table, limits = level_table(grid), cell_limits(grid, context.valid_sizes)
-    low, high = boxes.double().permute(2, 0, 1).view(2, 2, 1, *boxes.shape[:2])  # (2, 1, B, G): x, y
-    strides = table.strides.double()
-    first = ((low / strides - grid.offset).floor() + 1).clamp(min=0).long()  # (2, L, B, G)
-    end = torch.minimum((high / strides - grid.offset).ceil().long(), limits)
-    columns, rows = ((end - first).clamp(min=0) * gt.valid).unbind(0)
-
-    # one segment per image, object and level, in this order
-    widths = table.sizes[0].expand_as(columns)
-    image_starts = torch.arange(len(boxes), device=columns.device)[:, None] * grid.num_points
-    bases = first[1] * widths + first[0] + table.starts + image_starts
-    columns, rows, widths, bases = (x.permute(1, 2, 0).flatten() for x in (columns, rows, widths, bases))
+    columns, rows, bases, widths = _ranges_inside(on_host(gt.boxes) if boxes is None else boxes, context)
     counts = columns * rows
     total = int(counts.sum())
-    segment = torch.repeat_interleave(counts, output_size=total)
-    place = torch.arange(total, device=counts.device) - (counts.cumsum(0) - counts)[segment]
-    row = torch.div(place, columns[segment], rounding_mode="floor")
-    point_index = bases[segment] + row * widths[segment] + (place - row * columns[segment])
-    gt_index = torch.div(segment, grid.num_levels, rounding_mode="floor")
+    table = send(np.stack([counts, counts.cumsum() - counts, columns, bases, widths - columns]), gt.boxes.device)
+    segment = torch.repeat_interleave(table[0], output_size=total)
+    start, width, base, skipped = table[1:].index_select(1, segment).unbind(0)
+    place = torch.arange(total, device=segment.device) - start
+    point_index = base + place + torch.div(place, width, rounding_mode="floor") * skipped
+    gt_index = torch.div(segment, priors.grid.num_levels, rounding_mode="floor")
     return _anchors_of(point_index, gt_index, priors.anchors_per_point)
+
+
+def _ranges_inside(boxes: np.ndarray, context: AssignContext) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of every image, object and level, in this order, the locations strictly inside boxes (B, G, 4): numbers of columns and of rows, index
+    of the first location in the batch, and locations in a row of the level."""
+    grid, valid = context.grid_priors.grid, on_host(context.gt.valid)
+    sizes = np.asarray(grid.sizes)[:, ::-1].T[..., None, None]  # (2, L, 1, 1): x, y
+    limits = sizes
+    if context.valid_sizes is not None:
+        limits = np.minimum(on_host(context.valid_sizes)[..., ::-1].transpose(2, 1, 0)[..., None], sizes)
+    low, high = boxes.astype(np.float64).transpose(2, 0, 1).reshape(2, 2, 1, *valid.shape)  # (2, 1, B, G)
+    strides = np.asarray(grid.strides, np.float64)[:, None, None]
+    first = np.clip(np.floor(low / strides - grid.offset) + 1, 0, None).astype(np.int64)  # (2, L, B, G)
+    end = np.minimum(np.ceil(high / strides - grid.offset).astype(np.int64), limits)
+    columns, rows = np.clip(end - first, 0, None) * valid
+    starts = np.asarray(grid.level_starts[:-1])[:, None, None] + np.arange(len(boxes))[:, None] * grid.num_points
+    bases = first[1] * sizes[0] + first[0] + starts
+    widths = np.broadcast_to(sizes[0], bases.shape)
+    return tuple(x.transpose(1, 2, 0).reshape(-1) for x in (columns, rows, bases, widths))
 
 
 def points_near_center(context: AssignContext, radius: float) -> Pairs:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 
-from detkit.geometry import box_areas, box_centers, box_sizes
+from detkit.geometry import box_areas
+from detkit.host import on_host
 from detkit.structures import GroundTruth, HardAssignment
 
 from .base import AssignContext, Assigner
@@ -52,6 +53,7 @@ class FoveaBoxAssigner(Assigner):
         pairs = pairs.select(fitting)
         return hard_labels(pairs.select(best_of_each(-areas[fitting], pairs.prior_index)), context)
 
-    def _middles(self, gt: GroundTruth) -> torch.Tensor:
-        centers, reach = box_centers(gt.boxes), self.sigma * box_sizes(gt.boxes) / 2
-        return torch.cat([centers - reach, centers + reach], dim=-1)
+    def _middles(self, gt: GroundTruth) -> np.ndarray:
+        low, high = np.split(on_host(gt.boxes), 2, axis=-1)
+        centers, reach = (low + high) / 2, np.float32(self.sigma) * (high - low) / 2
+        return np.concatenate([centers - reach, centers + reach], axis=-1)

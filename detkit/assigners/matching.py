@@ -13,6 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from detkit.distributed import usable_processors
+from detkit.host import send
 
 __all__ = ["NonFiniteCostError", "match"]
 
@@ -61,7 +62,7 @@ def match(costs: Tensor, valid: Tensor) -> Tensor:
         solved = list(_threads().map(partial(_solve, packed, gt_index), range(problems)))
         if not all(solved):
             raise NonFiniteCostError([problem for problem, finite in enumerate(solved) if not finite])
-    return torch.from_numpy(gt_index).to(costs.device)
+    return send(gt_index, costs.device)
 
 
 def _solve(packed: np.ndarray, gt_index: np.ndarray, problem: int) -> bool:

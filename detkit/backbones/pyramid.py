@@ -13,7 +13,7 @@ from fvcore.nn.weight_init import c2_xavier_fill
 from torch import Tensor, nn
 
 from detkit.config import Section
-from detkit.layers import train_affine
+from detkit.layers import keep_constants, train_affine
 
 from .deformable import check_backbone
 
@@ -79,6 +79,7 @@ def build_bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
             f"False for {node.BOTTOM_UP} without batch norms of fixed statistics outside of its frozen stages; for a ResNet they are "
             "MODEL.RESNETS.NORM FrozenBN, for a network of torchvision or timm MODEL.BACKBONE.NORM FrozenBN",
         )
+    keep_constants(bottom_up)
     shapes = bottom_up.output_shape()
     if not _are_contiguous([shapes[name].stride if name in shapes else 0 for name in node.IN_FEATURES]):
         raise Section(cfg, "MODEL.FPN").refusal(

@@ -7,10 +7,12 @@ disk, a power cut), the file of that name is either the old one or the new one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +21,17 @@ import torch
 
 from .soundness import non_finite
 
-__all__ = ["CONFIG_FILE", "LAST_CHECKPOINT", "RUN_FILE", "CheckpointFolder", "write_atomically", "write_text_atomically"]
+__all__ = [
+    "CONFIG_FILE",
+    "LAST_CHECKPOINT",
+    "RUN_FILE",
+    "CheckpointFolder",
+    "WriteError",
+    "readable_size",
+    "state_size",
+    "write_atomically",
+    "write_text_atomically",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -33,30 +45,101 @@ _PERIODIC = re.compile(r"model_(\d{7,})\.pth")
 _FINAL = "model_final.pth"
 
 
-def write_atomically(path: str | Path, write: Callable[[IO[bytes]], Any]) -> None:
+#: how the system says that there is no room: the disk, the quota of the user, the greatest file
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def write_atomically(path: str | Path, write: Callable[[IO[bytes]], Any], *, size: int | None = None) -> None:
     """Writes a file so that it is never seen half written.
 
     Args:
         path: of the file; its folder must exist.
         write: called with an open binary file.
+        size: how many bytes it will have, about, to say how many are missing.
 
     Raises:
-        OSError: it could not be written (no space, no permission), named by path. What stood there before still stands.
+        WriteError: it could not be written (no space, no permission), named by path. What stood there before still stands.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    reason: OSError | None = None
     try:
         with open(temporary, "wb") as file:
-            write(file)
+            watched = _WatchedFile(file)
+            try:
+                write(watched)  # type: ignore[arg-type]  # as much of a file as writers ask for
+            except Exception:
+                if watched.error is None:
+                    raise
+                raise watched.error from None  # torch makes a RuntimeError of it that says nothing of the disk
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        raise OSError(f"{path} could not be written: {error}. Is there space on the disk, and the right to write there?") from error
+    except OSError as error:
+        reason = error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+    if reason is not None:
+        raise WriteError(reason.errno, _not_written(path, reason, size)) from reason
+
+
+class _WatchedFile:
+    """A file that remembers the error of a write."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+class WriteError(OSError):
+    """A file could not be written. The message names it and the remedy."""
+
+    def __str__(self) -> str:
+        return str(self.args[-1])
+
+
+def _not_written(path: Path, error: OSError, size: int | None) -> str:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    said = f"{path} could not be written: {reason}."
+    if error.errno not in _NO_ROOM:
+        return f"{said} Is there space on the disk, and the right to write there?"
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(path.parent).free
+        said += f" The disk has {readable_size(free)} free"
+        if size is not None:
+            said += f", and the file takes {readable_size(size)}" + (f": {readable_size(size - free)} are missing" * (size > free))
+        said += "."
+    return f"{said} Make room (a quota and a limit on the size of a file count too). What was written before is as it was."
+
+
+def readable_size(size: float) -> str:
+    """``"1.5 GB"`` for a number of bytes."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.1f} GB"
+
+
+def state_size(state: Any) -> int:
+    """How many bytes the tensors of a checkpoint take."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, Mapping):
+        return sum(map(state_size, state.values()))
+    return sum(map(state_size, state)) if isinstance(state, (list, tuple)) else 0
 
 
 def write_text_atomically(path: str | Path, text: str) -> None:
@@ -111,7 +194,7 @@ class CheckpointFolder:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{name}.pth"
-        write_atomically(path, lambda file: torch.save(dict(data), file))
+        write_atomically(path, lambda file: torch.save(dict(data), file), size=state_size(data))
         if resumable:
             write_text_atomically(self.folder / LAST_CHECKPOINT, path.name)
             self._prune(newest=path)
@@ -121,6 +204,14 @@ class CheckpointFolder:
     def final(self) -> Path:
         """Where the checkpoint at the end of training lies."""
         return self.folder / _FINAL
+
+    @property
+    def last(self) -> Path | None:
+        """The checkpoint to resume from, as it is named; None where none is."""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            path = self.folder / (self.folder / LAST_CHECKPOINT).read_text().strip()
+            return path if path.is_file() else None
+        return None
 
     @property
     def used(self) -> bool:

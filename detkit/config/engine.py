@@ -53,6 +53,10 @@ def add_engine_config(cfg: CN) -> None:
     solver.EMA.ENABLED = False
     solver.EMA.DECAY = 0.9998  # after t iterations at most (1 + t) / (10 + t), so that the average is useful in short trainings too
 
+    # Seconds without a sign of life after which a worker (a process of --num-gpus or torchrun) or a data worker is lost: the others save
+    # what they have and end. One that was killed is noticed at once.
+    cfg.PATIENCE = 90.0
+
     solver.CHECKPOINT_KEEP = 0  # newest periodic checkpoints to keep; 0: all
 
     cfg.TEST.PROPOSALS = True  # evaluate the proposals of an R-CNN too: their average recall, AR@100 and AR@1000

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import Backbone
@@ -24,6 +25,7 @@ from detkit.dense.postprocess import DensePostprocessor
 from detkit.dense.priors import PriorGenerator
 from detkit.dense.tensor_path import TensorPath
 from detkit.geometry import BoxCoder, boxes_to_ltrb, centerness_of
+from detkit.host import send
 from detkit.structures import DenseOutputs, Detections, GroundTruth
 
 __all__ = ["DenseDetector"]
@@ -93,12 +95,6 @@ class DenseDetector(TensorPath, Detectron2DenseDetector):
         """Raw outputs of preprocessed images."""
         return self.raw_outputs(images.tensor)
 
-    def forward_training(
-        self, images: ImageList, features: list[Tensor], predictions: DenseOutputs, gt_instances: list[Instances]
-    ) -> dict[str, Tensor]:
-        """The losses of a batch."""
-        return self.losses(predictions, self.ground_truth(gt_instances), images.image_sizes)
-
     def forward_inference(self, images: ImageList, features: list[Tensor], predictions: DenseOutputs) -> list[Instances]:
         """Detections of every image in pixels of the network's input."""
         found = self._at_border(self.detections(predictions, self._sizes(images.image_sizes)))
@@ -113,12 +109,8 @@ class DenseDetector(TensorPath, Detectron2DenseDetector):
         return {f"{kind}_{levels[i]}": x for kind, values in maps.items() for i, x in enumerate(values or ())}
 
     def ground_truth(self, gt_instances: list[Instances]) -> GroundTruth:
-        """Padded objects in the model's own box convention."""
-        gt, plus_one = GroundTruth.from_instances(gt_instances), self.prior_generator.plus_one
-        if not plus_one:
-            return gt
-        shift = gt.boxes.new_tensor([0.0, 0.0, plus_one, plus_one])
-        return replace(gt, boxes=gt.boxes - shift * gt.valid[..., None])
+        """Padded objects on the model's device, in its own box convention."""
+        return GroundTruth.from_instances(gt_instances, self.device, plus_one=self.prior_generator.plus_one)
 
     def losses(self, outputs: DenseOutputs, gt: GroundTruth, image_sizes: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         """The losses of raw outputs, ``gt`` in the model's own box convention, ``image_sizes`` (height, width) without padding."""
@@ -139,7 +131,7 @@ class DenseDetector(TensorPath, Detectron2DenseDetector):
         return self.postprocessor(predictions, priors_per_level=priors.per_level, image_sizes=image_sizes)
 
     def _sizes(self, image_sizes: Sequence[tuple[int, int]]) -> Tensor:
-        return torch.tensor(image_sizes, dtype=torch.float32, device=self.device)
+        return send(np.asarray(image_sizes, np.float32), self.device)
 
     def _at_border(self, found: Detections) -> Detections:
         """Detections in Detectron2's box convention."""

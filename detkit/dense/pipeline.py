@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from detkit.assigners import AssignContext, Assigner, Assignment
 from detkit.dense.priors import PriorGenerator
 from detkit.geometry import BoxCoder, Priors
+from detkit.host import send
 from detkit.structures import DenseOutputs, GroundTruth, Predictions
 
 __all__ = ["DensePipeline", "decode_outputs"]
@@ -65,7 +67,7 @@ class DensePipeline:
             priors=priors,
             predictions=predictions if sees_predictions else None,
             valid_sizes=self.valid_sizes(priors, image_sizes),
-            image_sizes=gt.boxes.new_tensor(image_sizes) if sees_predictions else None,
+            image_sizes=send(np.asarray(image_sizes, np.float32), gt.boxes.device) if sees_predictions else None,
         )
         return self.assigner(context)
 

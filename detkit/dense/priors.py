@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from detkit.geometry import Grid, Priors
 
 __all__ = ["PriorGenerator"]
+
+#: pyramids whose priors are kept, about a megabyte each
+MAX_KEPT = 16
 
 
 class PriorGenerator(nn.Module):
@@ -31,6 +35,7 @@ class PriorGenerator(nn.Module):
         self.strides = tuple(strides)
         self.offset = offset
         self.plus_one = plus_one
+        self._kept: dict[tuple[Any, ...], Priors] = {}
         for level, anchors in enumerate(cell_anchors or [torch.zeros(1, 4)] * len(self.strides)):
             self.register_buffer(f"cell_anchors{level}", anchors, persistent=False)  # beside the network, not copied at every step
 
@@ -45,9 +50,21 @@ class PriorGenerator(nn.Module):
         return len(self.get_buffer("cell_anchors0"))
 
     def forward(self, level_sizes: Sequence[tuple[int, int]]) -> Priors:
-        """The priors of a pyramid of these (height, width)."""
-        anchors = self.cell_anchors
-        return Priors(Grid(tuple(level_sizes), self.strides, self.offset, anchors[0].device), anchors, self.plus_one)
+        """The priors of a pyramid of these (height, width). Those of the last pyramids are kept with all that was computed of them."""
+        anchors, sizes = self.cell_anchors, tuple(level_sizes)
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return self._make(sizes, anchors)
+        key = (sizes, torch.is_inference_mode_enabled())
+        priors = self._kept.pop(key, None)
+        if priors is None or any(a is not b for a, b in zip(priors.cell_anchors, anchors, strict=True)):
+            priors = self._make(sizes, anchors)
+        self._kept[key] = priors  # the last one used is the last one in the dictionary
+        if len(self._kept) > MAX_KEPT:
+            del self._kept[next(iter(self._kept))]
+        return priors
+
+    def _make(self, sizes: tuple[tuple[int, int], ...], anchors: tuple[Tensor, ...]) -> Priors:
+        return Priors(Grid(sizes, self.strides, self.offset, anchors[0].device), anchors, self.plus_one)
 
     def for_image(self, image_size: tuple[int, int], size_divisibility: int) -> Priors:
         """The priors of an image of (height, width) pixels that is padded to multiples of ``size_divisibility``."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from detectron2.structures import Instances
 from torch import Tensor
 
+from detkit.host import send
 from detkit.layers import refuse_tracing
-from detkit.structures import Detections
+from detkit.structures import Detections, GroundTruth
 
 __all__ = ["TensorPath"]
 
@@ -19,6 +22,9 @@ class TensorPath:
     backbone: Any
     head: Any
     head_in_features: Sequence[str]
+    training: bool
+    device: torch.device
+    preprocess_image: Any
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
         """Losses while training, else detections; see Detectron2's ``DenseDetector``.
@@ -27,7 +33,31 @@ class TensorPath:
             RuntimeError: it is being traced.
         """
         refuse_tracing(type(self).__name__)
-        return super().forward(batched_inputs)  # type: ignore[misc]
+        return self.training_losses(batched_inputs) if self.training else super().forward(batched_inputs)  # type: ignore[misc]
+
+    def training_losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """The losses of a batch. The objects are sent before the network runs, so that nothing waits for it.
+
+        Raises:
+            ValueError: images without ``"instances"``.
+        """
+        if not all("instances" in item for item in batched_inputs):
+            raise ValueError("Training needs the objects of the images, but some images have no 'instances'.")
+        gt = self.ground_truth([item["instances"] for item in batched_inputs])
+        images = self.preprocess_image(batched_inputs)
+        return self.losses(self.raw_outputs(images.tensor), gt, images.image_sizes)
+
+    def _move_to_current_device(self, x: Tensor) -> Tensor:
+        """Detectron2's hook for images on their way to the device."""
+        return send(x, self.device)
+
+    def ground_truth(self, gt_instances: list[Instances]) -> GroundTruth:
+        """Padded objects on the model's device, in its own box convention."""
+        raise NotImplementedError
+
+    def losses(self, outputs: Any, gt: GroundTruth, image_sizes: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+        """The losses of raw outputs; ``image_sizes`` (height, width) without padding."""
+        raise NotImplementedError
 
     def detections(self, outputs: Any, image_sizes: Tensor) -> Detections:
         """Detections of raw outputs; ``image_sizes`` (B, 2) height and width without padding."""

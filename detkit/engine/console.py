@@ -5,6 +5,7 @@ This is the one place where warnings of dependencies are silenced, each by its t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import os
@@ -56,6 +57,10 @@ _KNOWN_LOG_NOISE: tuple[tuple[str, str], ...] = (
 def quiet_dependencies() -> None:
     """Silences the known warnings of dependencies in this process. Call it before Detectron2 is imported; twice does no harm."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported: its C++ side has warnings of its own
+    # Python's process that cleans up after others which were killed; it reads this when it starts
+    cleaning = "ignore:resource_tracker:UserWarning"
+    if cleaning not in (given := os.environ.get("PYTHONWARNINGS", "")):
+        os.environ["PYTHONWARNINGS"] = f"{given},{cleaning}" if given else cleaning
     for category, message, module in _KNOWN_NOISE:
         warnings.filterwarnings("ignore", message=message, category=category, module=module)
     for name, start in _KNOWN_LOG_NOISE:
@@ -119,7 +124,7 @@ class _LogFile(logging.handlers.MemoryHandler):
         if self.target is not None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(self.path)
+        file = _FileThatMayFill(self.path)
         file.setFormatter(self.formatter)
         self.setTarget(file)
         self.flush()
@@ -130,6 +135,28 @@ class _LogFile(logging.handlers.MemoryHandler):
         super().close()
         if target is not None:
             target.close()
+
+
+class _FileThatMayFill(logging.FileHandler):
+    """Says once that it cannot be written; a full disk must not stop a training before it stops a checkpoint, nor fill the console."""
+
+    _said = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._said:
+            self._said = True
+            print(f"{self.baseFilename} cannot be written any more: {error.strerror}.", file=sys.stderr)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            super().flush()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 class _ConsoleFilter(logging.Filter):

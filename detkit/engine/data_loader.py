@@ -23,6 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 from detkit.config import ConfigError, Section
 from detkit.data import DataError
 from detkit.distributed import get_rank, get_world_size
+from detkit.engine.data_workers import watched_batches
+from detkit.engine.exits import STOP_SIGNALS
 from detkit.engine.seeding import seeded_on_host
 
 __all__ = ["BatchSchedule", "SeededDataset", "TrainLoader", "build_train_loader"]
@@ -119,11 +121,14 @@ class TrainLoader:
         schedule: what is seen when.
         num_workers: processes that prepare images; 0 prepares them in this one.
         pin_memory: for faster copies to a GPU.
+        patience: seconds after which a worker that is stopped is lost, see :func:`detkit.engine.data_workers.watched_batches`.
     """
 
-    def __init__(self, dataset: Dataset, schedule: BatchSchedule, *, num_workers: int = 0, pin_memory: bool = False) -> None:
+    def __init__(
+        self, dataset: Dataset, schedule: BatchSchedule, *, num_workers: int = 0, pin_memory: bool = False, patience: float = 90.0
+    ) -> None:
         self._dataset, self._schedule = dataset, schedule
-        self._num_workers, self._pin_memory = num_workers, pin_memory
+        self._num_workers, self._pin_memory, self._patience = num_workers, pin_memory, patience
 
     def from_iteration(self, start: int) -> Iterator[list[dict[str, Any]]]:
         """Starts the workers and goes on from iteration ``start``."""
@@ -135,7 +140,7 @@ class TrainLoader:
             worker_init_fn=_init_worker,
             pin_memory=self._pin_memory,
         )
-        return iter(loader)
+        return watched_batches(loader, self._patience)
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         return self.from_iteration(0)
@@ -154,8 +159,9 @@ def _as_list(batch: list[dict]) -> list[dict]:
 
 
 def _init_worker(worker_id: int) -> None:
-    """One thread per worker, and a Ctrl-C is for the training process to answer."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """One thread per worker. Requests to stop are for the training process to answer, whose end ends the workers."""
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
     cv2.setNumThreads(0)
 
 
@@ -188,6 +194,7 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict | None]) -> T
         schedule,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         pin_memory=torch.device(cfg.MODEL.DEVICE).type == "cuda",
+        patience=cfg.PATIENCE,
     )
 
 

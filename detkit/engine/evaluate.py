@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from detkit.data import UNREADABLE, DataError, build_test_mapper
+from detkit.engine.data_workers import watched_batches
+from detkit.engine.exits import Exit, ExitCode
 from detkit.engine.run_record import command_line, write_record
 from detkit.evaluation import build_evaluator, proposals_in_outputs
 from detkit.tta import build_multi_scale_detector
@@ -60,7 +62,7 @@ def evaluate(
     for name in cfg.DATASETS.TEST:
         loader = build_loader(cfg, name)
         with proposals_in_outputs(model) if cfg.TEST.PROPOSALS else contextlib.nullcontext():
-            results[name] = _evaluate_one(model, loader, build_evaluator(cfg, name), name, before_batch) or {}
+            results[name] = _evaluate_one(model, loader, build_evaluator(cfg, name), name, before_batch, cfg.PATIENCE) or {}
         if multi_scale and cfg.TEST.AUG.ENABLED:
             merged = _evaluate_multi_scale(cfg, model, name, build_loader, before_batch) or {}
             results[name] |= {f"{task}_TTA": metrics for task, metrics in merged.items()}
@@ -78,14 +80,16 @@ def _evaluate_multi_scale(
     full_size.INPUT.MIN_SIZE_TEST = 0  # Detectron2's word for images in the size of their files
     evaluator = build_evaluator(cfg, name, Path(cfg.OUTPUT_DIR) / "inference_TTA" / name)
     logger.info("%s: multi-scale testing at %d sizes%s.", name, len(cfg.TEST.AUG.MIN_SIZES), ", also mirrored" * cfg.TEST.AUG.FLIP)
-    return _evaluate_one(detector, build_loader(full_size, name), evaluator, f"{name}, multi-scale", before_batch)
+    return _evaluate_one(detector, build_loader(full_size, name), evaluator, f"{name}, multi-scale", before_batch, cfg.PATIENCE)
 
 
 def _evaluate_one(
-    model: nn.Module, loader: DataLoader, evaluator: DatasetEvaluator, name: str, before_batch: Callable[[], None]
+    model: nn.Module, loader: DataLoader, evaluator: DatasetEvaluator, name: str, before_batch: Callable[[], None], patience: float
 ) -> dict[str, Any]:
     show = comm.is_main_process() and sys.stdout.isatty()
-    with tqdm(loader, desc=name, unit="img", leave=False, disable=not show, file=sys.stdout, dynamic_ncols=True) as batches:
+    with tqdm(
+        _Watched(loader, patience), desc=name, unit="img", leave=False, disable=not show, file=sys.stdout, dynamic_ncols=True
+    ) as batches:
         printed = io.StringIO()
         silent = _Silent(evaluator, printed)
         results = inference_on_dataset(model, _Readable(batches, evaluator), silent, callbacks={"before_inference": before_batch})
@@ -98,6 +102,19 @@ def _evaluate_one(
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     """Detectron2's loader of a test set, with :func:`detkit.data.build_test_mapper`."""
     return build_detection_test_loader(cfg, dataset_name, mapper=build_test_mapper(cfg))
+
+
+class _Watched:
+    """The batches of a loader whose workers are looked at."""
+
+    def __init__(self, loader: DataLoader, patience: float) -> None:
+        self._loader, self._patience = loader, patience
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        return watched_batches(self._loader, self._patience)
 
 
 class _Readable:
@@ -167,7 +184,7 @@ def check_expected_results(cfg: CfgNode, results: Results) -> None:
     """Compares the results on the first test set with ``TEST.EXPECTED_RESULTS``: ``[[task, metric, value, tolerance], ...]``.
 
     Raises:
-        SystemExit: one of them is missing or further off than its tolerance.
+        Exit: one of them is missing or further off than its tolerance.
     """
     if not len(cfg.TEST.EXPECTED_RESULTS):
         return
@@ -178,5 +195,7 @@ def check_expected_results(cfg: CfgNode, results: Results) -> None:
         if value is None or not abs(value - expected) <= tolerance:
             misses.append(f"{task} {metric} is {value if value is None else round(value, 2)}, expected {expected} +- {tolerance}")
     if misses:
-        raise SystemExit(f"TEST.EXPECTED_RESULTS: {'; '.join(misses)}.")
+        message = f"TEST.EXPECTED_RESULTS: {'; '.join(misses)}."
+        print(message, file=sys.stderr)
+        raise Exit(message, ExitCode.RESULTS)
     logger.info("The results are as expected (TEST.EXPECTED_RESULTS).")

@@ -19,6 +19,7 @@ class PeriodicCheckpoint(HookBase):
         done = self.trainer.iter + 1
         if done >= self.trainer.max_iter or (self._period > 0 and done % self._period == 0):
             self.trainer.save_checkpoint()
+        self.trainer.whole_state.completed(self.trainer.iter)
 
 
 class StopOnRequest(HookBase):

@@ -7,24 +7,37 @@ variables; else `--num-gpus` processes are started here. GPUs talk by NCCL, CPUs
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
 
-__all__ = ["TIMEOUT", "Worker", "check_processes", "joined_worker", "launch", "process_group"]
+from detkit.config import ConfigError
+from detkit.engine.exits import Exit, ExitCode, exit_code_of, interruptible, mute
+from detkit.engine.family import Family
+from detkit.engine.peers import claim_end, leave_if_others_end, new_name, say, watching
 
-#: After which a collective operation gives up, when a worker is gone.
+__all__ = ["PATIENCE", "TIMEOUT", "LaunchError", "Worker", "check_processes", "joined_worker", "launch", "process_group"]
+
+#: After which a collective operation gives up, though all workers live.
 TIMEOUT = timedelta(minutes=30)
+#: How long workers wait for each other to come.
+MEETING = timedelta(minutes=10)
+#: Seconds without a sign of life after which a worker is lost.
+PATIENCE = 90.0
+
+
+class LaunchError(ConfigError):
+    """Workers that cannot be started as asked. The message names the option and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +50,7 @@ class Worker:
         world_size: processes in all.
         local_world_size: processes on each machine.
         init_method: where they meet: ``tcp://host:port``, ``file://path``, or ``env://`` for ``MASTER_ADDR`` and ``MASTER_PORT``.
+        watch: address of the store in which they show that they live; None: that of ``env://``.
     """
 
     rank: int
@@ -44,6 +58,7 @@ class Worker:
     world_size: int
     local_world_size: int
     init_method: str = "env://"
+    watch: str | None = None
 
 
 def joined_worker() -> Worker | None:
@@ -66,8 +81,9 @@ def launch(
     *,
     num_machines: int = 1,
     machine_rank: int = 0,
-    dist_url: str = "env://",
+    dist_url: str = "auto",
     device: str = "cuda",
+    patience: float = PATIENCE,
     args: tuple = (),
 ) -> Any:
     """Runs ``main(*args)`` in every worker.
@@ -77,104 +93,157 @@ def launch(
         num_processes: per machine; ignored under ``torchrun``.
         num_machines: machines that take part; this command must be given on each of them.
         machine_rank: index of this machine.
-        dist_url: where the processes meet, ``tcp://host:port``.
+        dist_url: where the processes meet: ``tcp://host:port`` of the machine of rank 0, ``file://path``, or ``auto``, any free port, for
+            one machine.
         device: "cuda" or "cpu": what the model runs on.
+        patience: seconds without a sign of life after which a worker is lost, see :mod:`detkit.engine.peers`.
         args: of ``main``; they are pickled for the processes started here.
 
     Returns:
         what ``main`` returns, where it runs in this process (one process, or under ``torchrun``); else None.
 
     Raises:
-        ValueError: see :func:`check_processes`.
-        SystemExit: a worker has stopped with this exit code, after printing the reason.
+        LaunchError: see :func:`check_processes`; or the address is in use or does not exist.
+        SystemExit: a worker has stopped with this exit code, after saying the reason.
     """
     worker = joined_worker()
     if worker is not None:
-        with process_group(worker, device):
+        with process_group(worker, device, patience=patience):
             return main(*args)
     check_processes(num_processes, num_machines=num_machines, machine_rank=machine_rank, device=device)
     world_size = num_processes * num_machines
     if world_size == 1:
         return main(*args)
+    store, meeting = _meeting(dist_url, num_machines, machine_rank)
     workers = [
-        Worker(machine_rank * num_processes + local_rank, local_rank, world_size, num_processes, dist_url)
+        Worker(machine_rank * num_processes + local_rank, local_rank, world_size, num_processes, *meeting)
         for local_rank in range(num_processes)
     ]
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # a worker that fails prints its own error
     context = mp.start_processes(
-        _started_worker, args=(workers, device, main, args), nprocs=num_processes, join=False, start_method="spawn"
+        _started_worker, args=(workers, device, patience, main, args), nprocs=num_processes, join=False, start_method="spawn"
     )
-    _wait_for(context)
+    Family(context.processes, [worker.rank for worker in workers], world_size, store).wait()
     return None
+
+
+def _meeting(dist_url: str, num_machines: int, machine_rank: int) -> tuple[dist.Store, tuple[str, str | None]]:
+    """A store that outlives the workers, and the addresses of a worker: where the group meets, and where the watch does.
+
+    Raises:
+        LaunchError: the address cannot be used.
+    """
+    if dist_url == "auto" and num_machines > 1:
+        raise LaunchError("--dist-url auto is for one machine. Give the address of the first, the same on all: --dist-url tcp://HOST:PORT.")
+    url = urlsplit(dist_url)
+    if dist_url == "auto" or (url.scheme == "file" and num_machines == 1):
+        store = _open_store("127.0.0.1", 0, first=True, url=dist_url)
+        own = f"tcp://127.0.0.1:{store.port}"
+        return store, (own if dist_url == "auto" else dist_url, own)
+    if url.scheme != "tcp" or not url.hostname or not _port(url):
+        raise LaunchError(f"--dist-url {dist_url}: give tcp://HOST:PORT, file:///a/path (on one machine), or auto.")
+    return _open_store(url.hostname, _port(url), first=machine_rank == 0, url=dist_url), (dist_url, dist_url)
+
+
+def _port(url: SplitResult) -> int:
+    try:
+        return url.port or 0
+    except ValueError:  # beyond 65535, or no number
+        return 0
+
+
+def _open_store(host: str, port: int, *, first: bool, url: str) -> dist.TCPStore:
+    try:
+        return dist.TCPStore(host, port, None, first, MEETING, wait_for_workers=False)
+    except dist.DistError as error:
+        if "EADDRINUSE" in str(error):
+            raise LaunchError(f"--dist-url {url}: port {port} is in use. Name another port, or --dist-url auto on one machine.") from error
+        raise LaunchError(
+            f"--dist-url {url}: {'cannot be opened' if first else f'did not answer within {MEETING}'} ({str(error).splitlines()[0]}). It "
+            "has to be an address of the machine with --machine-rank 0."
+        ) from error
 
 
 def check_processes(num_processes: int, *, num_machines: int = 1, machine_rank: int = 0, device: str = "cuda") -> None:
     """Whether :func:`launch` can start what it is asked for.
 
     Raises:
-        ValueError: more processes than GPUs, or numbers out of range.
+        LaunchError: more processes than GPUs, or numbers out of range.
     """
     if joined_worker() is not None:
         return
     if num_processes < 1 or not 0 <= machine_rank < num_machines:
-        raise ValueError(
+        raise LaunchError(
             f"--num-gpus {num_processes} --num-machines {num_machines} --machine-rank {machine_rank}: at least one process, "
             "and a machine rank from 0 to the number of machines - 1, are needed."
         )
     if device == "cuda" and num_processes > torch.cuda.device_count():
-        raise ValueError(
+        raise LaunchError(
             f"--num-gpus {num_processes}: this machine has {torch.cuda.device_count()} CUDA devices. Ask for fewer, or give "
             "MODEL.DEVICE cpu to run as many processes on the CPU."
         )
 
 
 @contextlib.contextmanager
-def process_group(worker: Worker, device: str) -> Iterator[None]:
-    """Makes this process a worker of its group; on success the group is destroyed at the end.
+def process_group(worker: Worker, device: str, *, patience: float = PATIENCE) -> Iterator[None]:
+    """Makes this process a worker of its group, which watches over the others; on success the group is destroyed at the end.
 
     Args:
         worker: rank, world size and meeting point of this process.
         device: "cuda" (NCCL; GPU ``worker.local_rank``) or "cpu" (gloo).
+        patience: see :func:`launch`.
     """
     on_gpu = device == "cuda"
     if on_gpu:
         torch.cuda.set_device(worker.local_rank)
-    dist.init_process_group(
-        "nccl" if on_gpu else "gloo",
-        init_method=worker.init_method,
-        rank=worker.rank,
-        world_size=worker.world_size,
-        timeout=TIMEOUT,
-        device_id=torch.device("cuda", worker.local_rank) if on_gpu else None,
-    )
-    comm.create_local_process_group(worker.local_world_size)
-    comm.synchronize()
-    yield
+    _meet(worker, on_gpu)
+    name = comm.all_gather(new_name())[0]
+    address = worker.watch or f"tcp://{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    url = urlsplit(address)
+    client = dist.TCPStore(url.hostname or "", url.port or 0, None, False, MEETING, wait_for_workers=False)
+    with watching(client, name, rank=worker.rank, world_size=worker.world_size, patience=patience):
+        comm.create_local_process_group(worker.local_world_size)
+        comm.synchronize()
+        try:
+            yield
+        except Exception as error:
+            leave_if_others_end(error)
+            if not claim_end(exit_code_of(error)):
+                leave_if_others_end()
+            raise
     dist.destroy_process_group()
 
 
-def _started_worker(local_rank: int, workers: list[Worker], device: str, main: Callable[..., Any], args: tuple) -> None:
+def _meet(worker: Worker, on_gpu: bool) -> None:
+    options: dict[str, Any] = {"init_method": worker.init_method}
+    if worker.init_method.startswith("tcp://"):  # its store is that of the process that has started this one
+        url = urlsplit(worker.init_method)
+        client = dist.TCPStore(url.hostname or "", url.port or 0, None, False, MEETING, wait_for_workers=False)
+        options = {"store": dist.PrefixStore("group", client)}
+    try:
+        dist.init_process_group(
+            "nccl" if on_gpu else "gloo",
+            rank=worker.rank,
+            world_size=worker.world_size,
+            timeout=TIMEOUT,
+            device_id=torch.device("cuda", worker.local_rank) if on_gpu else None,
+            **options,
+        )
+    except dist.DistError as error:
+        where = worker.init_method if worker.init_method != "env://" else f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        message = f"error: worker {worker.rank} of {worker.world_size} could not meet the others at {where}: {str(error).splitlines()[0]}"
+        say(message)
+        raise Exit(message, ExitCode.CONFIG if "EADDRINUSE" in str(error) else ExitCode.PEER_LOST) from error
+
+
+def _started_worker(local_rank: int, workers: list[Worker], device: str, patience: float, main: Callable[..., Any], args: tuple) -> None:
     worker = workers[local_rank]
+    if worker.rank:
+        mute()
     if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, torch.get_num_threads() // worker.local_world_size))  # share the cores
-    with process_group(worker, device):
-        main(*args)
-
-
-def _wait_for(context: mp.ProcessContext) -> None:
-    """Waits for the started processes and passes on a request to stop, which they answer with a checkpoint."""
-
-    def pass_on(signum: int, frame: object) -> None:
-        for pid in context.pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-
-    previous = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGTERM, signal.SIGINT)}
     try:
-        while not context.join():
-            pass
-    except mp.ProcessExitedException as error:
-        sys.exit(error.exit_code if error.exit_code > 0 else 1)
-    finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
+        with interruptible(), process_group(worker, device, patience=patience):
+            main(*args)
+    except Exception:
+        traceback.print_exc()
+        sys.exit(ExitCode.DEFECT)

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import re
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
@@ -19,11 +18,16 @@ from detectron2.utils import comm
 from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint
 from detkit.config import ConfigError
 from detkit.data import DataError, prepare_datasets
-from detkit.distributed import get_rank
+from detkit.distributed import get_rank, get_world_size
 from detkit.engine.allocator import keep_freed_memory
 from detkit.engine.console import open_log_file, setup_logging
+from detkit.engine.data_workers import DataWorkerLostError
+from detkit.engine.elastic import fit_batch_to_workers, is_restart
 from detkit.engine.evaluate import Results, check_expected_results, evaluate, save_results
-from detkit.engine.launch import check_processes, launch
+from detkit.engine.exits import Exit, exit_code_of, interruptible
+from detkit.engine.launch import LaunchError, check_processes, launch
+from detkit.engine.peers import claim_end, leave_if_others_end
+from detkit.engine.run_folder import check_folder, folder_in_use
 from detkit.engine.setup import read_config, resolve_config
 from detkit.engine.trainer import Trainer
 from detkit.evaluation import EvaluationError
@@ -34,13 +38,11 @@ __all__ = ["main", "run"]
 logger = logging.getLogger(__name__)
 
 #: What bad input raises before training; anything else is a defect and shows its traceback.
-_INPUT_ERRORS = (ValueError, OSError, KeyError)
+_INPUT_ERRORS = (ValueError, OSError, KeyError, MemoryError, DataWorkerLostError)
 #: What stops a training or an evaluation and explains itself.
-_TRAINING_ERRORS = (FloatingPointError, DataError, EvaluationError, ConfigError, OSError)
-#: How torch says that a data worker was ended from outside.
-_WORKER_KILLED = re.compile(r"DataLoader worker \(pid[^)]*\) (?:is killed by signal: (.*?)\.? ?$|exited unexpectedly)", re.MULTILINE)
-#: Seconds that the other workers wait for rank 0 to report an error.
-_PATIENCE = 15.0
+_TRAINING_ERRORS = (FloatingPointError, DataError, EvaluationError, ConfigError, OSError, MemoryError, DataWorkerLostError)
+#: How torch says that there is not enough memory, on a CPU and on a GPU.
+_NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
 
 
 def run(argv: Sequence[str] | None = None) -> None:
@@ -49,12 +51,39 @@ def run(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: bad input, with one message that says what and where; or the training was asked to stop.
     """
-    args = default_argument_parser().parse_args(argv)
+    with interruptible():
+        _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> None:
+    parser = default_argument_parser()
+    parser.set_defaults(dist_url="auto")  # Detectron2's is a port that is the same for all runs of a user
+    args = parser.parse_args(argv)
     with _one_clear_error(_INPUT_ERRORS):
-        device = torch.device(read_config(args).MODEL.DEVICE).type
-        machines = {"num_machines": args.num_machines, "machine_rank": args.machine_rank, "device": device}
+        cfg = read_config(args)
+        _check_there_is_something_to_do(args, cfg)
+        machines = {"num_machines": args.num_machines, "machine_rank": args.machine_rank, "device": torch.device(cfg.MODEL.DEVICE).type}
         check_processes(args.num_gpus, **machines)
-    launch(main, args.num_gpus, **machines, dist_url=args.dist_url, args=(args,))
+        if args.num_gpus > 1 and "cuda" in _asked_device(args) and not torch.cuda.is_available():
+            raise ConfigError(
+                f"--num-gpus {args.num_gpus} MODEL.DEVICE cuda: this machine has no CUDA device. Give MODEL.DEVICE cpu to run as many "
+                "processes on the CPU."
+            )
+    with _one_clear_error((LaunchError,)):
+        launch(main, args.num_gpus, **machines, dist_url=args.dist_url, patience=cfg.PATIENCE, args=(args,))
+
+
+def _asked_device(args: argparse.Namespace) -> str:
+    """The MODEL.DEVICE of the command line."""
+    opts = args.opts or []
+    return str(next((value for key, value in zip(opts[0::2], opts[1::2], strict=False) if key == "MODEL.DEVICE"), ""))
+
+
+def _check_there_is_something_to_do(args: argparse.Namespace, cfg: CfgNode) -> None:
+    if not args.config_file and not args.opts:
+        raise ConfigError(
+            "There is nothing to train: name a config, for instance --config-file configs/quick/fcos_shapes.yaml. --help shows the options."
+        )
 
 
 def main(args: argparse.Namespace) -> Results:
@@ -63,8 +92,13 @@ def main(args: argparse.Namespace) -> Results:
     Returns:
         the results of the evaluation, on the first worker.
     """
+    with contextlib.ExitStack() as stack:
+        return _main(args, stack)
+
+
+def _main(args: argparse.Namespace, stack: contextlib.ExitStack) -> Results:
     with _one_clear_error(_INPUT_ERRORS):
-        cfg = _set_up(args)
+        cfg = _set_up(args, stack)
         if args.eval_only:
             model, weights = _load_for_evaluation(cfg, resume=args.resume)
         else:
@@ -83,17 +117,28 @@ def main(args: argparse.Namespace) -> Results:
         return results
 
 
-def _set_up(args: argparse.Namespace) -> CfgNode:
-    """Logging, the datasets and the resolved config."""
+def _set_up(args: argparse.Namespace, stack: contextlib.ExitStack) -> CfgNode:
+    """Logging, the output folder for as long as the stack is open, the datasets and the resolved config."""
     cfg = read_config(args)
     setup_logging(cfg.OUTPUT_DIR, get_rank())
+    check_folder(cfg.OUTPUT_DIR)
+    if comm.is_main_process():
+        stack.enter_context(folder_in_use(cfg.OUTPUT_DIR))
     if cfg.MODEL.DEVICE == "cpu" and not torch.cuda.is_available():
-        logger.info("There is no CUDA device: running on the CPU (MODEL.DEVICE cpu).")
+        how = "running on the CPU" if get_world_size() == 1 else f"running {get_world_size()} processes on the CPU"
+        logger.info("There is no CUDA device: %s (MODEL.DEVICE cpu).", how)
     if cfg.TEST.AUG.ENABLED:
         check_tta_config(cfg)
     with _first_worker_first():  # it writes the files that the others read
         prepare_datasets(cfg, eval_only=args.eval_only)
+    if is_restart(cfg.OUTPUT_DIR) and not args.resume:
+        logger.info("torchrun has started the workers again: going on from the last checkpoint, as with --resume.")
+        args.resume = True
     cfg = resolve_config(cfg, given=(args.opts or [])[0::2])
+    if args.resume and not args.eval_only:
+        cfg.defrost()
+        fit_batch_to_workers(cfg)
+        cfg.freeze()
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
@@ -127,19 +172,22 @@ def _one_clear_error(errors: tuple[type[Exception], ...]) -> Iterator[None]:
     try:
         yield
     except errors as error:
-        _stop(_message(error))
+        _stop(error, _message(error))
     except RuntimeError as error:
-        killed = _WORKER_KILLED.search(str(error))
-        if killed is None:
+        if not _NO_MEMORY.search(str(error)):
             raise
-        _stop(
-            f"A data worker was ended from outside ({killed.group(1) or 'it exited unexpectedly'}). Usually the memory is full: set "
-            "DATALOADER.NUM_WORKERS lower, or give the machine or container more (shared) memory."
-        )
+        _stop(MemoryError(), f"{_message(error).splitlines()[0]}. {_LESS_MEMORY}")
+
+
+_LESS_MEMORY = (
+    "There is not enough memory: use smaller images (INPUT.MIN_SIZE_*), a smaller batch (SOLVER.IMS_PER_BATCH), or SOLVER.ACCUMULATE."
+)
 
 
 def _message(error: Exception) -> str:
     """The message of an error; of one that a data worker passed on, without the traceback that torch puts before it."""
+    if isinstance(error, MemoryError):
+        return f"{str(error) or 'An allocation failed'}. {_LESS_MEMORY}"
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     if not text.startswith("Caught ") or "Original Traceback" not in text:
         return text
@@ -148,11 +196,16 @@ def _message(error: Exception) -> str:
     return text.rpartition(f"\n{name}: ")[2].strip()
 
 
-def _stop(message: str) -> NoReturn:
-    """Ends the process: rank 0 reports errors that all workers share, and its exit ends the others."""
+def _stop(error: Exception, message: str) -> NoReturn:
+    """Ends the process, and all workers: the first that has an error says it, for all usually have the same."""
     logger.debug("Stopped by:", exc_info=True)
-    open_log_file(lambda folder: not CheckpointFolder(folder).used)
-    if get_rank() == 0:
-        sys.exit(f"error: {message}")
-    time.sleep(_PATIENCE)
-    sys.exit(f"error in worker {get_rank()}: {message}")
+    leave_if_others_end(error)
+    code = exit_code_of(error)
+    if not claim_end(code):
+        leave_if_others_end()
+    with contextlib.suppress(OSError):  # the disk may be what has failed
+        open_log_file(lambda folder: folder.is_dir() and not CheckpointFolder(folder).used)
+    where = f" (worker {get_rank()} of {get_world_size()})" if get_rank() else ""
+    said = f"error{where}: {message or type(error).__name__}"
+    print(said, file=sys.stderr, flush=True)
+    raise Exit(said, code) from None

@@ -22,6 +22,7 @@ import detkit
 from detkit.checkpoint import CONFIG_FILE, RUN_FILE, write_text_atomically
 from detkit.data import require_regular_file
 from detkit.distributed import get_world_size, usable_processors
+from detkit.engine.elastic import job_id
 
 __all__ = ["command_line", "describe_environment", "save_run_record", "write_record"]
 
@@ -50,6 +51,8 @@ def save_run_record(
         "command": command_line(),
         "seed": cfg.SEED,
         "workers": get_world_size(),
+        "images_per_part": cfg.SOLVER.IMS_PER_BATCH // (get_world_size() * cfg.SOLVER.ACCUMULATE),
+        "job": job_id(),
         "classes": list(classes),
         "changes": dict(changes or {}),
         **describe_environment(),

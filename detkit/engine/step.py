@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,13 +76,21 @@ class TrainingStep:
         self._last_batch: list[dict[str, Any]] = []
         self.grad_scaler = torch.amp.GradScaler(self._device.type, enabled=amp_dtype is torch.float16)
 
-    def __call__(self, batches: Iterator[list[dict[str, Any]]], *, iteration: int, stop: bool = False) -> StepReport:
+    def __call__(
+        self,
+        batches: Iterator[list[dict[str, Any]]],
+        *,
+        iteration: int,
+        stop: bool = False,
+        before_update: Callable[[], None] = lambda: None,
+    ) -> StepReport:
         """Takes one step.
 
         Args:
             batches: the next ``parts`` of them are used.
             iteration: for messages.
             stop: whether this worker was asked to stop; the report says whether any was.
+            before_update: called when weights are about to be changed.
 
         Raises:
             NonFiniteLossError: in every worker, before the weights are touched.
@@ -110,7 +118,7 @@ class TrainingStep:
         if not all(map(_is_finite, values)):
             raise NonFiniteLossError(_describe(iteration, dict(zip(losses, total.tolist(), strict=True)), images))
         self._last_batch = batch
-        self._update_weights(iteration, images)
+        self._update_weights(iteration, images, before_update)
         return StepReport(named, data_time, stop_share > 0)
 
     @torch.no_grad()
@@ -143,7 +151,7 @@ class TrainingStep:
             return self.model.no_sync()
         return contextlib.nullcontext()
 
-    def _update_weights(self, iteration: int, images: list[dict[str, Any]]) -> None:
+    def _update_weights(self, iteration: int, images: list[dict[str, Any]], before_update: Callable[[], None]) -> None:
         self.grad_scaler.unscale_(self.optimizer)  # nothing where the losses are not scaled
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         # the one number that is waited for; the gradients are those of all workers, so that all of them decide alike
@@ -153,6 +161,7 @@ class TrainingStep:
         self._skipped = 0 if finite else self._skipped + 1
         if self._skipped > (_MAX_SKIPPED_STEPS if self.grad_scaler.is_enabled() else 0):
             raise NonFiniteGradientError(self._describe_gradients(iteration, images))
+        before_update()
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 

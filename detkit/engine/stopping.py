@@ -1,4 +1,4 @@
-"""Graceful shutdown on SIGTERM or Ctrl-C."""
+"""Graceful shutdown on SIGTERM, SIGHUP, SIGUSR1 or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import signal
 import threading
 from collections.abc import Iterator
 
+from detkit.engine.exits import STOP_SIGNALS, signal_name
+
 __all__ = ["StopRequest"]
 
 
 class StopRequest:
-    """Remembers that this process was asked to stop: by SIGTERM (preemption, ``scancel``, a pod's eviction) or by Ctrl-C.
+    """Remembers that this process was asked to stop, see :data:`detkit.engine.exits.STOP_SIGNALS`.
 
-    A second Ctrl-C stops at once, as Python does.
+    A second Ctrl-C stops at once, as Python does. A signal that is ignored (SIGHUP under ``nohup``) stays so.
     """
 
     def __init__(self) -> None:
@@ -27,13 +29,19 @@ class StopRequest:
         """The exit code that shells expect of a process that a signal has ended; that of SIGTERM where another worker was asked."""
         return 128 + (self._signal or signal.SIGTERM)
 
+    @property
+    def name(self) -> str:
+        """Of the signal; "another worker's" where that one was asked."""
+        return "another worker's" if self._signal is None else signal_name(self._signal)
+
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         """Takes the place of the signals' handlers meanwhile. Outside the main thread, where Python allows no handlers, it does nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        former = {signum: signal.signal(signum, self._remember) for signum in (signal.SIGTERM, signal.SIGINT)}
+        heard = [signum for signum in STOP_SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN]
+        former = {signum: signal.signal(signum, self._remember) for signum in heard}
         try:
             yield
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import sys
@@ -23,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from detkit.backbones import check_backbone
-from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint
+from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint, state_size
 from detkit.config import Section, load_method_packages
 from detkit.data import build_train_mapper
 from detkit.distributed import get_rank, get_world_size
@@ -32,14 +33,18 @@ from detkit.engine.data_loader import TrainLoader, build_train_loader
 from detkit.engine.divergence import check_weights
 from detkit.engine.ema import WeightAverage
 from detkit.engine.evaluate import Results, build_test_loader, check_expected_results, evaluate, save_results
+from detkit.engine.exits import exit_code_of
 from detkit.engine.hooks import Evaluation, PeriodicCheckpoint, StopOnRequest
 from detkit.engine.optimizer import build_gradient_clipper, build_optimizer
+from detkit.engine.peers import claim_end, leave_if_others_end, set_rescue
 from detkit.engine.resuming import Change, changes_since, check_run_state, optimizer_state_for, parameter_names
+from detkit.engine.run_folder import check_room, folder_in_use
 from detkit.engine.run_record import save_run_record
 from detkit.engine.seeding import seed_everything
 from detkit.engine.setup import resolve_config
 from detkit.engine.step import TrainingStep
 from detkit.engine.stopping import StopRequest
+from detkit.engine.whole_state import WholeState
 from detkit.engine.writers import MetricFiles, ProgressBar
 
 __all__ = ["Trainer"]
@@ -90,6 +95,7 @@ class Trainer(TrainerBase):
         self.changes: list[Change] = []
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.stop_request, self.stop_agreed = StopRequest(), False
+        self.whole_state = WholeState(self.model)
         self.results: Results = {}
         self.register_hooks(self.build_hooks())
 
@@ -167,13 +173,20 @@ class Trainer(TrainerBase):
             FloatingPointError: a loss (NonFiniteLossError), a gradient (NonFiniteGradientError) or what a loss is computed from
                 (detkit.assigners.NonFiniteCostError) is NaN or infinite; ``model_nan_iter<n>.pth`` holds the weights that have led to it.
                 Or the weights themselves are, or give such losses (NonFiniteWeightsError): they are not saved.
-            SystemExit: the process was asked to stop, and a checkpoint was saved; or ``TEST.EXPECTED_RESULTS`` were missed.
+            SystemExit: the process was asked to stop, and a checkpoint was saved; ``TEST.EXPECTED_RESULTS`` were missed; or another worker
+                ends the run.
+            RunFolderError: another run is using the folder.
         """
+        with folder_in_use(self.cfg.OUTPUT_DIR) if comm.is_main_process() else contextlib.nullcontext():
+            return self._train()
+
+    def _train(self) -> Results:
         self._batches = self.data_loader.from_iteration(self.start_iter)
         comm.synchronize()  # all have found their checkpoint before the record says whose the folder is
         open_log_file()
         if comm.is_main_process():
             self.checkpoints.remove_leftovers()
+            check_room(self.cfg.OUTPUT_DIR, size=self._checkpoint_size(), count=self._number_of_checkpoints())
             save_run_record(
                 self.cfg,
                 run=self.run_id,
@@ -182,8 +195,14 @@ class Trainer(TrainerBase):
                 changes={change.key: [change.old, change.new] for change in self.changes if change.applies},
             )
         logger.info("Training from iteration %d to %d; everything goes to %s.", self.start_iter, self.max_iter, self.cfg.OUTPUT_DIR)
+        self.whole_state.begin(self.start_iter - 1)
+        set_rescue(self.rescue)
         with self.stop_request.listening():
-            super().train(self.start_iter, self.max_iter)
+            try:
+                super().train(self.start_iter, self.max_iter)
+            except Exception as error:
+                self._save_what_is_whole(error)
+                raise
         if comm.is_main_process():
             save_results(self.cfg, self.results, weights=str(self.checkpoints.final), iteration=self.max_iter)
             check_expected_results(self.cfg, self.results)
@@ -194,7 +213,9 @@ class Trainer(TrainerBase):
         self.model.train()
         seed_everything(self.cfg.SEED, get_rank(), self.iter)
         try:
-            report = self.training_step(self._batches, iteration=self.iter, stop=bool(self.stop_request))
+            report = self.training_step(
+                self._batches, iteration=self.iter, stop=bool(self.stop_request), before_update=self.whole_state.changing
+            )
         except FloatingPointError:
             self._save(f"model_nan_iter{self.iter:07d}", resumable=False)
             raise
@@ -227,7 +248,7 @@ class Trainer(TrainerBase):
         if self.iter < self.max_iter:
             self.save_checkpoint()
         comm.synchronize()
-        logger.info("Asked to stop: saved the state after iteration %d. Continue with --resume.", self.iter)
+        logger.info("Asked to stop (%s): saved the state after iteration %d. Continue with --resume.", self.stop_request.name, self.iter)
         raise SystemExit(self.stop_request.exit_code)
 
     def _stop_if_alone(self) -> None:
@@ -289,6 +310,44 @@ class Trainer(TrainerBase):
         if comm.is_main_process():
             path = self.checkpoints.save(name, self.state_dict(), resumable=resumable)
             logger.debug("Saved %s.", path)
+
+    def rescue(self) -> str:
+        """Saves the state after the last whole iteration, where an iteration is not; says so. In any thread and any worker."""
+        last = self.checkpoints.last
+        kept = f"Continue from {last.name} with --resume." if last else "There is no checkpoint yet."
+        with self.whole_state.held() as iteration:
+            if iteration is None:
+                return f"The weights were being changed. {kept}"
+            if iteration < self.start_iter:
+                return f"No iteration was done. {kept}"
+            if iteration + 1 >= self.max_iter:
+                return "All iterations are done and saved: evaluate with --eval-only --resume."
+            path = self.checkpoints.folder / f"model_{iteration:07d}.pth"
+            if last != path:
+                self.checkpoints.save(path.stem, self.state_dict() | {"iteration": iteration})
+        return f"Saved the state after iteration {iteration}. Continue with --resume."
+
+    def _checkpoint_size(self) -> int:
+        """Bytes, about: the optimizer's state is made in the first iteration."""
+        model = state_size(self.model.state_dict())
+        learned = sum(parameter.numel() * 4 for group in self.optimizer.param_groups for parameter in group["params"])
+        moments = 2 if isinstance(self.optimizer, torch.optim.AdamW) else int(bool(self.cfg.SOLVER.MOMENTUM))
+        return model * (2 if self.ema is not None else 1) + learned * moments
+
+    def _number_of_checkpoints(self) -> int:
+        period, keep = self.cfg.SOLVER.CHECKPOINT_PERIOD, self.cfg.SOLVER.CHECKPOINT_KEEP
+        periodic = (self.max_iter - self.start_iter - 1) // period if period > 0 else 0
+        return max(0, min(periodic, keep or periodic)) + 1
+
+    def _save_what_is_whole(self, error: Exception) -> None:
+        """After an error that lies not in the weights, nor in the disk."""
+        leave_if_others_end(error)
+        if isinstance(error, (FloatingPointError, OSError)) or not claim_end(exit_code_of(error)):
+            return
+        try:
+            logger.info("%s", self.rescue())
+        except Exception:  # the error that is being handled is the one to show
+            logger.debug("Not saved:", exc_info=True)
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to continue: weights, optimizer, schedule, loss scale, average, iteration, seed."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import IO
@@ -14,6 +16,8 @@ from tqdm import tqdm
 from detkit.checkpoint import write_text_atomically
 
 __all__ = ["METRICS_FILE", "MetricFiles", "ProgressBar", "trim_metrics"]
+
+logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.json"
 
@@ -27,6 +31,7 @@ class MetricFiles(HookBase):
     def __init__(self, output_dir: str | Path, period: int = 20) -> None:
         self._folder, self._period = Path(output_dir), period
         self._writers: list[EventWriter] = []
+        self._said = False
 
     def before_train(self) -> None:
         start = self.trainer.start_iter
@@ -46,11 +51,18 @@ class MetricFiles(HookBase):
     def after_train(self) -> None:
         self._write()
         for writer in self._writers:
-            writer.close()
+            with contextlib.suppress(OSError):  # what a full disk did not take
+                writer.close()
 
     def _write(self) -> None:
+        """A disk that is full stops a training when it stops a checkpoint, not before."""
         for writer in self._writers:
-            writer.write()
+            try:
+                writer.write()
+            except OSError as error:
+                if not self._said:
+                    logger.warning("Metrics cannot be written to %s: %s. The training goes on.", self._folder, error.strerror or error)
+                self._said = True
 
 
 def trim_metrics(output_dir: str | Path, start_iter: int) -> None:

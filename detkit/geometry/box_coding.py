@@ -108,11 +108,12 @@ class DeltaBoxCoder(BoxCoder):
     def apply(self, raw: Tensor, boxes: Tensor, plus_one: float = 0.0) -> Tensor:
         """Boxes (..., 4) of raw outputs relative to any boxes (..., 4), which need not stand on a grid."""
         centers, sizes = _centers_sizes(boxes, plus_one)
-        # weight by weight: a tensor of them would have to be copied to the device, which would be waited for
-        deltas = torch.stack([delta / weight for delta, weight in zip(raw.unbind(-1), self.weights, strict=True)], dim=-1)
-        log_sizes = deltas[..., 2:].clamp(min=-self.scale_clamp if self.clamp_below else None, max=self.scale_clamp)
-        new_centers = deltas[..., :2] * sizes + centers
-        half = (log_sizes.exp() * sizes - plus_one) / 2
+        shifts, log_sizes = (
+            _divided(x, weights) for x, weights in zip(raw.split(2, -1), (self.weights[:2], self.weights[2:]), strict=True)
+        )
+        log_sizes = log_sizes.clamp(min=-self.scale_clamp if self.clamp_below else None, max=self.scale_clamp)
+        new_centers = shifts * sizes + centers
+        half = _grown(log_sizes.exp() * sizes, -plus_one) / 2
         return torch.cat([new_centers - half, new_centers + half], dim=-1)
 
     def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
@@ -125,6 +126,17 @@ class DeltaBoxCoder(BoxCoder):
         return torch.ones_like(priors.strides)
 
 
+def _divided(raw: Tensor, weights: tuple[float, ...]) -> Tensor:
+    """Two columns (..., 2), each divided by a number of its own. As a tensor, different numbers would have to be copied to the device."""
+    if weights[0] == weights[1]:
+        return raw / weights[0]
+    return torch.stack([column / weight for column, weight in zip(raw.unbind(-1), weights, strict=True)], dim=-1)
+
+
 def _centers_sizes(boxes: Tensor, plus_one: float) -> tuple[Tensor, Tensor]:
     """Centers and sizes (..., 2) of boxes; the legacy convention adds one pixel to the sizes and keeps the middle."""
-    return box_centers(boxes), box_sizes(boxes) + plus_one
+    return box_centers(boxes), _grown(box_sizes(boxes), plus_one)
+
+
+def _grown(sizes: Tensor, plus_one: float) -> Tensor:
+    return sizes + plus_one if plus_one else sizes

@@ -10,25 +10,28 @@ __all__ = ["box_areas", "box_centers", "box_sizes", "elementwise_iou", "ltrb_to_
 
 def box_areas(boxes: Tensor, plus_one: float = 0.0) -> Tensor:
     """Areas of boxes (..., 4) in square pixels; ``plus_one`` is added to both sides (legacy convention). Never negative."""
-    sides = (boxes[..., 2:] - boxes[..., :2] + plus_one).clamp(min=0)
-    return sides[..., 0] * sides[..., 1]
+    sides = box_sizes(boxes)
+    width, height = (sides + plus_one if plus_one else sides).clamp(min=0).unbind(-1)
+    return width * height
 
 
 def box_centers(boxes: Tensor) -> Tensor:
     """Centers (..., 2), x and y, of boxes (..., 4)."""
-    return (boxes[..., :2] + boxes[..., 2:]) / 2
+    near, far = boxes.split(2, -1)
+    return (near + far) / 2
 
 
 def box_sizes(boxes: Tensor) -> Tensor:
     """Widths and heights (..., 2) of boxes (..., 4), negative where the corners are exchanged."""
-    return boxes[..., 2:] - boxes[..., :2]
+    near, far = boxes.split(2, -1)
+    return far - near
 
 
 def elementwise_iou(boxes1: Tensor, boxes2: Tensor, plus_one: float = 0.0) -> Tensor:
     """IoU of each pair of two broadcastable box tensors (..., 4), in [0, 1]; 0 where the union is empty."""
     overlap = torch.minimum(boxes1[..., 2:], boxes2[..., 2:]) - torch.maximum(boxes1[..., :2], boxes2[..., :2])
-    overlap = (overlap + plus_one).clamp(min=0)
-    intersection = overlap[..., 0] * overlap[..., 1]
+    width, height = (overlap + plus_one if plus_one else overlap).clamp(min=0).unbind(-1)
+    intersection = width * height
     union = box_areas(boxes1, plus_one) + box_areas(boxes2, plus_one) - intersection
     return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
 
@@ -38,12 +41,14 @@ def boxes_to_ltrb(boxes: Tensor, points: Tensor) -> Tensor:
 
     All four are positive exactly when the point lies strictly inside. Inverse of :func:`ltrb_to_boxes`.
     """
-    return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1)
+    near, far = boxes.split(2, -1)
+    return torch.cat([points - near, far - points], dim=-1)
 
 
 def ltrb_to_boxes(ltrb: Tensor, points: Tensor) -> Tensor:
     """Boxes (..., 4) from distances (left, top, right, bottom) to points (..., 2). Inverse of :func:`boxes_to_ltrb`."""
-    return torch.cat([points - ltrb[..., :2], points + ltrb[..., 2:]], dim=-1)
+    near, far = ltrb.split(2, -1)
+    return torch.cat([points - near, points + far], dim=-1)
 
 
 def centerness_of(ltrb: Tensor) -> Tensor:

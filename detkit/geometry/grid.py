@@ -11,8 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from detkit.host import send
 
 __all__ = ["Grid", "Priors", "square_anchors"]
 
@@ -105,7 +108,7 @@ class Grid:
                     for size, stride in zip(self.sizes, self.strides, strict=True)
                 ]
             )
-        return torch.tensor(images, device=self.device)
+        return send(np.asarray(images, np.int64).reshape(-1, self.num_levels, 2), self.device)
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,17 @@ class Priors:
     def points(self) -> Tensor:
         """Location of every prior, (x, y) in pixels, shape (P, 2)."""
         return self.grid.points[:, None].expand(-1, self.anchors_per_point, 2).reshape(-1, 2)
+
+    @computed_once
+    def origins(self) -> Tensor:
+        """Location of every prior, twice: what boxes xyxy are relative to, shape (P, 4)."""
+        return self.points.repeat(1, 2)
+
+    @computed_once
+    def cells(self) -> Tensor:
+        """Boxes of one stride around the location of every prior, xyxy in pixels, shape (P, 4)."""
+        half = self.strides[:, None] / 2
+        return torch.cat([self.points - half, self.points + half], dim=-1)
 
     @computed_once
     def strides(self) -> Tensor:

@@ -1,6 +1,6 @@
 """Layers and operators that several heads and detectors are made of."""
 
-from .batch_norm import FixedStatisticsBatchNorm, train_affine
+from .batch_norm import ConstantBatchNorm, FixedStatisticsBatchNorm, keep_constants, train_affine
 from .deform import DeformConv2dPack, deform_conv2d
 from .export_forms import EXPORT_FORMS, ExportForm, export_as
 from .nms import nms_mask, nms_mask_by_offsets
@@ -13,6 +13,7 @@ from .tracing import refuse_tracing
 
 __all__ = [
     "ABSENT",
+    "ConstantBatchNorm",
     "EXPORT_FORMS",
     "ConvTower",
     "DeformConv2dPack",
@@ -26,6 +27,7 @@ __all__ = [
     "export_as",
     "gather_rows",
     "init_conv",
+    "keep_constants",
     "nms_mask",
     "nms_mask_by_offsets",
     "pool_pyramid",

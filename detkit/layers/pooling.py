@@ -12,9 +12,13 @@ from torchvision.ops import roi_align
 
 __all__ = ["PyramidPooler", "pool_pyramid", "pool_pyramid_densely"]
 
+#: corner of a region of which no sample lies on a map, in pixels
+OUTSIDE = -1e6
+
 
 class PyramidPooler(ROIPooler):
-    """Detectron2's pooler for equally many boxes per image; programs that are compiled or exported see no size that depends on data."""
+    """Detectron2's pooler for equally many boxes per image. But on a CPU, for which nothing waits, no size depends on data, so that nothing
+    waits for a GPU, and programs that are compiled or exported see none."""
 
     def forward(self, x: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """RoIs (B * N, C, size, size).
@@ -23,7 +27,7 @@ class PyramidPooler(ROIPooler):
             x: (B, C, H, W) of each level, from fine to coarse.
             boxes: (B, N, 4) xyxy in pixels of the image.
         """
-        if not torch.compiler.is_compiling():
+        if boxes.device.type == "cpu" and not torch.compiler.is_compiling():
             return super().forward(list(x), [Boxes(each) for each in boxes])
         images = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype)[:, None, None]
         rois = torch.cat([images.expand(-1, boxes.shape[1], 1), boxes], dim=-1).flatten(0, 1)
@@ -31,19 +35,22 @@ class PyramidPooler(ROIPooler):
         levels = assign_boxes_to_levels([Boxes(rois[:, 1:])], self.min_level, self.max_level, *canonical)
         scales = [pooler.spatial_scale for pooler in self.level_poolers]
         first = self.level_poolers[0]
-        pool = pool_pyramid_densely if torch.is_grad_enabled() else pool_pyramid
+        pool = pool_pyramid if torch.compiler.is_compiling() and not torch.is_grad_enabled() else pool_pyramid_densely
         return pool(list(x), rois, levels, scales, self.output_size[0], first.sampling_ratio, first.aligned)
 
 
 def pool_pyramid_densely(
     pyramid: list[Tensor], rois: Tensor, levels: Tensor, scales: list[float], size: int, sampling_ratio: int, aligned: bool
 ) -> Tensor:
-    """``pool_pyramid`` by pooling every region from every level and choosing. Differentiable."""
-    pooled = rois.new_zeros(())
-    for level, (features, scale) in enumerate(zip(pyramid, scales, strict=True)):
-        here = roi_align(features, rois, (size, size), scale, sampling_ratio, aligned)
-        pooled = torch.where((levels == level)[:, None, None, None], here, pooled)
-    return pooled
+    """``pool_pyramid`` by pooling from every level, where regions of other levels lie far outside and give zeros. Differentiable."""
+    numbers = torch.arange(len(pyramid), device=rois.device)[:, None]
+    here = torch.where((levels == numbers)[..., None], rois[:, 1:], OUTSIDE)  # (L, M, 4)
+    placed = torch.cat([rois[:, :1].expand(len(pyramid), -1, -1), here], dim=2)
+    pooled = [
+        roi_align(features, regions, (size, size), scale, sampling_ratio, aligned)
+        for features, regions, scale in zip(pyramid, placed.unbind(0), scales, strict=True)
+    ]
+    return torch.stack(pooled).sum(0) if len(pooled) > 1 else pooled[0]
 
 
 @torch.library.custom_op("detkit::pool_pyramid", mutates_args=())

@@ -7,24 +7,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .blocks import blocks_of_rows
+from .gradients import refuse_second_derivative
+from .logs import log_of_one_plus
+
 __all__ = ["background_loss", "negative_log_rest"]
 
 #: largest score whose ``ln(1 - s)`` is taken as it is; above it ``1 - s`` underflows in float32
 MAX_SCORE = 1 - 2.0**-23
-#: scores that are computed at a time on a CPU
-CACHED = 1 << 17
 
 
 def negative_log_rest(score: Tensor) -> Tensor:
     """``-ln(1 - score)`` of scores in [0, 1], finite for all of them."""
-    return -(-score.clamp(max=MAX_SCORE)).log1p()
+    return -log_of_one_plus(-score.clamp(max=MAX_SCORE))
 
 
 def background_loss(logits: Tensor, quality: Tensor | None = None, *, gamma: float = 2.0, ignore: Tensor | None = None) -> Tensor:
     """Sum of ``s ** gamma * -ln(1 - s)`` over all scores ``s = sigmoid(logits) * sigmoid(quality)`` (focal loss of the label 0).
 
     The gradient is written out and made in the forward pass, so that the scores are computed once and nothing else is kept. It flows
-    through both factors, and through ``s ** gamma``.
+    through both factors, and through ``s ** gamma``; it can be differentiated once.
 
     Args:
         logits: (B, P, K) of the classes, float32.
@@ -49,10 +51,10 @@ class _Background(torch.autograd.Function):
         taking_part = None if ignore is None else ~ignore.view(-1, 1)
         grad, grad_location = torch.empty_like(rows), None if location is None else torch.empty_like(location)
         loss = rows.new_zeros(())
-        for block in _blocks(rows):
+        for block in blocks_of_rows(rows):
             probability = rows[block].sigmoid()
             score = (probability * (1 if location is None else location[block])).clamp_(max=MAX_SCORE)
-            nll = score.neg().log1p_().neg_()
+            nll = log_of_one_plus(-score).neg_()
             power = score.square() if gamma == 2 else score**gamma
             if taking_part is not None:
                 power *= taking_part[block]
@@ -69,11 +71,6 @@ class _Background(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        refuse_second_derivative("background loss")
         grad_logits, grad_quality = ctx.saved_tensors
         return grad_logits * grad, None if grad_quality is None else grad_quality * grad, None, None
-
-
-def _blocks(rows: Tensor) -> list[slice]:
-    """Parts of the rows (R, K): small enough for a processor's cache on a CPU, all of them at once on other devices."""
-    size = max(CACHED // rows.shape[1], 1) if rows.device.type == "cpu" else len(rows)
-    return [slice(start, start + size) for start in range(0, len(rows), max(size, 1))]

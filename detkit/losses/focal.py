@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from .blocks import blocks_of_rows
+from .gradients import refuse_second_derivative
+from .logs import softplus_and_sigmoid
 
 __all__ = ["focal_loss_from_labels"]
 
 
 def focal_loss_from_labels(
-    logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0, ignore: Tensor | None = None
+    logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0, ignore: Tensor | None = None, per_row: bool = False
 ) -> Tensor:
-    """Summed sigmoid focal loss (Lin et al., ICCV 2017, equation 5) of integer labels.
+    """Summed sigmoid focal loss (Lin et al., ICCV 2017, equation 5) of integer labels, in float32 also under autocast.
 
     Equal to ``fvcore.nn.sigmoid_focal_loss`` on one-hot targets, which are never made: the loss of "not this class" is taken everywhere
-    and replaced at the one label of each positive row.
+    and replaced at the one label of each positive row. The gradient is written out and made in the forward pass, so that nothing else is
+    kept; it can be differentiated once.
 
     Example::
 
@@ -30,18 +36,55 @@ def focal_loss_from_labels(
         alpha: weight of the positives, ``1 - alpha`` that of the negatives; negative for no weighting.
         gamma: focusing exponent >= 0.
         ignore: (...) bool, rows that take no part.
+        per_row: sum over the classes alone.
 
     Returns:
-        scalar.
+        scalar, or (...) of the rows.
     """
-    num_classes = logits.shape[-1]
-    weight_pos, weight_neg = (alpha, 1 - alpha) if alpha >= 0 else (1.0, 1.0)
-    negative = logits.sigmoid() ** gamma * F.softplus(logits)
-    chosen = logits.gather(-1, labels.clamp(max=num_classes - 1)[..., None]).squeeze(-1)
-    is_positive = labels < num_classes
-    positive_loss = weight_pos * (-chosen).sigmoid() ** gamma * F.softplus(-chosen)
-    negative_of_chosen = negative.gather(-1, labels.clamp(max=num_classes - 1)[..., None]).squeeze(-1)
-    per_row = weight_neg * negative.sum(-1)
-    correction = torch.where(is_positive, positive_loss - weight_neg * negative_of_chosen, torch.zeros_like(per_row))
-    total = per_row + correction
-    return (total if ignore is None else total.masked_fill(ignore, 0.0)).sum()
+    if logits.dtype != torch.float64:
+        logits = logits.float()
+    weights = (alpha, 1 - alpha) if alpha >= 0 else (1.0, 1.0)
+    loss = _FocalLoss.apply(logits, labels, *weights, gamma)
+    if ignore is not None:
+        loss = loss.masked_fill(ignore, 0.0)
+    return loss if per_row else loss.sum()
+
+
+class _FocalLoss(torch.autograd.Function):
+    """Of every row. With p = sigmoid(x), the loss of a negative is ``f(x) = p ** gamma * -ln(1 - p)`` and that of a positive ``f(-x)``."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, weight_pos: float, weight_neg: float, gamma: float) -> Tensor:
+        num_classes = logits.shape[-1]
+        rows, column = logits.reshape(-1, num_classes), labels.reshape(-1, 1)
+        with_grad = ctx.needs_input_grad[0]
+        grad, negatives = torch.empty_like(rows if with_grad else rows[:0]), rows.new_empty(len(rows), 1)
+        for block in blocks_of_rows(rows):
+            loss, slope = _negatives(rows[block], gamma, with_grad)
+            torch.sum(loss, dim=1, keepdim=True, out=negatives[block])
+            if slope is not None:
+                torch.mul(slope, weight_neg, out=grad[block])
+
+        # at the label of a positive row, the loss of a positive instead of that of a negative
+        positive, place = column < num_classes, column.clamp(max=num_classes - 1)
+        chosen = rows.gather(1, place)
+        loss, slope = _negatives(torch.stack([chosen, -chosen]), gamma, with_grad)
+        instead = torch.where(positive, weight_pos * loss[1] - weight_neg * loss[0], 0.0)
+        if slope is not None:
+            grad.scatter_(1, place, torch.where(positive, -weight_pos * slope[1], weight_neg * slope[0]))
+            ctx.save_for_backward(grad.view_as(logits))
+        return instead.add_(negatives, alpha=weight_neg).view_as(labels)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("focal loss")
+        (grad_logits,) = ctx.saved_tensors
+        return grad_logits * grad[..., None], None, None, None, None
+
+
+def _negatives(x: Tensor, gamma: float, with_slope: bool) -> tuple[Tensor, Tensor | None]:
+    """``f(x)`` of every logit, and its derivative ``p ** gamma * (gamma * (1 - p) * -ln(1 - p) + p)``."""
+    nll, probability = softplus_and_sigmoid(x)
+    power = probability.square() if gamma == 2 else probability**gamma
+    slope = (1 - probability).mul_(nll).mul_(gamma).add_(probability).mul_(power) if with_slope else None
+    return nll.mul_(power), slope

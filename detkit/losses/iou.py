@@ -69,12 +69,15 @@ def giou_loss(pred: Tensor, target: Tensor, *, offset: float = 0.0, eps: float =
         (...) losses in [0, 2], not reduced.
     """
     intersection, union = _intersection_union(pred, target)
-    hull = box_areas(torch.cat([torch.minimum(pred[..., :2], target[..., :2]), torch.maximum(pred[..., 2:], target[..., 2:])], dim=-1))
+    (near1, far1), (near2, far2) = pred.split(2, -1), target.split(2, -1)
+    width, height = (torch.maximum(far1, far2) - torch.minimum(near1, near2)).clamp(min=0).unbind(-1)
+    hull = width * height
     iou = (intersection + offset) / (union + (offset or eps))
     return 1 - iou + (hull - union) / (hull + eps)
 
 
 def _intersection_union(boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
-    overlap = (torch.minimum(boxes1[..., 2:], boxes2[..., 2:]) - torch.maximum(boxes1[..., :2], boxes2[..., :2])).clamp(min=0)
-    intersection = overlap[..., 0] * overlap[..., 1]
+    (near1, far1), (near2, far2) = boxes1.split(2, -1), boxes2.split(2, -1)
+    width, height = (torch.minimum(far1, far2) - torch.maximum(near1, near2)).clamp(min=0).unbind(-1)
+    intersection = width * height
     return intersection, box_areas(boxes1) + box_areas(boxes2) - intersection

@@ -109,6 +109,6 @@ def test_center_prior_is_saved_and_learned_on_request():
 def test_boxes_of_other_size_may_be_asked_for():
     context = make_context()
     whole = AssignContext(context.gt, context.priors)
-    middle = points_inside(whole, context.gt.boxes.mul(0.5))
+    middle = points_inside(whole, context.gt.boxes.mul(0.5).numpy())
     halved = points_inside(AssignContext(type(context.gt)(context.gt.boxes * 0.5, context.gt.classes, context.gt.valid), context.priors))
     assert as_list(middle) == as_list(halved) != as_list(points_inside(whole))

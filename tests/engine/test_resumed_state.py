@@ -15,11 +15,11 @@ from tests.toys.sliding import sliding_cfg
 
 
 class _Crash(HookBase):
-    """One iteration after the checkpoint of iteration 2."""
+    """Ends like a kill, one iteration after the checkpoint of iteration 2."""
 
     def after_step(self) -> None:
         if self.trainer.iter == 3:
-            raise RuntimeError("crash")
+            raise KeyboardInterrupt("crash")
 
 
 def train(cfg: Any, *, resume: bool = False, crash: bool = False) -> Trainer:
@@ -28,7 +28,7 @@ def train(cfg: Any, *, resume: bool = False, crash: bool = False) -> Trainer:
         trainer.register_hooks([_Crash()])
     trainer.resume_or_load(resume=resume)
     if crash:
-        with pytest.raises(RuntimeError, match="crash"):
+        with pytest.raises(KeyboardInterrupt, match="crash"):
             trainer.train()
     else:
         trainer.train()

@@ -38,11 +38,11 @@ def _train(cfg: Any, *, resume: bool = False, hooks: tuple[HookBase, ...] = ()) 
 
 
 class _Crash(HookBase):
-    """Fails like a killed process: after the checkpoint of iteration 2 there is one more iteration that is lost."""
+    """Ends like a kill: after the checkpoint of iteration 2 there is one more iteration that is lost."""
 
     def after_step(self) -> None:
         if self.trainer.iter == 3:
-            raise RuntimeError("crash")
+            raise KeyboardInterrupt("crash")
 
 
 def _weights(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -66,7 +66,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(cfg: Any, tmp_path: Path, op
     cfg.INPUT.RANDOM_FLIP, cfg.INPUT.MIN_SIZE_TRAIN, cfg.DATASETS.TEST = "horizontal", (48, 64), ()
     cfg.merge_from_list([word for pair in options.items() for word in pair])
     crashed = _Crash()
-    with pytest.raises(RuntimeError, match="crash"):
+    with pytest.raises(KeyboardInterrupt, match="crash"):
         _train(cfg, hooks=(crashed,))
     continued, second = _train(cfg, resume=True)
     cfg.SEED, cfg.OUTPUT_DIR = continued.cfg.SEED, str(tmp_path / "whole")
@@ -243,7 +243,7 @@ def test_another_model_cannot_be_resumed(cfg: Any) -> None:
 
 def test_mixed_precision_can_be_turned_on_in_a_resumed_run(cfg: Any) -> None:
     cfg.DATASETS.TEST = ()
-    with pytest.raises(RuntimeError, match="crash"):
+    with pytest.raises(KeyboardInterrupt, match="crash"):
         _train(cfg, hooks=(_Crash(),))
     cfg.SOLVER.AMP.ENABLED = True
     continued, losses = _train(cfg, resume=True)

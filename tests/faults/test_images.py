@@ -142,18 +142,24 @@ IMAGES = [
         holds=lambda outcome: {each["image_id"] for each in outcome.detections} == {1, 2, 3, 4},
     ),
     Row(
-        "so thin that nothing is left",
+        "so thin that no pixel is left",
         all_of(saved("thin.png", np.zeros((3000, 1, 3), np.uint8)), image(width=1, height=3000), every(bbox=[0, 0, 1, 20])),
-        refused=r"so thin that nothing is left when it is resized: 1\n    thin\.png: 1x3000",
+        refused=r"so thin that a side has less than 2 pixels when it is resized: 1\n    thin\.png: 1x3000",
     ),
     Row(
-        "so thin that nothing is left, in validation",
+        "so thin that one column is left",
+        all_of(saved("thin.png", np.zeros((960, 20, 3), np.uint8)), image(width=20, height=960), every(bbox=[0, 0, 20, 20])),
+        ("INPUT.MAX_SIZE_TRAIN", "48"),
+        refused=r"so thin that a side has less than 2 pixels when it is resized: 1\n    thin\.png: 20x960",
+    ),
+    Row(
+        "so thin that no pixel is left, in validation",
         all_of(
             lambda own: Image.new("RGB", (1, 3000)).save(own.root / "thin.png"),
             val_json(lambda content: content["images"].append({"id": 9, "file_name": "thin.png", "width": 1, "height": 3000})),
         ),
         VAL,
-        r"The dataset custom_val .*\n  image is so thin that nothing is left",
+        r"The dataset custom_val .*\n  image is so thin that a side has less",
     ),
 ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from detectron2.layers import FrozenBatchNorm2d
@@ -10,7 +12,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from detkit.config import ConfigError, get_cfg
-from detkit.layers import FixedStatisticsBatchNorm, train_affine
+from detkit.layers import ConstantBatchNorm, FixedStatisticsBatchNorm, keep_constants, train_affine
 
 
 def random_frozen(channels: int = 3) -> FrozenBatchNorm2d:
@@ -61,7 +63,7 @@ def test_resnet_of_a_config(freeze_at: int) -> None:
     image = torch.rand(1, 3, 64, 64)
     assert_close(trained(image), fixed(image))
     kinds = {name.split(".")[1]: type(module) for name, module in trained.named_modules() if name.endswith("norm") and "bottom_up" in name}
-    frozen = {name for name, kind in kinds.items() if kind is FrozenBatchNorm2d}
+    frozen = {name for name, kind in kinds.items() if issubclass(kind, FrozenBatchNorm2d)}
     assert frozen == ({"stem", "res2"} if freeze_at else set())
     assert set(kinds) == {"stem", "res2", "res3", "res4", "res5"}
 
@@ -73,3 +75,20 @@ def test_backbone_without_fixed_norms_is_refused() -> None:
     cfg.MODEL.BACKBONE.TRAIN_AFFINE, cfg.MODEL.BACKBONE.FREEZE_AT = True, 0
     with pytest.raises(ConfigError, match="MODEL.BACKBONE.TRAIN_AFFINE"):
         build_backbone(cfg)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_kept_constants_give_what_the_frozen_norm_gives_and_follow_its_buffers(dtype) -> None:
+    network = nn.Sequential(random_frozen(), random_frozen()).to(dtype)
+    expected, x = copy.deepcopy(network), torch.randn(2, 3, 4, 5, dtype=dtype, requires_grad=True)
+    keep_constants(network)
+    assert all(type(norm) is ConstantBatchNorm for norm in network)
+    loaded = random_frozen().state_dict()
+    for change in (nn.Module.eval, lambda norm: norm.running_var.mul_(2), lambda norm: norm.load_state_dict(loaded)):
+        for each in (expected, network):
+            change(each[0])
+        ours, theirs = network(x), expected(x)
+        rounding = {"rtol": 0.02, "atol": 0.05} if dtype == torch.bfloat16 else {}
+        assert_close(ours, theirs, **rounding)
+        assert_close(torch.autograd.grad(ours.float().sum(), x), torch.autograd.grad(theirs.float().sum(), x), **rounding)
+    assert_close(network.double()(x.double()), expected.double()(x.double()))

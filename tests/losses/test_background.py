@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from detkit.losses import background, background_loss, negative_log_rest
+from detkit.losses import background_loss, blocks, negative_log_rest
 
 
 def plain(logits, quality, gamma, ignore):
@@ -16,7 +16,7 @@ def plain(logits, quality, gamma, ignore):
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0, 2.5])
 @pytest.mark.parametrize("with_ignore", [False, True])
 def test_value_and_gradient_are_those_of_the_formula(monkeypatch, with_quality, gamma, with_ignore):
-    monkeypatch.setattr(background, "CACHED", 24)  # several blocks, the last one shorter
+    monkeypatch.setattr(blocks, "CACHED", 24)  # several blocks, the last one shorter
     torch.manual_seed(0)
     logits = torch.randn(2, 7, 5, dtype=torch.float64, requires_grad=True)
     quality = torch.randn(2, 7, dtype=torch.float64, requires_grad=True) if with_quality else None

@@ -5,7 +5,7 @@ from fvcore.nn import giou_loss as fvcore_giou_loss
 from fvcore.nn import sigmoid_focal_loss
 from torch.testing import assert_close
 
-from detkit.losses import focal_loss_from_labels, giou_loss, iou_loss, linear_iou_loss, paired_iou
+from detkit.losses import background_loss, focal_loss_from_labels, giou_loss, iou_loss, linear_iou_loss, paired_iou
 
 
 def random_boxes(count, seed):
@@ -22,6 +22,28 @@ def test_focal_equals_fvcore_in_value_and_gradient(alpha, gamma):
     theirs = sigmoid_focal_loss(logits, one_hot, alpha=alpha, gamma=gamma, reduction="sum")
     assert_close(ours, theirs)
     assert_close(torch.autograd.grad(ours, logits), torch.autograd.grad(theirs, logits))
+
+
+def test_focal_is_exact_to_float32_where_scores_are_tiny_and_large():
+    logits = torch.linspace(-30, 30, 601).view(-1, 1).requires_grad_()
+    for label in (0, 1):
+        labels = torch.full((601,), label)
+        rows = focal_loss_from_labels(logits, labels, per_row=True)
+        exact = focal_loss_from_labels(wide := logits.detach().double().requires_grad_(), labels, per_row=True)
+        assert_close(rows.double(), exact, rtol=2e-6, atol=2e-6)
+        (grad,), (wide_grad,) = torch.autograd.grad(rows.sum(), logits), torch.autograd.grad(exact.sum(), wide)
+        assert_close(grad.double(), wide_grad, rtol=2e-6, atol=1e-35)
+
+
+def test_focal_under_autocast_is_float32_and_is_differentiated_once():
+    logits, labels = torch.randn(4, 3, requires_grad=True), torch.tensor([0, 1, 3, 3])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = focal_loss_from_labels(logits.bfloat16(), labels)
+        assert loss.dtype == torch.float32
+        assert_close(loss, focal_loss_from_labels(logits.bfloat16().float(), labels))
+    for loss in (focal_loss_from_labels(logits, labels), background_loss(logits[None])):
+        with pytest.raises(RuntimeError, match="cannot be differentiated again"):
+            torch.autograd.grad(loss, logits, create_graph=True)
 
 
 def test_focal_stays_finite_at_extreme_logits():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from detkit.geometry import Grid
@@ -49,14 +50,28 @@ def test_corners_are_marked_on_every_level() -> None:
     torch.testing.assert_close(heat[0, 2 * 10 + 2], torch.tensor(neighbor))
 
 
-def test_radius_keeps_the_overlap() -> None:
-    width, height, least = 40.0, 24.0, 0.7
-    r = gaussian_radius(torch.tensor(width), torch.tensor(height), least).item()
+@pytest.mark.parametrize(("width", "height"), [(40.0, 24.0), (24.0, 24.0), (3.0, 400.0), (1000.0, 700.0)])
+@pytest.mark.parametrize("least", [0.3, 0.7, 0.95])
+def test_radius_keeps_the_overlap(width: float, height: float, least: float) -> None:
+    r = gaussian_radius(torch.tensor(width, dtype=torch.float64), torch.tensor(height, dtype=torch.float64), least).item()
     area = width * height
     inside = (width - 2 * r) * (height - 2 * r) / area
     around = area / ((width + 2 * r) * (height + 2 * r))
     shifted = (width - r) * (height - r) / (2 * area - (width - r) * (height - r))
-    assert min(inside, around, shifted) >= least - 1e-5 and abs(min(inside, around, shifted) - least) < 1e-4
+    assert min(inside, around, shifted) == pytest.approx(least, abs=1e-9)
+
+
+def test_heat_ends_at_the_radius() -> None:
+    gt = one_object([12.0, 20.0, 132.0, 120.0])  # the corner lies on a location of the finest level
+    fine = Grid(((20, 20),), (8,), 0.5, torch.device("cpu"))
+    heat = corner_targets(gt.boxes[..., :2], gt, fine, None).heat.view(20, 20)
+    radius = gaussian_radius(torch.tensor(120.0), torch.tensor(100.0), 0.7).item()
+    for row in range(20):
+        for column in range(20):
+            squared = (8 * column + 4 - 12.0) ** 2 + (8 * row + 4 - 20.0) ** 2
+            expected = math.exp(-squared / (2 * ((2 * radius + 1) / 6) ** 2)) if squared <= radius**2 else 0.0
+            assert heat[row, column].item() == pytest.approx(expected, abs=1e-6)
+    assert 1 < (heat > 0).sum() < 20
 
 
 def test_objects_fill_the_cells_they_touch() -> None:

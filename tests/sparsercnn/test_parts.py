@@ -176,7 +176,7 @@ def test_unmatched_boxes_get_no_gradient_even_if_wild() -> None:
 
 def test_softmax_loss_is_a_weighted_mean() -> None:
     logits, labels = torch.randn(1, 3, 3), torch.tensor([[0, 2, 2]])
-    loss = SoftmaxClassLoss(num_classes=2, no_object_weight=0.1)(logits, labels, torch.tensor(7.0))
+    (loss,) = SoftmaxClassLoss(num_classes=2, no_object_weight=0.1)(logits[None], labels[None], torch.tensor([7.0]))
     nll = -logits.log_softmax(-1)[0].gather(1, labels[0][:, None])[:, 0]
     torch.testing.assert_close(loss, (nll * torch.tensor([1.0, 0.1, 0.1])).sum() / 1.2)
 

@@ -20,6 +20,8 @@ __all__ = ["MAX_HEADERS", "find_image_faults", "read_image_sizes"]
 #: All files are looked for; of more than this many images, evenly spaced ones are opened. The rest is checked when it is read.
 MAX_HEADERS = 10_000
 
+#: pixels of a side; Detectron2 cannot mirror an image of one column
+_LEAST_SIDE = 2
 _EXIF_ORIENTATION, _TRANSPOSED = 0x0112, (5, 6, 7, 8)
 _THREADS = 8
 
@@ -45,7 +47,7 @@ def find_image_faults(
         decode: read all pixels of every image instead, which takes as long as an epoch of reading.
         deep_images: see :data:`detkit.data.reading.DeepImages`.
         resizing: pairs of the shorter side that images are resized to and the most that their longer side may have, as of
-            ``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``; an image of which nothing is left is a fault.
+            ``INPUT.MIN_SIZE_TEST`` and ``MAX_SIZE_TEST``; an image of which less than two rows or columns are left is a fault.
 
     Returns:
         image id -> what is wrong with it.
@@ -55,7 +57,9 @@ def find_image_faults(
     def look(item: tuple[int, dict[str, Any]]) -> DataFault | None:
         position, image = item
         if any(_vanishes(image, *sizes) for sizes in resizing):
-            return DataFault("image is so thin that nothing is left when it is resized", image["file_name"], _size(image))
+            return DataFault(
+                f"image is so thin that a side has less than {_LEAST_SIDE} pixels when it is resized", image["file_name"], _size(image)
+            )
         return _look_at(image, Path(image_root), opens=position % spacing == 0, decode=decode, deep_images=deep_images)
 
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -70,9 +74,9 @@ def read_image_sizes(files: Sequence[Path]) -> list[tuple[int, int] | DataFault]
 
 
 def _vanishes(image: dict[str, Any], shortest: int, longest: int) -> bool:
-    """Whether a side is no pixel long after resizing, as Detectron2's ``ResizeShortestEdge`` rounds; 0 leaves the size alone."""
+    """Whether a side is too short after resizing, as Detectron2's ``ResizeShortestEdge`` rounds; 0 leaves the size alone."""
     short, long = sorted((image["width"], image["height"]))
-    return shortest > 0 and int(short * min(shortest / short, longest / long) + 0.5) < 1
+    return shortest > 0 and int(short * min(shortest / short, longest / long) + 0.5) < _LEAST_SIDE
 
 
 def _size(image: dict[str, Any]) -> str:

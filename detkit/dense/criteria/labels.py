@@ -54,15 +54,14 @@ class DenseTargets:
     def from_assignment(cls, assignment: HardAssignment, gt: GroundTruth, priors: Priors, num_classes: int) -> DenseTargets:
         """Looks up class and box of the assigned objects."""
         positive = assignment.gt_index >= 0
-        around = torch.cat([priors.points - priors.strides[:, None] / 2, priors.points + priors.strides[:, None] / 2], dim=-1)
         if gt.boxes.shape[1] == 0:
             labels = torch.full_like(assignment.gt_index, num_classes)
-            boxes = around.expand(*positive.shape, 4)
+            boxes = priors.cells.expand(*positive.shape, 4)
         else:
             index = assignment.gt_index.clamp(min=0)
             labels = torch.where(positive, gt.classes.gather(1, index), num_classes)
             boxes = gt.boxes.gather(1, index[..., None].expand(-1, -1, 4))
-            boxes = torch.where(positive[..., None], boxes, around)
+            boxes = torch.where(positive[..., None], boxes, priors.cells)
         centerness = centerness_of(boxes_to_ltrb(boxes, priors.points)) * positive
         return cls(labels, positive, boxes, centerness, assignment.ignore)
 
@@ -84,7 +83,7 @@ class BoxComparison:
     @cached_property
     def relative(self) -> tuple[Tensor, Tensor]:
         """Predicted and true boxes (B, P, 4), relative to the location and in the coder's unit; equal where not positive."""
-        origin = self.priors.points.repeat(1, 2)
+        origin = self.priors.origins
         unit = self.box_coder.iou_unit(self.priors)[:, None]
         target = (self.targets.boxes - origin) / unit
         return torch.where(self.targets.positive[..., None], (self.predictions.boxes - origin) / unit, target), target

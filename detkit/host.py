@@ -1,0 +1,41 @@
+"""Values on their way from the host to the device, without waiting for it, and back where the host has to decide on a size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["on_host", "send"]
+
+
+def send(values: np.ndarray | Tensor, device: torch.device | str) -> Tensor:
+    """What lies in the host's memory as a tensor on a device.
+
+    The copy to a GPU takes its turn behind the work that the GPU has, and the host goes on meanwhile: memory is pinned for it, since a copy
+    of other memory waits for that work. The tensor remembers the values, so that :func:`on_host` gives them back without waiting.
+
+    Args:
+        values: not to be changed afterwards; they may be shared with the result where the device is the host.
+        device: where the tensor is to lie.
+    """
+    tensor = values if isinstance(values, Tensor) else torch.from_numpy(np.ascontiguousarray(values))
+    device = torch.device(device)
+    if tensor.device == device or (device.type == "cpu" and tensor.device.type == "cpu"):
+        return tensor
+    if device.type == "cuda" and tensor.device.type == "cpu" and torch.cuda.is_available():
+        tensor = tensor.pin_memory()
+    sent: Any = tensor.to(device, non_blocking=device.type != "cpu")
+    if isinstance(values, np.ndarray):
+        sent.host_copy = (values, sent._version)
+    return sent
+
+
+def on_host(tensor: Tensor) -> np.ndarray:
+    """The values of a tensor in the host's memory. Waits for the device, unless they came from :func:`send` and are unchanged since."""
+    values, version = getattr(tensor, "host_copy", (None, 0))
+    if values is not None and version == tensor._version:
+        return values
+    return (tensor if tensor.device.type == "cpu" else tensor.cpu()).numpy(force=tensor.requires_grad)

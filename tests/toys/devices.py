@@ -1,0 +1,116 @@
+"""Training steps on devices that are not there: what they would wait for, and how many operations they would launch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from detkit.assigners import hungarian, windows
+
+#: operations that launch nothing: views are known by themselves
+FREE = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "detach", "_unsafe_view", "lift_fresh", "alias"}
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operations that would launch something on a GPU, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.removeprefix("aten::")
+        if not func.is_view and name not in FREE:
+            self.counts[name] += 1
+        return func(*args, **(kwargs or {}))
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+
+@contextlib.contextmanager
+def no_tables_kept() -> Iterator[None]:
+    """Forgets tables of indices on devices that are not there."""
+    kept = (windows.level_table, windows.rank_pairs)
+    try:
+        for table in kept:
+            table.cache_clear()
+        yield
+    finally:
+        for table in kept:
+            table.cache_clear()
+
+
+def without_preprocessing(model: nn.Module, data: list[dict[str, Any]], make: Callable[..., Tensor]) -> None:
+    """Detectron2 reads sizes where it pads images: the model gets images (of one size) that are padded already."""
+    sizes = [tuple(item["image"].shape[1:]) for item in data]
+    images = ImageList(make((len(data), *data[0]["image"].shape)), sizes)
+    model.preprocess_image = lambda batched_inputs: images  # type: ignore[assignment]
+
+
+def matched_by_hand(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Matching, which reads all costs at once, gives nothing; returned are the shapes of what it would have read, call by call."""
+    read: list[tuple[int, ...]] = []
+
+    def match(costs: Tensor, valid: Tensor) -> Tensor:
+        read.append(tuple(costs.shape))
+        return torch.full(costs.shape[:2], -1, device=costs.device)
+
+    monkeypatch.setattr(hungarian, "match", match)
+    return read
+
+
+def on_fake_gpu(cfg: Any, data: list[dict[str, Any]], *, train: bool) -> Any:
+    """What a detector gives on a GPU of fake tensors, where it is an error to read a value or to mix devices."""
+    model = build_model(cfg).train(train)
+    with no_tables_kept(), FakeTensorMode(allow_non_fake_inputs=True):
+        make = partial(torch.empty, device="cuda")
+        for module in model.modules():
+            for name, p in module._parameters.items():
+                module._parameters[name] = p if p is None else nn.Parameter(make(p.shape, dtype=p.dtype), p.requires_grad)
+            for name, b in module._buffers.items():
+                module._buffers[name] = b if b is None else make(b.shape, dtype=b.dtype)
+        without_preprocessing(model, data, make)
+        return model(data)
+
+
+def launches_of_step(cfg: Any, data: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """How many operations a training step launches: forward with the losses, and backward. Nothing is computed.
+
+    On the device "meta", which has shapes alone and takes the ways of a GPU, backward too. It is the second step that counts.
+    """
+    autocast = torch.autocast
+    monkeypatch.setattr(
+        torch, "autocast", lambda kind, *args, **others: contextlib.nullcontext() if kind == "meta" else autocast(kind, *args, **others)
+    )
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", _fused_attention)
+    cfg.MODEL.DEVICE = "meta"
+    with no_tables_kept(), torch.device("meta"):
+        model = build_model(cfg).train()
+        without_preprocessing(model, data, torch.empty)
+    with no_tables_kept():
+        sum(model(data).values()).backward()
+        model.zero_grad(set_to_none=True)
+        with Launches() as forward:
+            losses = model(data)
+        total = torch.stack(list(losses.values())).sum()
+        with Launches() as backward:
+            total.backward()
+    return forward.total, backward.total
+
+
+def _fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Any = None, dropout_p: float = 0.0, causal: bool = False) -> Tensor:
+    """What GPUs run: one kernel forward, one backward."""
+    return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, mask, True, dropout_p, causal)[0]
