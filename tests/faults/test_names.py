@@ -19,7 +19,7 @@ def files(root: Path) -> set[Path]:
 @pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/b", "..", ".hidden", "", "x" * 300, "a\nb", "a\0b", "~x", "a\\b"])
 def test_names_of_data(own_data: OwnData, name: str) -> None:
     before = files(own_data.root) | {own_data.json_file}
-    assert_ends_well(own_data.run("DATASETS.NAME", name), "DATASETS.NAME is ", "has to be a word")
+    assert_ends_well(own_data.run("DATASETS.NAME", name), "DATASETS.NAME is ", "It has to be a name without slashes")
     assert {path.name for path in files(own_data.root) - before} <= {"log.txt"}
 
 
