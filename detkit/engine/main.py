@@ -17,7 +17,7 @@ from detectron2.utils import comm
 
 from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint
 from detkit.config import ConfigError
-from detkit.data import DataError, prepare_datasets
+from detkit.data import DataError, prepare_datasets, write_copies
 from detkit.distributed import get_rank, get_world_size
 from detkit.engine.allocator import keep_freed_memory
 from detkit.engine.console import open_log_file, setup_logging
@@ -111,6 +111,8 @@ def _main(args: argparse.Namespace, stack: contextlib.ExitStack) -> Results:
             return trainer.train()
     open_log_file()
     with _one_clear_error(_TRAINING_ERRORS):
+        if comm.is_main_process():
+            write_copies()
         results = evaluate(cfg, model, build_loader=Trainer.build_test_loader)
         if comm.is_main_process():
             save_results(cfg, results, weights=weights)
@@ -135,7 +137,7 @@ def _set_up(args: argparse.Namespace, stack: contextlib.ExitStack) -> CfgNode:
     if cfg.TEST.AUG.ENABLED:
         check_tta_config(cfg)
     with _first_worker_first():  # it writes the files that the others read
-        prepare_datasets(cfg, eval_only=args.eval_only)
+        prepare_datasets(cfg, eval_only=args.eval_only, write=False)
     if is_restart(cfg.OUTPUT_DIR) and not args.resume:
         logger.info("torchrun has started the workers again: going on from the last checkpoint, as with --resume.")
         args.resume = True
