@@ -27,6 +27,7 @@ from detkit.engine.evaluate import Results, check_expected_results, evaluate, sa
 from detkit.engine.exits import Exit, exit_code_of, interruptible
 from detkit.engine.launch import LaunchError, check_processes, launch
 from detkit.engine.peers import claim_end, leave_if_others_end
+from detkit.engine.remote_output import is_remote, mirrored, working_folder
 from detkit.engine.run_folder import RunFolderError, check_folder, folder_in_use
 from detkit.engine.setup import read_config, resolve_config
 from detkit.engine.trainer import Trainer
@@ -86,6 +87,15 @@ def _check_there_is_something_to_do(args: argparse.Namespace, cfg: CfgNode) -> N
         )
 
 
+def _parser() -> argparse.ArgumentParser:
+    """Detectron2's, without what its help says of LazyConfigs, which are refused here."""
+    parser = default_argument_parser()
+    for action in parser._actions:
+        if action.dest == "opts":
+            action.help, action.metavar = "overrides of config keys at the end of the command: SOLVER.BASE_LR 0.01", "KEY VALUE"
+    return parser
+
+
 def main(args: argparse.Namespace) -> Results:
     """What every worker does with a parsed command line; for one process also from Python.
 
@@ -122,6 +132,10 @@ def _main(args: argparse.Namespace, stack: contextlib.ExitStack) -> Results:
 def _set_up(args: argparse.Namespace, stack: contextlib.ExitStack) -> CfgNode:
     """Logging, the output folder for as long as the stack is open, the datasets and the resolved config."""
     cfg = read_config(args)
+    if is_remote(cfg.OUTPUT_DIR):
+        address, folder = cfg.OUTPUT_DIR, working_folder(cfg.OUTPUT_DIR)
+        cfg.OUTPUT_DIR = str(folder)
+        stack.enter_context(mirrored(address, folder, send=comm.is_main_process()))
     setup_logging(cfg.OUTPUT_DIR, get_rank())
     check_folder(cfg.OUTPUT_DIR)
     if comm.is_main_process():
