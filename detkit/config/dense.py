@@ -6,7 +6,7 @@ from typing import Any
 
 from detectron2.config import CfgNode as CN
 
-from .limits import Limit
+from .limits import Limit, numbers
 
 __all__ = ["DENSE_LIMITS", "DENSE_TEST_LIMITS", "dense_node"]
 
@@ -15,16 +15,16 @@ DENSE_LIMITS: dict[str, Limit] = {
     "ANCHORS.OFFSET": "[0, 1]",
     "ANCHORS.SCALES": "(0, inf)",
     "ANCHORS.RATIOS": "(0, inf)",
-    "HEAD.NUM_CONVS": "[0, inf)",
-    "HEAD.NUM_SHARED_CONVS": "[0, inf)",
-    "HEAD.CHANNELS": "[1, inf)",
+    "HEAD.NUM_CONVS": "[0, 1000]",
+    "HEAD.NUM_SHARED_CONVS": "[0, 1000]",
+    "HEAD.CHANNELS": "[1, 65536]",
     "HEAD.QUALITY": ("cls", "box", "none"),
     "HEAD.PRIOR_PROB": "(0, 1)",
     "HEAD.BOX_BIAS": "(-inf, inf)",
     "HEAD.COARSE_BOX": ("point", "anchor"),
     "HEAD.DCN_ON_FIRST_CONVS": "[0, inf)",
     "BOX_CODER.NAME": ("exp", "relu", "exp_stride", "linear", "delta"),
-    "BOX_CODER.DELTA_WEIGHTS": "(0, inf)",
+    "BOX_CODER.DELTA_WEIGHTS": numbers("(0, inf)", 4),
     "LOSS.CRITERION": ("auto", "labels", "weighted"),
     "LOSS.FOCAL_ALPHA": "[0, 1]",
     "LOSS.FOCAL_GAMMA": "[0, inf)",
@@ -34,10 +34,11 @@ DENSE_LIMITS: dict[str, Limit] = {
 }
 #: the same of a whole detector's levels and test settings
 DENSE_TEST_LIMITS: dict[str, Limit] = {
-    "NUM_CLASSES": "[1, inf)",
+    "NUM_CLASSES": "[1, 100000]",
     "TEST.SCORE": ("sqrt_product", "product", "class"),
     "TEST.THRESHOLD_ON": ("class", "product", "score"),
-    "TEST.RANK_BY": ("product", "class"),
+    "TEST.RANK_BY": ("product", "class", "location"),
+    "TEST.VOTE_SIGMA": "[0, inf)",
     "TEST.SCORE_THRESH": "[0, 1]",
     "TEST.TOPK_PER_LEVEL": "[1, inf)",
     "TEST.NMS_THRESH": "[0, 1]",
@@ -118,12 +119,16 @@ def dense_node(**changed: Any) -> CN:
     node.TEST.QUALITY_FROM = "branch"
     node.TEST.SCORE = "sqrt_product"  # of class probability and quality; "product": mmdetection; "class"
     node.TEST.THRESHOLD_ON = "class"  # "product": AdelaiDet's THRESH_WITH_CTR; "score": Detectron2
-    node.TEST.RANK_BY = "product"  # "class": mmdetection
+    # "class": mmdetection; "location": TOPK_PER_LEVEL locations by their best score, with all of their classes: PAA
+    node.TEST.RANK_BY = "product"
     node.TEST.SCORE_THRESH = 0.05
     node.TEST.TOPK_PER_LEVEL = 1000
     node.TEST.NMS_THRESH = 0.6
     node.TEST.CLIP_BEFORE_NMS = True  # Detectron2 and AdelaiDet: False
     node.TEST.DROP_EMPTY = False  # leave out boxes without area before NMS: mmdetection
+    # detections become the mean of the candidates around them, weighted by score and exp(-(1 - IoU)^2 / VOTE_SIGMA): PAA, 0.025; 0: they
+    # stay as they are
+    node.TEST.VOTE_SIGMA = 0.0
 
     for key, value in changed.items():
         *path, last = key.split("__")

@@ -17,7 +17,7 @@ from detectron2.utils import comm
 
 from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint
 from detkit.config import ConfigError
-from detkit.data import DataError, prepare_datasets
+from detkit.data import DataError, prepare_datasets, write_copies
 from detkit.distributed import get_rank, get_world_size
 from detkit.engine.allocator import keep_freed_memory
 from detkit.engine.console import open_log_file, setup_logging
@@ -27,7 +27,8 @@ from detkit.engine.evaluate import Results, check_expected_results, evaluate, sa
 from detkit.engine.exits import Exit, exit_code_of, interruptible
 from detkit.engine.launch import LaunchError, check_processes, launch
 from detkit.engine.peers import claim_end, leave_if_others_end
-from detkit.engine.run_folder import check_folder, folder_in_use
+from detkit.engine.remote_output import is_remote, mirrored, working_folder
+from detkit.engine.run_folder import RunFolderError, check_folder, folder_in_use
 from detkit.engine.setup import read_config, resolve_config
 from detkit.engine.trainer import Trainer
 from detkit.evaluation import EvaluationError
@@ -86,6 +87,15 @@ def _check_there_is_something_to_do(args: argparse.Namespace, cfg: CfgNode) -> N
         )
 
 
+def _parser() -> argparse.ArgumentParser:
+    """Detectron2's, without what its help says of LazyConfigs, which are refused here."""
+    parser = default_argument_parser()
+    for action in parser._actions:
+        if action.dest == "opts":
+            action.help, action.metavar = "overrides of config keys at the end of the command: SOLVER.BASE_LR 0.01", "KEY VALUE"
+    return parser
+
+
 def main(args: argparse.Namespace) -> Results:
     """What every worker does with a parsed command line; for one process also from Python.
 
@@ -110,6 +120,8 @@ def _main(args: argparse.Namespace, stack: contextlib.ExitStack) -> Results:
             return trainer.train()
     open_log_file()
     with _one_clear_error(_TRAINING_ERRORS):
+        if comm.is_main_process():
+            write_copies()
         results = evaluate(cfg, model, build_loader=Trainer.build_test_loader)
         if comm.is_main_process():
             save_results(cfg, results, weights=weights)
@@ -120,6 +132,10 @@ def _main(args: argparse.Namespace, stack: contextlib.ExitStack) -> Results:
 def _set_up(args: argparse.Namespace, stack: contextlib.ExitStack) -> CfgNode:
     """Logging, the output folder for as long as the stack is open, the datasets and the resolved config."""
     cfg = read_config(args)
+    if is_remote(cfg.OUTPUT_DIR):
+        address, folder = cfg.OUTPUT_DIR, working_folder(cfg.OUTPUT_DIR)
+        cfg.OUTPUT_DIR = str(folder)
+        stack.enter_context(mirrored(address, folder, send=comm.is_main_process()))
     setup_logging(cfg.OUTPUT_DIR, get_rank())
     check_folder(cfg.OUTPUT_DIR)
     if comm.is_main_process():
@@ -130,7 +146,7 @@ def _set_up(args: argparse.Namespace, stack: contextlib.ExitStack) -> CfgNode:
     if cfg.TEST.AUG.ENABLED:
         check_tta_config(cfg)
     with _first_worker_first():  # it writes the files that the others read
-        prepare_datasets(cfg, eval_only=args.eval_only)
+        prepare_datasets(cfg, eval_only=args.eval_only, write=False)
     if is_restart(cfg.OUTPUT_DIR) and not args.resume:
         logger.info("torchrun has started the workers again: going on from the last checkpoint, as with --resume.")
         args.resume = True
@@ -204,7 +220,8 @@ def _stop(error: Exception, message: str) -> NoReturn:
     if not claim_end(code):
         leave_if_others_end()
     with contextlib.suppress(OSError):  # the disk may be what has failed
-        open_log_file(lambda folder: folder.is_dir() and not CheckpointFolder(folder).used)
+        if not isinstance(error, RunFolderError):  # the log may be that of another run
+            open_log_file(lambda folder: folder.is_dir() and not CheckpointFolder(folder).used)
     where = f" (worker {get_rank()} of {get_world_size()})" if get_rank() else ""
     said = f"error{where}: {message or type(error).__name__}"
     print(said, file=sys.stderr, flush=True)
