@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 
 __all__ = ["OnnxDetections", "OnnxPredictor"]
+
+#: a path; a BGR array (H, W, 3) or a gray one (H, W) of uint8, as ``cv2.imread`` gives them; or a PIL image
+ImageLike = str | os.PathLike[str] | NDArray[np.uint8] | Image.Image
+#: Pillow's modes with more than 8 bits, which it would clip at 255
+_DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 
 #: sides of images are at least so long for files of dynamic size; smaller images are padded
 _LEAST_SIDE = 129
@@ -30,6 +37,8 @@ class OnnxDetections:
         class_names: of all classes.
         landmarks: (N, V, 2) float32 x, y: extreme points, contours or keypoints, as ``landmark_kind`` says; else None.
         landmark_kind: ``"bbox"`` (top, left, bottom, right extreme point), ``"segm"`` (a polygon), ``"pose"`` (keypoints) or None.
+        category_ids: numbers of the classes in the json of the dataset that the model was tested on; None: unknown.
+        image: on which they were found, as it was given; None: unknown.
     """
 
     image_size: tuple[int, int]
@@ -39,6 +48,14 @@ class OnnxDetections:
     class_names: Sequence[str]
     landmarks: np.ndarray | None = None
     landmark_kind: str | None = None
+    category_ids: Sequence[int] | None = None
+    image: Any = None
+
+    def __getitem__(self, rows: Any) -> OnnxDetections:
+        """Some of the detections: ``found[found.scores > 0.5]``, ``found[:10]``, or one of them as ``found[3]``."""
+        rows = np.atleast_1d(np.arange(len(self))[rows])
+        landmarks = None if self.landmarks is None else self.landmarks[rows]
+        return replace(self, boxes=self.boxes[rows], scores=self.scores[rows], classes=self.classes[rows], landmarks=landmarks)
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -48,11 +65,18 @@ class OnnxDetections:
         """The class of every detection by name."""
         return [self.class_names[index] for index in self.classes]
 
-    def to_coco(self, image_id: int = 0) -> list[dict[str, Any]]:
-        """Entries of COCO's result format, with ``category_id`` counted from 0 in the order of ``class_names``."""
+    def to_coco(self, image_id: int = 0, *, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """Entries of COCO's result format.
+
+        Args:
+            image_id: of the image in the json that they are compared with.
+            category_ids: of the classes, in their order; None: those of the dataset that the model was tested on, where the file knows
+                them, else 0, 1, 2, ...
+        """
+        ids = category_ids or self.category_ids or range(len(self.class_names))
         entries = []
         for i, (x0, y0, x1, y1) in enumerate(self.boxes.tolist()):
-            entry: dict[str, Any] = {"image_id": image_id, "category_id": int(self.classes[i]), "score": float(self.scores[i])}
+            entry: dict[str, Any] = {"image_id": image_id, "category_id": ids[self.classes[i]], "score": float(self.scores[i])}
             entry["bbox"] = [x0, y0, x1 - x0, y1 - y0]
             if self.landmarks is not None and self.landmark_kind == "pose":
                 entry["keypoints"] = [number for x, y in self.landmarks[i].tolist() for number in (x, y, entry["score"])]
@@ -61,9 +85,22 @@ class OnnxDetections:
             entries.append(entry)
         return entries
 
-    def draw(self, image: Image.Image, *, min_score: float = 0.3) -> Image.Image:
-        """A copy of the image with the boxes, names and landmarks of the detections from ``min_score`` on."""
-        picture = image.convert("RGB")
+    def draw(self, image: Any = None, *, min_score: float = 0.3) -> Image.Image:
+        """A copy of the image with the boxes, names and landmarks of the detections from ``min_score`` on.
+
+        Args:
+            image: any kind that the predictor takes; None: the one that they were found on.
+
+        Raises:
+            ValueError: the image is unknown, or has another size.
+        """
+        image = self.image if image is None else image
+        if image is None:
+            raise ValueError("These detections do not know their image: name it, draw(image).")
+        picture = Image.fromarray(np.ascontiguousarray(_read_rgb(image)))
+        if picture.size != self.image_size[::-1]:
+            size = "{1} x {0}".format(*self.image_size)
+            raise ValueError(f"The detections are of an image of {size} pixels, this one has {picture.width} x {picture.height}.")
         pen = ImageDraw.Draw(picture)
         for i in np.flatnonzero(self.scores >= min_score):
             color = _COLORS[self.classes[i] % len(_COLORS)]
@@ -125,17 +162,41 @@ class OnnxPredictor:
         self.class_names: list[str] = self.metadata["class_names"]
         self.min_score = min_score
 
-    def __call__(self, images: Any) -> OnnxDetections | list[OnnxDetections]:
+    @overload
+    def __call__(self, images: ImageLike, *, batch_size: int = 1) -> OnnxDetections: ...
+
+    @overload
+    def __call__(self, images: list[Any] | tuple[Any, ...], *, batch_size: int = 1) -> list[OnnxDetections]: ...
+
+    def __call__(self, images: Any, *, batch_size: int = 1) -> OnnxDetections | list[OnnxDetections]:
         """The detections of one image, or a list of them for a list of images.
 
         Args:
-            images: path, PIL image, or array (H, W, 3) uint8 in BGR order as OpenCV reads it; or a list of these, of any sizes.
+            images: a path; an array (H, W, 3) in the order BGR or (H, W) in gray, of uint8, as OpenCV reads it; a PIL image; or a list of
+                these, of any sizes.
+            batch_size: images of a list that the model sees at once, padded to one size. A file of a fixed batch takes its own.
+
+        Raises:
+            TypeError, ValueError: something that is no image, or a file that cannot be read.
         """
         if not isinstance(images, (list, tuple)):
-            return self([images])[0]  # type: ignore[index]
-        full = [self._in_input_format(image) for image in images]
-        resized = [_resize(image, self._input_size(image.shape[:2])) for image in full]
-        return [self.scaled(found, image.shape[:2]) for found, image in zip(self.run(resized), full, strict=True)]
+            return self([images])[0]
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}. It has to be 1 or more.")
+        at_once = self.metadata["batch"] or batch_size
+        results: list[OnnxDetections] = []
+        for start in range(0, len(images), at_once):
+            given = images[start : start + at_once]
+            full = [self._in_input_format(_read_rgb(image)) for image in given]
+            found = self.run([self._resized(image) for image in full])
+            results += [
+                replace(self.scaled(each, pixels.shape[:2]), image=image) for each, pixels, image in zip(found, full, given, strict=True)
+            ]
+        return results
+
+    def feed(self, images: Sequence[ImageLike]) -> dict[str, np.ndarray]:
+        """What the session gets for images of any sizes as one batch, for onnxruntime's own tools, which calibrate on such inputs."""
+        return self._batch([self._resized(self._in_input_format(_read_rgb(image))) for image in images])
 
     def run(self, images: Sequence[np.ndarray]) -> list[OnnxDetections]:
         """Detections of images that have the size and channel order in which the network is to see them.
@@ -167,38 +228,27 @@ class OnnxPredictor:
         rows = rows[outputs["scores"][i, rows] >= self.min_score]
         landmarks = outputs["landmarks"][i, rows] if "landmarks" in outputs else None
         boxes, scores, classes = (outputs[name][i, rows] for name in ("boxes", "scores", "classes"))
-        return OnnxDetections((size[0], size[1]), boxes, scores, classes, self.class_names, landmarks, self.metadata["landmarks"])
+        kind, ids = self.metadata["landmarks"], self.metadata.get("category_ids")
+        return OnnxDetections((size[0], size[1]), boxes, scores, classes, self.class_names, landmarks, kind, ids)
 
     def scaled(self, found: OnnxDetections, size: tuple[int, ...]) -> OnnxDetections:
         """Detections in the pixels of an image of another size, without those below the model's least area."""
         scale = np.array([size[1] / found.image_size[1], size[0] / found.image_size[0]], dtype=np.float32)
         boxes = found.boxes * np.tile(scale, 2)
         large = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) > self.metadata["min_area"]
-        landmarks = None if found.landmarks is None else (found.landmarks * scale)[large]
-        return OnnxDetections(
-            (size[0], size[1]),
-            boxes[large],
-            found.scores[large],
-            found.classes[large],
-            self.class_names,
-            landmarks,
-            found.landmark_kind,
-        )
+        landmarks = None if found.landmarks is None else found.landmarks * scale
+        return replace(found, image_size=(size[0], size[1]), boxes=boxes, landmarks=landmarks)[large]
 
-    def _in_input_format(self, image: Any) -> np.ndarray:
+    def _in_input_format(self, rgb: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 in the channel order of the file."""
-        if isinstance(image, (str, os.PathLike)):
-            with Image.open(image) as opened:
-                if opened.format in ("EPS", "WMF", "EMF"):  # Pillow would hand them to other programs
-                    raise ValueError(f"{os.fspath(image)} is a drawing in {opened.format}, which is not run here; convert it to PNG.")
-                image = ImageOps.exif_transpose(opened).convert("RGB")
-        if isinstance(image, Image.Image):
-            array, order = np.asarray(image.convert("RGB")), "RGB"
-        else:
-            array, order = np.asarray(image), "BGR"
-        if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-            raise ValueError(f"an image is an array (H, W, 3) of uint8, not {array.shape} of {array.dtype}.")
-        return array if order == self.metadata["input_format"] else array[:, :, ::-1]
+        return rgb if self.metadata["input_format"] == "RGB" else rgb[:, :, ::-1]
+
+    def _resized(self, image: np.ndarray) -> np.ndarray:
+        """An image (H, W, 3) in the size in which the network sees it."""
+        size = self._input_size(image.shape[:2])
+        if image.shape[:2] == size:
+            return image
+        return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
     def _input_size(self, size: tuple[int, ...]) -> tuple[int, int]:
         """(height, width) in which the network sees an image: with the sides of testing, or the greatest that fits the file."""
@@ -212,10 +262,32 @@ class OnnxPredictor:
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if image.shape[:2] == size:
-        return image
-    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+def _read_rgb(image: ImageLike) -> np.ndarray:
+    """An image of any kind as (H, W, 3) uint8 in the order RGB, turned as its EXIF orientation says."""
+    if isinstance(image, np.ndarray):
+        return _rgb_of_array(image)
+    if not isinstance(image, (str, os.PathLike, Image.Image)):
+        raise TypeError(f"An image is a path, an array or a PIL image, not a {type(image).__name__}.")
+    try:
+        with contextlib.nullcontext(image) if isinstance(image, Image.Image) else Image.open(image) as opened:
+            opened.load()
+            if opened.mode in _DEEP_MODES:
+                raise ValueError(f"it has more than 8 bits per channel (mode {opened.mode}). Scale it to 0 to 255 first.")
+            turned = ImageOps.exif_transpose(opened)
+            return np.asarray(turned.convert("RGB"))
+    except Exception as error:  # Pillow's formats raise errors of many types for damaged files
+        name = "of Pillow" if isinstance(image, Image.Image) else os.fspath(image)
+        raise ValueError(f"The image {name} cannot be read: {error}") from error
+
+
+def _rgb_of_array(image: np.ndarray) -> np.ndarray:
+    if image.dtype != np.uint8:
+        raise ValueError(f"The image is an array of {image.dtype}. It has to be of uint8, from 0 to 255.")
+    if image.ndim == 2 and image.size:
+        return np.repeat(image[..., None], 3, axis=2)
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"The image has the shape {image.shape}. It has to be (H, W, 3) in the order BGR, or (H, W) in gray.")
+    return image[:, :, ::-1]
 
 
 def _parsed(value: str) -> Any:

@@ -2,8 +2,8 @@
 """Writes a detector to a file that runs without this project, and checks that the file gives the model's detections.
 
 python tools/export.py fcos/fcos_R_50_FPN_1x.yaml --output fcos.onnx MODEL.WEIGHTS model_final.pth
-python tools/export.py output/run/config.yaml --format torch_export --size 800x1344 --batch 1
-python tools/export.py lsnet/lsnet_segm_R_50_FPN_1x.yaml --images a.jpg b.jpg --raw
+python tools/export.py output/run --format torch_export --size 800x1344 --batch 1
+python tools/export.py quick_lsnet_segm_shapes --images a.jpg b.jpg --raw
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import detkit.engine  # noqa: F401  before the others: it silences what dependencies say when they are imported
 
@@ -20,16 +21,19 @@ import detkit.engine  # noqa: F401  before the others: it silences what dependen
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import read_image
+from detectron2.data import Metadata
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.modeling import build_model
-from torch import Tensor
+from torch import Tensor, nn
 
-from detkit import get_config_file
-from detkit.checkpoint import CheckpointError, load_weights
-from detkit.config import ConfigError, get_cfg
+from detkit import model_zoo
+from detkit.checkpoint import CONFIG_FILE, CheckpointError
+from detkit.config import ConfigError
+from detkit.data import DataError
 from detkit.export import FORMATS, ExportError, ExportSettings, export_detector, metadata_of
+from detkit.predictor import Predictor, read_bgr
+from detkit.predictor.named import config_and_weights
+from detkit.sharing import SHARED_WEIGHTS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -39,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: bad input, or a detector that cannot be exported as asked; one message with the reason.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="a config file, or its name below configs/")
+    parser.add_argument("model", help="a name of the model zoo, a config file or its name below configs/, or the folder of a run")
     parser.add_argument("--format", choices=sorted(FORMATS), default="onnx")
     parser.add_argument("--size", type=_size, default=None, metavar="dynamic|HxW", help="of the images in pixels (default: dynamic)")
     parser.add_argument("--batch", type=_batch, default=None, metavar="dynamic|N", help="images at a time (default: dynamic)")
@@ -51,49 +55,78 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of config keys; MODEL.WEIGHTS FILE")
     args = parser.parse_intermixed_args(argv)
     try:
-        cfg = _config(args.config, args.opts)
-        path = args.output or Path(Path(args.config).stem + FORMATS[args.format])
-        model = build_model(cfg)
-        if cfg.MODEL.WEIGHTS:
-            load_weights(model, cfg.MODEL.WEIGHTS, strict=True)
-        else:
-            print("MODEL.WEIGHTS is not set: the file will hold random weights.", file=sys.stderr)
         settings = ExportSettings(size=args.size, batch=args.batch, raw=args.raw, opset=args.opset)
+        source = _source(args.model, args.opts)
+        path = args.output or Path(Path(args.model).stem + FORMATS[args.format])
         agreement = export_detector(
-            model,
+            source.model,
             path,
             file_format=args.format,
             settings=settings,
-            metadata=metadata_of(cfg, model, settings, _class_names(cfg, model), Path(args.config).stem),
+            metadata=_metadata(source, settings, Path(args.model).stem),
             half=args.fp16,
-            photos=[_photo(image, cfg, args.size) for image in args.images],
+            photos=[_photo(image, source.cfg, args.size) for image in args.images],
         )
-    except (ExportError, ConfigError, CheckpointError, FileNotFoundError) as error:
+    except (ExportError, ConfigError, CheckpointError, DataError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"{path}: {path.stat().st_size / 2**20:.0f} MiB; compared with the model: {agreement}.")
 
 
-def _config(name: str, opts: Sequence[str]) -> CfgNode:
-    cfg = get_cfg()
-    cfg.merge_from_file(name if Path(name).is_file() else get_config_file(name))
-    cfg.merge_from_list(["MODEL.BACKBONE.WEIGHTS", "", "MODEL.WEIGHTS", "", *opts, "MODEL.DEVICE", "cpu"])
-    return cfg
+class _Source(NamedTuple):
+    """What is exported: a detector on the CPU, its config, the names of its classes, and Detectron2's metadata of its dataset."""
+
+    model: nn.Module
+    cfg: CfgNode
+    class_names: list[str]
+    metadata: Metadata
 
 
-def _class_names(cfg: CfgNode, model: torch.nn.Module) -> list[str]:
-    """Of the first dataset that has as many classes as the model; else numbers."""
+def _source(name: str, opts: Sequence[str]) -> _Source:
+    if Path(name).is_dir():
+        if opts:
+            raise ConfigError(f"'{name}' is a folder, whose config is complete. To override {opts[0]}, name its config.yaml.")
+        is_run = (Path(name) / CONFIG_FILE).is_file() and not (Path(name) / SHARED_WEIGHTS).is_file()
+        predictor = (Predictor.from_run if is_run else Predictor.from_hub)(name, device="cpu")
+    else:
+        cfg, weights = config_and_weights(name, None)
+        cfg = cfg.clone()
+        cfg.merge_from_list([*opts, "MODEL.DEVICE", "cpu"])
+        if "MODEL.WEIGHTS" in opts:
+            weights = cfg.MODEL.WEIGHTS
+        elif name not in model_zoo.available():
+            weights = ""  # those in a config are where training starts
+        if not weights:
+            return _random(cfg)
+        predictor = Predictor(cfg, weights, device="cpu")
+    return _Source(predictor.model, predictor.cfg, predictor.class_names, predictor.metadata)
+
+
+def _random(cfg: CfgNode) -> _Source:
+    """A detector without weights, to try out what can be exported."""
+    print("MODEL.WEIGHTS is not set: the file will hold random weights.", file=sys.stderr)
+    cfg.merge_from_list(["MODEL.WEIGHTS", "", "MODEL.BACKBONE.WEIGHTS", ""])
+    model = build_model(cfg)
     count = getattr(model, "num_classes", None) or model.criterion.num_classes  # type: ignore[union-attr]
-    for dataset in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        if dataset in DatasetCatalog:
-            names = MetadataCatalog.get(dataset).get("thing_classes") or []
-            if len(names) == count:
-                return list(names)
-    return [f"class {number}" for number in range(count)]
+    return _Source(model, cfg, [f"class {number}" for number in range(count)], Metadata())
+
+
+def _metadata(source: _Source, settings: ExportSettings, name: str) -> dict[str, str]:
+    return metadata_of(
+        source.cfg,
+        source.model,
+        settings,
+        source.class_names,
+        name,
+        category_ids=source.metadata.get("category_ids"),
+        keypoint_names=source.metadata.get("keypoint_names"),
+    )
 
 
 def _photo(path: Path, cfg: CfgNode, size: tuple[int, int] | None) -> Tensor:
     """(3, H, W), resized as in testing, or to fit the exported size."""
-    image = read_image(str(path), format=cfg.INPUT.FORMAT)
+    image = read_bgr(path, deep_images=cfg.INPUT.DEEP_IMAGES)
+    if cfg.INPUT.FORMAT == "RGB":
+        image = image[..., ::-1]
     if size is None:
         resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
     else:

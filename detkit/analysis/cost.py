@@ -59,6 +59,8 @@ _FREE = {
     "aten::new_zeros",
     "aten::numel",
     "aten::one_hot",
+    "aten::ones_like",
+    "aten::zeros_like",
     "aten::pad",
     "aten::pow",
     "aten::repeat",

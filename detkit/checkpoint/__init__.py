@@ -2,6 +2,7 @@
 
 from . import detectron2_reading  # noqa: F401  makes Detectron2's own readers safe
 from .conversion import ConversionReport, convert_state_dict, read_published_layouts
+from .convert import convert_file
 from .download import fetch
 from .errors import CheckpointError
 from .files import read_checkpoint
@@ -32,6 +33,7 @@ __all__ = [
     "add_zoo_file",
     "as_tensor",
     "checked_weight",
+    "convert_file",
     "convert_state_dict",
     "fetch",
     "load_pickle_safely",

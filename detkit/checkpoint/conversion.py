@@ -143,11 +143,19 @@ def convert_state_dict(state_dict: Mapping[str, Any], model: nn.Module) -> tuple
 
 
 def _tensors(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors by the names of the network itself: without what parallel wrappers put before them, and averages beside them."""
     if not state_dict:
         raise CheckpointError("The checkpoint holds no weights: its state dict is empty.")
     tensors = {key: as_tensor(key, value) for key, value in state_dict.items()}
-    prefix = "module." if all(key.startswith("module.") for key in tensors) else ""
-    return {key.removeprefix(prefix): value for key, value in tensors.items()}
+    if len(tensors) > 1 and all(key.startswith("module.") for key in tensors.keys() - {_COUNT}):
+        tensors.pop(_COUNT, None)
+    while tensors and all(key.startswith("module.") for key in tensors):
+        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    return tensors
+
+
+#: how many weights a moving average of mmengine has seen
+_COUNT = "steps"
 
 
 def _used_classes(name: str, value: Tensor, ours: Tensor, key_map: KeyMap) -> Tensor:

@@ -66,10 +66,13 @@ class Conventions:
         except ConfigError:
             return None
         settings = dict(flatten(cfg))
-        values = {key: settings[key] for key in _SHARED if key in settings}
         own = {key.removeprefix(section): value for key, value in settings.items() if key.startswith(section + ".")}
         unused = () if own.get(".BOX_CODER.NAME", "delta") == "delta" else _OF_ANCHORS
-        values |= {key: value for key, value in own.items() if _counts(key[1:]) and not key.startswith(unused)}
+        values = {key: value for key, value in own.items() if _counts(key[1:]) and not key.startswith(unused)}
+        values |= {key: settings[key] for key in _SHARED}
+        if "resnet" not in settings["MODEL.FPN.BOTTOM_UP"]:  # of torchvision or timm
+            values = {key: value for key, value in values.items() if not key.startswith("MODEL.RESNETS.")}
+            values["MODEL.BACKBONE.ARCH"] = settings["MODEL.BACKBONE.ARCH"]
         return cls(section, {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()})
 
     def differences(self, needed: Conventions) -> Iterator[str]:

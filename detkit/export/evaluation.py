@@ -12,7 +12,7 @@ from torch import nn
 from detkit.geometry import fill_polygons
 from detkit.onnx_predictor import OnnxDetections, OnnxPredictor
 
-__all__ = ["OnnxModel"]
+__all__ = ["OnnxModel", "to_instances"]
 
 
 class OnnxModel(nn.Module):
@@ -37,11 +37,12 @@ class OnnxModel(nn.Module):
         results = []
         for item, found in zip(batched_inputs, self.predictor.run(images), strict=True):
             size = (item.get("height", found.image_size[0]), item.get("width", found.image_size[1]))
-            results.append({"instances": _instances(self.predictor.scaled(found, size))})
+            results.append({"instances": to_instances(self.predictor.scaled(found, size))})
         return results
 
 
-def _instances(found: OnnxDetections) -> Instances:
+def to_instances(found: OnnxDetections) -> Instances:
+    """Detections of an exported file in the form that those of its model have."""
     result = Instances(found.image_size)
     result.pred_boxes = Boxes(torch.from_numpy(found.boxes))
     result.scores = torch.from_numpy(found.scores)

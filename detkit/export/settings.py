@@ -61,14 +61,32 @@ class ExportSettings:
         return batch | sides, batch
 
 
-def metadata_of(cfg: CfgNode, model: nn.Module, settings: ExportSettings, class_names: list[str], name: str) -> dict[str, str]:
-    """What a runtime has to know besides the graph, as text; numbers and lists in json."""
+def metadata_of(
+    cfg: CfgNode,
+    model: nn.Module,
+    settings: ExportSettings,
+    class_names: list[str],
+    name: str,
+    *,
+    category_ids: list[int] | None = None,
+    keypoint_names: list[str] | None = None,
+) -> dict[str, str]:
+    """What a runtime has to know besides the graph, as text; numbers and lists in json.
+
+    Args:
+        class_names: in the order of the classes.
+        name: of the model.
+        category_ids: of the classes in the json of their dataset, where it is known.
+        keypoint_names: of a model of poses, where they are known.
+    """
     task = getattr(model, "task", None)
     values = {
         "detkit_version": detkit.__version__,
         "model": name,
         "meta_architecture": cfg.MODEL.META_ARCHITECTURE,
         "class_names": class_names,
+        "category_ids": category_ids,
+        "keypoint_names": keypoint_names,
         "input_format": cfg.INPUT.FORMAT,
         "min_size": cfg.INPUT.MIN_SIZE_TEST,
         "max_size": cfg.INPUT.MAX_SIZE_TEST,

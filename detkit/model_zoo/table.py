@@ -46,8 +46,9 @@ class ZooEntry:
         sha256: of the file, in hex, where it is known.
         hash_in_name: the file's name ends with the first 8 digits of its sha256.
         proof: what shows that config and key map are right, besides the keys: ``"golden:<set>/<case>"``, outputs of the source's code for
-            weights of the same kind; ``"peer:<package>"``, outputs of the installed package; ``"parts:<set>/<case>"``, parts of the
-            detector alone; None: the keys alone.
+            weights of the same kind; ``"outputs:<name>"``, the same in ``tests/model_zoo/mmdetection_outputs.json``;
+            ``"peer:<package>"``, outputs of the installed package; ``"parts:<set>/<case>"``, parts of the detector alone; None: the keys
+            alone.
         note: what else a user has to know.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,10 +49,17 @@ def write_shared_model(
     folder.mkdir(parents=True, exist_ok=True)
     weights = {key: _stored(key, value, half) for key, value in model.weights.items()}
     cfg = _impersonal(model.cfg, model.class_names)
-    write_atomically(folder / SHARED_WEIGHTS, lambda file: file.write(save(weights, metadata={"format": "pt"})))
+    write_atomically(folder / SHARED_WEIGHTS, lambda file: file.write(_file_of(weights)))
     write_text_atomically(folder / CONFIG_FILE, cfg.dump())
     write_text_atomically(folder / CARD_FILE, card_of(model, name=name, half=half, licence=licence))
     return folder
+
+
+def _file_of(weights: dict[str, Tensor]) -> bytes:
+    """A safetensors file that holds the SHA-256 of its tensors, as :func:`detkit.checkpoint.read_checkpoint` asks for where it is there."""
+    plain = save(weights)
+    digest = hashlib.sha256(plain[8 + int.from_bytes(plain[:8], "little") :]).hexdigest()
+    return save(weights, metadata={"format": "pt", "modelspec.hash_sha256": f"0x{digest}"})
 
 
 def _stored(key: str, value: Tensor, half: bool) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 __all__ = ["adelaidet_fcos", "dla34", "fcos_core", "mmdetection_head", "mobilenet_v2", "procedural", "resnet"]
 
 Shapes = dict[str, tuple[int, ...]]
-BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
 def procedural(shapes: Shapes) -> dict[str, Tensor]:
@@ -48,29 +48,29 @@ def conv(name: str, channels: int, inputs: int, kernel: int = 3, *, bias: bool =
 def resnet(depth: int, *, groups: int = 1, width: int = 64, deformable: tuple[int, ...] = (), style: str = "torchvision") -> Shapes:
     """A ResNet or ResNeXt with the names of torchvision (``layer1.0.bn1``) or Detectron2 (``res2.0.conv1.norm``), of version 2 deformable
     in the stages ``deformable`` of 2 to 5. maskrcnn-benchmark keeps torchvision's names below ``stem`` and puts a deformable convolution
-    and its offsets into a module.
+    and its offsets into a module; mmdetection keeps them, with offsets of its own.
     """
     detectron2, shapes = style == "detectron2", Shapes()
-    stem = {"torchvision": ("conv1", "bn1"), "detectron2": ("stem.conv1", "stem.conv1.norm"), "benchmark": ("stem.conv1", "stem.bn1")}[
-        style
-    ]
+    stem = {"detectron2": ("stem.conv1", "stem.conv1.norm"), "benchmark": ("stem.conv1", "stem.bn1")}.get(style, ("conv1", "bn1"))
     shapes |= dict(conv(stem[0], 64, 3, 7, bias=False)) | dict(norm(stem[1], 64, batch=True))
     inputs = 64
     for stage, blocks in enumerate(BLOCKS[depth], start=2):
-        inner, outputs = groups * width * 2 ** (stage - 2), 256 * 2 ** (stage - 2)
+        inner, outputs = groups * width * 2 ** (stage - 2), (64 if depth == 18 else 256) * 2 ** (stage - 2)
         for block in range(blocks):
             prefix = f"res{stage}.{block}" if detectron2 else f"layer{stage - 1}.{block}"
             plan = ((1, inner, inputs, 1), (2, inner, inner // groups, 3), (3, outputs, inner, 1))
+            if depth == 18:
+                plan = ((1, outputs, inputs, 3), (2, outputs, outputs, 3))
             for number, channels, before, kernel in plan:
                 name = f"{prefix}.conv{number}"
                 if number == 2 and stage in deformable:
-                    offset = f"{name}.offset" if style == "benchmark" else f"{name}_offset"
+                    offset = {"benchmark": f"{name}.offset", "mmdetection": f"{name}.conv_offset"}.get(style, f"{name}_offset")
                     shapes |= dict(conv(f"{name}.conv" if style == "benchmark" else name, channels, before, kernel, bias=False))
                     shapes |= dict(conv(offset, 27, inner))
                 else:
                     shapes |= dict(conv(name, channels, before, kernel, bias=False))
                 shapes |= dict(norm(f"{name}.norm" if detectron2 else f"{prefix}.bn{number}", channels, batch=True))
-            if block == 0:
+            if inputs != outputs:
                 name, norm_name = (f"{prefix}.shortcut", ".norm") if detectron2 else (f"{prefix}.downsample", ".1")
                 shapes |= dict(conv(name if detectron2 else f"{name}.0", outputs, inputs, 1, bias=False))
                 shapes |= dict(norm(name + norm_name, outputs, batch=True))
@@ -184,12 +184,12 @@ def adelaidet_fcos(
     return shapes | {f"{head}.scales.{level}.scale": (1,) for level in range(levels)}
 
 
-def mmdetection_head(method: str) -> Shapes:
-    """A detector of mmdetection on ResNet-50 with P6 and P7 from C5: ``"retinanet"`` or ``"autoassign"``."""
-    shapes = {f"backbone.{name}": shape for name, shape in resnet(50).items()}
-    for level, inputs in enumerate((512, 1024, 2048)):
+def mmdetection_head(method: str, backbone: Shapes | None = None, channels: tuple[int, int, int] = (512, 1024, 2048)) -> Shapes:
+    """A detector of mmdetection with P6 and P7 from C5, ``"retinanet"`` or ``"autoassign"``; the backbone is a ResNet-50 unless given."""
+    shapes = {f"backbone.{name}": shape for name, shape in (backbone or resnet(50)).items()}
+    for level, inputs in enumerate(channels):
         shapes |= dict(conv(f"neck.lateral_convs.{level}.conv", 256, inputs, 1)) | dict(conv(f"neck.fpn_convs.{level}.conv", 256, 256))
-    shapes |= dict(conv("neck.fpn_convs.3.conv", 256, 2048)) | dict(conv("neck.fpn_convs.4.conv", 256, 256))
+    shapes |= dict(conv("neck.fpn_convs.3.conv", 256, channels[-1])) | dict(conv("neck.fpn_convs.4.conv", 256, 256))
     for tower in ("cls_convs", "reg_convs"):
         for number in range(4):
             shapes |= dict(conv(f"bbox_head.{tower}.{number}.conv", 256, 256))

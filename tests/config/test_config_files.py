@@ -19,6 +19,17 @@ LONGEST_CHAIN = 4
 #: (file, key) -> why its value equals the project's default although a base had set another
 TAKEN_BACK = {
     ("lsnet/lsnet_pose_kps_box_X_101_64x4d_DCN_FPN_20e_ms", "SOLVER.BASE_LR"): "a tenth of the base's happens to be Detectron2's default",
+    **{
+        (
+            f"atss/retinanet_{network}_mmdet",
+            "MODEL.BACKBONE.TRAIN_AFFINE",
+        ): "mmdetection fixes it on Caffe's networks alone"
+        for network in ("R_50_caffe_FPN_1x", "R_101_caffe_FPN_1x", "R_101_caffe_FPN_3x")
+    },
+    **{
+        (f"atss/freeanchor_{network}_FPN_1x_mmdet", "MODEL.ATSS.BOX_CODER.DELTA_WEIGHTS"): "FreeAnchor weights deltas as ATSS does"
+        for network in ("R_50", "R_101", "X_101_32x4d")
+    },
 }
 
 

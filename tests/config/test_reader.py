@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from detectron2 import model_zoo
 from detectron2.config import CfgNode
+from detectron2.config import get_cfg as detectron2_cfg
 
 from detkit.config import ConfigError, SafeCfgNode, get_cfg
 
@@ -167,6 +168,21 @@ def test_no_file_runs_code(write: Write, tmp_path: Path, in_base: bool) -> None:
     with pytest.raises(ConfigError, match="run code"):
         get_cfg().merge_from_file(path, allow_unsafe=True)
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("name", ["retinanet_R_50_FPN_1x", "retinanet_R_101_FPN_3x"])
+def test_retinanet_of_detectron2_is_read_as_it_is_meant(name: str) -> None:
+    path = model_zoo.get_config_file(f"COCO-Detection/{name}.yaml")
+    ours, theirs = get_cfg(), detectron2_cfg()
+    ours.merge_from_file(path)
+    theirs.merge_from_file(path, allow_unsafe=True)
+    assert ours.MODEL.ANCHOR_GENERATOR == theirs.MODEL.ANCHOR_GENERATOR and ours.MODEL.RETINANET == theirs.MODEL.RETINANET
+
+
+@pytest.mark.parametrize("expression", ["[1, 2]", "__import__('os').getpid()", "[[x,x*2**(1.0/3),x*2**(2.0/3)]forxin[32,64,128,256,1024]]"])
+def test_other_expressions_are_refused(write: Write, expression: str) -> None:
+    with pytest.raises(ConfigError, match="run code"):
+        get_cfg().merge_from_file(write("expression.yaml", f'MODEL: {{PIXEL_MEAN: !!python/object/apply:eval ["{expression}"]}}'))
 
 
 def test_aliases_repeat_a_value(write: Write) -> None:

@@ -11,11 +11,16 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from detkit import demo
-from detkit.demo import CocoFile, DemoError, Frame, pipeline, sinks, sources
+from detkit.demo import CocoFile, DemoError, Frame, models, pipeline, sinks, sources
+from detkit.engine import Trainer
+from detkit.export import ExportSettings, export_detector, metadata_of
+from detkit.onnx_predictor import OnnxDetections
 from tests.predictor.test_result import found
+from tests.toys.detectors import tiny_cfg
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +88,40 @@ def test_the_threshold_filters_results(threshold: float, tmp_path: Path) -> None
     assert pipeline.detect_all([Frame(np.zeros((40, 60, 3), np.uint8), "a")], lambda images: [found()], [sink], min_score=threshold) == 1
     scores = [entry["score"] for entry in json.loads((tmp_path / "d.json").read_text())["annotations"]]
     assert scores == pytest.approx([score for score in (0.9, 0.2) if score >= threshold])
+
+
+def test_landmarks_of_an_exported_file() -> None:
+    """They take the form that the model's have."""
+    square = np.array([[[10, 5], [30, 5], [30, 25], [10, 25]]], np.float32)
+    fields = (np.array([[10, 5, 30, 25]], np.float32), np.array([0.9], np.float32), np.array([1]), ["cat", "dog"])
+    masks = models._instances(OnnxDetections((40, 60), *fields, square, "segm")).pred_masks
+    assert masks.shape == (1, 40, 60) and masks.sum() == 400 and masks[0, 5:25, 10:30].all()
+    points = models._instances(OnnxDetections((40, 60), *fields, square, "pose")).pred_keypoints
+    assert points.shape == (1, 4, 3) and points[0, 2].tolist() == pytest.approx([30, 25, 0.9])
+    assert set(models._instances(OnnxDetections((40, 60), *fields)).get_fields()) == {"pred_boxes", "scores", "pred_classes"}
+
+
+@pytest.mark.slow
+def test_an_exported_file(photos: Path, tmp_path: Path) -> None:
+    """Its detections are those of the model."""
+    pytest.importorskip("onnxscript")
+    cfg = tiny_cfg("FCOS")
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "INPUT.MIN_SIZE_TEST", 192, "MODEL.FCOS.TEST.SCORE_THRESH", 0.0])
+    model = Trainer.build_model(cfg).eval()
+    settings = ExportSettings()
+    metadata = metadata_of(cfg, model, settings, [f"class {number}" for number in range(cfg.MODEL.FCOS.NUM_CLASSES)], "model")
+    export_detector(model, tmp_path / "model.onnx", file_format="onnx", settings=settings, metadata=metadata, half=False, photos=[])
+    torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    words = ["--input", str(photos), "--confidence-threshold", "0", "--output"]
+    demo.run(["--weights", str(tmp_path / "model.onnx"), *words, str(tmp_path / "onnx.json")])
+    demo.run(
+        ["--config-file", str(tmp_path / "config.yaml"), "--weights", str(tmp_path / "weights.pth"), *words, str(tmp_path / "model.json")]
+    )
+    found, expected = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("onnx", "model"))
+    assert len(found["images"]) == 3 and len(found["annotations"]) == len(expected["annotations"]) > 100
+    scores = ([sorted(each["score"] for each in content["annotations"])] for content in (found, expected))
+    np.testing.assert_allclose(*scores, atol=1e-3)
 
 
 def test_words_that_mean_pictures(photos: Path) -> None:

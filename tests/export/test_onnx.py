@@ -17,6 +17,7 @@ from detkit.export.check import Agreement, compare_outputs
 from detkit.layers import EXPORT_FORMS
 from lsnet.convolution import SourceScale, convolve_at
 from tests.export.test_program import CONFIGS, batch, detector
+from tests.export.test_tools import tool
 
 ROOT = Path(__file__).parents[2]
 
@@ -152,6 +153,40 @@ def test_predictor_reads_paths_arrays_and_lists_of_mixed_sizes(fcos_file, tmp_pa
     assert np.any(np.asarray(found.draw(Image.fromarray(pixels), min_score=0.0)) != pixels)
 
 
+def test_predictor_has_the_interface_of_the_one_in_pytorch(fcos_file, tmp_path):
+    from detkit import OnnxPredictor
+
+    predictor = OnnxPredictor(fcos_file, threads=1)
+    pixels = batch(200, 300)[0][0].permute(1, 2, 0).numpy().astype(np.uint8)[:, :, ::-1]  # BGR
+    found = predictor(pixels)
+    assert_close(predictor([pixels, pixels[:150]], batch_size=2)[0].scores, predictor(pixels, batch_size=3).scores, atol=0.1, rtol=0)
+    assert np.array_equal(np.asarray(found.draw(min_score=2.0)), pixels[:, :, ::-1])
+    with pytest.raises(ValueError, match="of 300 x 200 pixels, this one has 300 x 100"):
+        found.draw(pixels[:100])
+    best = found[found.scores > found.scores[3]]
+    assert 1 <= len(best) <= 3 and best.names == found.names[: len(best)] and len(found[1]) == 1
+    assert found.to_coco(category_ids=[7, 8, 9])[0]["category_id"] == 7 + found.classes[0]
+    gray = predictor(np.ascontiguousarray(pixels[:, :, 1]))
+    assert_close(gray.boxes, predictor(np.repeat(pixels[:, :, 1:2], 3, axis=2)).boxes)
+
+
+@pytest.mark.parametrize(
+    "image, error, message",
+    [
+        (np.zeros((9, 9, 3), np.float32), ValueError, "an array of float32. It has to be of uint8"),
+        (np.zeros((9, 9, 4), np.uint8), ValueError, r"the shape \(9, 9, 4\). It has to be \(H, W, 3\)"),
+        (None, TypeError, "a path, an array or a PIL image, not a NoneType"),
+        ("missing.jpg", ValueError, "The image missing.jpg cannot be read"),
+        (Image.new("I;16", (9, 9)), ValueError, "more than 8 bits per channel"),
+    ],
+)
+def test_predictor_names_what_is_no_image(fcos_file, image, error, message):
+    from detkit import OnnxPredictor
+
+    with pytest.raises(error, match=message):
+        OnnxPredictor(fcos_file, threads=1)(image)
+
+
 def test_file_in_the_place_of_the_model(fcos_file):
     images, sizes = batch()
     inputs = [
@@ -164,6 +199,38 @@ def test_file_in_the_place_of_the_model(fcos_file):
         assert found["instances"].image_size == wanted["instances"].image_size
         assert_close(found["instances"].scores, wanted["instances"].scores, atol=1e-5, rtol=0)
         assert_close(found["instances"].pred_boxes.tensor, wanted["instances"].pred_boxes.tensor, atol=0.01, rtol=0)
+
+
+def test_demo_takes_the_file_in_the_place_of_weights(fcos_file):
+    from detkit.demo.models import load_model
+
+    pixels = batch(200, 300)[0][0].permute(1, 2, 0).numpy().astype(np.uint8)[:, :, ::-1]
+    found = load_model(None, str(fcos_file))([pixels])[0]
+    assert len(found) > 5 and set(found.names) <= {"cat", "dog", "bird"} and found.image_size == (200, 300)
+    assert found.draw(min_score=0.0).size[0] >= 300
+
+
+def test_convolutions_are_stored_in_8_bits(fcos_file, tmp_path, capsys):
+    import onnx
+
+    from detkit import OnnxPredictor
+
+    photo, output = tmp_path / "image.png", tmp_path / "small.onnx"
+    Image.fromarray(batch(200, 300)[0][0].permute(1, 2, 0).numpy().astype(np.uint8)).save(photo)
+    tool("quantize_onnx").main([str(fcos_file), "--images", str(tmp_path), "--output", str(output)])
+    assert "ranges of 1 images" in capsys.readouterr().out
+    weights = [tensor for tensor in onnx.load(output).graph.initializer if len(tensor.dims) == 4]
+    assert weights and all(tensor.data_type == onnx.TensorProto.INT8 for tensor in weights)
+    expected, found = (OnnxPredictor(file, threads=1)(photo) for file in (fcos_file, output))
+    assert found.class_names == expected.class_names
+    assert abs(found.scores[0] - expected.scores[0]) < 0.05
+
+
+@pytest.mark.parametrize("images, message", [("missing", "there is no image or folder 'missing'"), (".", "there are no images in .")])
+def test_quantization_needs_images(images, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=message):
+        tool("quantize_onnx").main(["file.onnx", "--images", images])
 
 
 def test_predicting_imports_no_torch(fcos_file, tmp_path):

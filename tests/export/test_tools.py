@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -38,10 +39,22 @@ def test_a_run_is_exported_and_compared(tmp_path, capsys):
     assert "detections the same" in capsys.readouterr().out
 
 
+def test_folder_of_a_run_is_exported_with_the_names_of_its_classes(tmp_path):
+    cfg = CONFIGS["FCOS"]()
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    torch.save({"model": build_model(cfg).state_dict(), "classes": ["cat", "dog", "bird"]}, tmp_path / "model_final.pth")
+    (tmp_path / "last_checkpoint").write_text("model_final.pth")
+    output = tmp_path / "model.ts"
+    export.main([str(tmp_path), "--raw", "--format", "torchscript", "--size", "160x192", "--batch", "1", "--output", str(output)])
+    stored = {"metadata.json": ""}
+    torch.jit.load(output, _extra_files=stored)
+    assert json.loads(json.loads(stored["metadata.json"])["class_names"]) == ["cat", "dog", "bird"]
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["no/such.yaml"], "there is no config file 'no/such.yaml'"),
+        (["no/such.yaml"], "There is no model 'no/such.yaml'"),
         (["quick/fcos_shapes.yaml", "--format", "torchscript"], "give --size HxW and --batch N"),
         (["quick/fcos_shapes.yaml", "MODEL.WEIGHTS", "missing.pth"], "missing.pth"),
     ],

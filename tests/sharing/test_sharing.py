@@ -135,6 +135,12 @@ def broken_weights(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"nothing")
 
 
+def changed_weights(folder: Path) -> None:
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-3] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+
+
 def other_weights(folder: Path) -> None:
     save_file({"a": torch.zeros(1)}, folder / "model.safetensors")
 
@@ -145,6 +151,7 @@ def other_weights(folder: Path) -> None:
         (lambda folder: (folder / "model.safetensors").unlink(), CheckpointError, r"holds no shared model: model\.safetensors missing"),
         (lambda folder: (folder / "config.yaml").write_text("A: 1"), ConfigError, "there is no config key 'A'"),
         (broken_weights, CheckpointError, "no safetensors file, or it is damaged"),
+        (changed_weights, CheckpointError, "is damaged: its tensors do not have the hash"),
         (other_weights, CheckpointError, "Not one of the checkpoint's 1 keys fits the model"),
         (shutil.rmtree, CheckpointError, "There is no folder .*would be 'user/name'"),
     ],

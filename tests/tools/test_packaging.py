@@ -15,6 +15,7 @@ import pytest
 import detkit
 from detkit.config import METHOD_PACKAGES
 from detkit.config_files import config_names
+from tests.toys.datasets import CocoFolder
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("detkit", *METHOD_PACKAGES)
@@ -95,6 +96,28 @@ def test_config_files_are_found_outside_a_clone(installed: Path) -> None:
     assert PurePath(path) == installed / "detkit" / "configs" / "fcos" / "fcos_R_50_FPN_1x.yaml"
     assert Path(path).read_bytes() == (ROOT / "configs" / "fcos" / "fcos_R_50_FPN_1x.yaml").read_bytes()
     assert names.split() == config_names()
+
+
+def test_entry_points(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/entry_points.txt"))
+        assert archive.read(name).decode().split("\n")[1:3] == ["detkit-demo = detkit.demo:run", "detkit-train-net = detkit.engine:run"]
+
+
+@pytest.mark.slow
+def test_training_predicting_and_the_demo_outside_a_clone(installed: Path, tmp_path: Path) -> None:
+    data = CocoFolder(tmp_path / "data")
+    words = ["--config-file", "CONFIG", "SOLVER.MAX_ITER", "1", "SOLVER.IMS_PER_BATCH", "2", "OUTPUT_DIR", str(tmp_path / "out")]
+    words += ["DATASETS.TRAIN_JSON", str(data.json_file), "DATASETS.TRAIN_IMAGES", str(data.image_root), "DATALOADER.NUM_WORKERS", "0"]
+    code = (
+        "import detkit\nfrom detkit.engine import run\nfrom detkit.demo import run as demo\n"
+        f"words = {words!r}; words[1] = detkit.get_config_file('quick/fcos_mobilenetv2.yaml'); run(words)\n"
+        f"predictor = detkit.Predictor.from_run({str(tmp_path / 'out')!r}); found = predictor({str(data.image(1))!r})\n"
+        f"demo(['--config-file', {str(tmp_path / 'out')!r}, '--input', {str(data.image(1))!r}, '--output', {str(tmp_path / 'p.png')!r}])\n"
+        "print(detkit.__file__); print(found.class_names)"
+    )
+    lines = run_outside(installed, code).splitlines()
+    assert Path(lines[-2]) == installed / "detkit" / "__init__.py" and lines[-1] == "['ball', 'cube']" and (tmp_path / "p.png").is_file()
 
 
 @pytest.mark.slow

@@ -53,5 +53,6 @@ MMDETECTION = KeyMap(
         "bbox_head.cls_prob_module.{i}.{param}": "head.alignment.{i}.{param}",
         "bbox_head.reg_offset_module.{i}.{param}": "head.offset_pred.{i}.{param}",
     },
-    ignore=("data_preprocessor.{param}",),
+    # averages of weights that mmcv's hook kept beside them, and the running histograms of GHM's losses
+    ignore=("data_preprocessor.{param}", "ema_{...}", "bbox_head.loss_cls.{param}", "bbox_head.loss_bbox.{param}"),
 )

@@ -52,5 +52,5 @@ MMDETECTION_SPARSE_RCNN = KeyMap(
         "roi_head.bbox_head.{s}.fc_cls.{param}": "head.stages.{s}.cls_score.{param}",
         "roi_head.bbox_head.{s}.fc_reg.{param}": "head.stages.{s}.box_pred.{param}",
     },
-    ignore=("data_preprocessor.{param}",),
+    ignore=("data_preprocessor.{param}", "ema_{...}"),
 )
