@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from detkit.config.dense import dense_node
+from detkit.config.dense import DENSE_LIMITS, DENSE_TEST_LIMITS, dense_node
 
-__all__ = ["add_config"]
+__all__ = ["CONFIG_LIMITS", "add_config"]
+
+#: what the keys may be, by section
+CONFIG_LIMITS = {"MODEL.DW": {**DENSE_LIMITS, **DENSE_TEST_LIMITS}}
 
 
 def add_config(cfg: CfgNode) -> None:

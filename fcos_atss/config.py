@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from detkit.config.dense import dense_node
+from detkit.config.dense import DENSE_LIMITS, DENSE_TEST_LIMITS, dense_node
 
-__all__ = ["add_config", "add_fcos_config", "add_fcos_rpn_config", "add_atss_config"]
+__all__ = ["CONFIG_LIMITS", "add_config", "add_fcos_config", "add_fcos_rpn_config", "add_atss_config"]
+
+#: what the keys may be, by section
+CONFIG_LIMITS = {
+    "MODEL.FCOS": {**DENSE_LIMITS, **DENSE_TEST_LIMITS},
+    "MODEL.ATSS": {**DENSE_LIMITS, **DENSE_TEST_LIMITS},
+    "MODEL.FCOS_RPN": {**DENSE_LIMITS, "SIZE_OF_INTEREST": "(0, inf)"},
+}
 
 
 def add_fcos_config(cfg: CfgNode) -> None:

@@ -27,6 +27,8 @@ from detkit.dense.priors import PriorGenerator
 from detkit.geometry import BoxCoder, Priors
 from detkit.structures import GroundTruth, Predictions
 
+from .config import CONFIG_LIMITS
+
 __all__ = ["FCOSRPN", "GNRPNHead"]
 
 
@@ -89,7 +91,7 @@ class FCOSRPN(nn.Module):
         rpn = cfg.MODEL.RPN
         levels = levels_named(rpn.IN_FEATURES, input_shape, "MODEL.RPN.IN_FEATURES")
         node = Section(cfg, "MODEL.FCOS_RPN")
-        node.check({"SIZE_OF_INTEREST": "(0, inf)"})
+        node.check({"SIZE_OF_INTEREST": CONFIG_LIMITS[node.path]["SIZE_OF_INTEREST"]})
         sizes_of_interest = [node.SIZE_OF_INTEREST * level.stride for level in levels[:-1]]
         return {
             **head_parts_from_config(cfg, node, levels, num_classes=1, sizes_of_interest=sizes_of_interest),

@@ -1,7 +1,7 @@
 """LSNet: importing this package registers the meta-architecture and its mapper."""
 
-from .config import add_config
+from .config import CONFIG_LIMITS, add_config
 from .detector import LSNet
 from .mapper import LandmarkMapper
 
-__all__ = ["LSNet", "LandmarkMapper", "add_config"]
+__all__ = ["CONFIG_LIMITS", "LSNet", "LandmarkMapper", "add_config"]

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode as CN
 
 from detkit.config import Limit, Section
 
-__all__ = ["LIMITS", "READ_WITH", "add_config", "check_config"]
+__all__ = ["CONFIG_LIMITS", "LIMITS", "READ_WITH", "add_config", "check_config"]
 
 
 def add_config(cfg: CN) -> None:
@@ -72,15 +72,15 @@ def add_config(cfg: CN) -> None:
 #: what a value may be, by key below ``MODEL.LSNET``; assigners and pyramid levels are checked where they are built
 LIMITS: Mapping[str, Limit] = {
     "TASK": ("bbox", "segm", "pose"),
-    "NUM_CLASSES": "[1, inf)",
+    "NUM_CLASSES": "[1, 100000]",
     "BOX_STYLE": ("extreme", "rectangle"),
-    "CONTOUR_LANDMARKS": "[9, inf)",
+    "CONTOUR_LANDMARKS": "[9, 10000]",
     "SEGM_BOX": ("contour", "object"),
-    "NUM_KEYPOINTS": "[1, inf)",
+    "NUM_KEYPOINTS": "[1, 10000]",
     "POSE_BOX": ("object", "keypoints"),
     "GRID_OFFSET": "[0, 1]",
-    "HEAD.CHANNELS": "[1, inf)",
-    "HEAD.NUM_CONVS": "[0, inf)",
+    "HEAD.CHANNELS": "[1, 65536]",
+    "HEAD.NUM_CONVS": "[0, 1000]",
     "HEAD.NORM": ("", "BN", "FrozenBN", "GN", "LN", "SyncBN", "naiveSyncBN", "naiveSyncBN_N", "nnSyncBN"),
     "HEAD.STAGES": "[1, 2]",
     "HEAD.FEATURES": ("point", "landmark", "pyramid", "learned"),
@@ -88,8 +88,8 @@ LIMITS: Mapping[str, Limit] = {
     "HEAD.GRADIENT_SHARE": "[0, 1]",
     "HEAD.PRIOR_PROB": "(0, 1)",
     "HEAD.START_SIZE": "[0, inf)",
-    "CPV.POOLED_CHANNELS": "[1, inf)",
-    "CPV.NUM_CONVS": "[0, inf)",
+    "CPV.POOLED_CHANNELS": "[1, 65536]",
+    "CPV.NUM_CONVS": "[0, 1000]",
     "LOSS.VECTOR": ("cross_iou", "smooth_l1", "giou"),
     "LOSS.CROSS_IOU": ("official", "paper"),
     "LOSS.ALPHA": "[0, 1)",
@@ -104,6 +104,8 @@ LIMITS: Mapping[str, Limit] = {
     "TEST.NMS_THRESH": "[0, 1]",
     "TEST.MIN_AREA": "[0, inf)",
 }
+#: the same by section, for :func:`detkit.config.check_config`
+CONFIG_LIMITS = {"MODEL.LSNET": LIMITS}
 
 #: keys that are read only where another key has one of these values; elsewhere they have to keep their defaults
 READ_WITH: Mapping[str, Mapping[str, Sequence[object]]] = {

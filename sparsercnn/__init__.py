@@ -1,6 +1,6 @@
 """Sparse R-CNN: importing this package registers the meta-architecture."""
 
-from .config import add_config
+from .config import CONFIG_LIMITS, add_config
 from .detector import SparseRCNN
 
-__all__ = ["SparseRCNN", "add_config"]
+__all__ = ["CONFIG_LIMITS", "SparseRCNN", "add_config"]

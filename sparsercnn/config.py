@@ -6,26 +6,38 @@ import math
 
 from detectron2.config import CfgNode as CN
 
-from detkit.config import Limit
+from detkit.config import Limit, numbers
 
-__all__ = ["LIMITS", "add_config"]
+__all__ = ["CONFIG_LIMITS", "INTERACTION_KEYS", "LIMITS", "add_config"]
 
 #: what the keys may be; choices of parts and what depends on the pyramid are checked where the parts are built
 LIMITS: dict[str, Limit] = {
-    **dict.fromkeys(("NUM_CLASSES", "NUM_PROPOSALS", "NUM_STAGES", "POOLER.RESOLUTION"), "[1, inf)"),
+    "NUM_CLASSES": "[1, 100000]",
+    **dict.fromkeys(("NUM_PROPOSALS", "NUM_STAGES"), "[1, 100000]"),
+    "POOLER.RESOLUTION": "[1, 1024]",
     "POOLER.SAMPLING_RATIO": "[0, inf)",
     "POOLER.TYPE": ("ROIAlign", "ROIAlignV2", "ROIPool"),
-    **dict.fromkeys(("HEAD.NUM_ATTENTION_HEADS", "HEAD.DYNAMIC_CHANNELS", "HEAD.STATIC_CHANNELS", "HEAD.FFN_CHANNELS"), "[1, inf)"),
+    **dict.fromkeys(("HEAD.NUM_ATTENTION_HEADS", "HEAD.DYNAMIC_CHANNELS", "HEAD.STATIC_CHANNELS", "HEAD.FFN_CHANNELS"), "[1, 65536]"),
     **dict.fromkeys(("HEAD.NUM_BOX_LAYERS", "HEAD.NUM_CLS_LAYERS", "HEAD.BOX_PRED_GAIN"), "[0, inf)"),
     "HEAD.DROPOUT": "[0, 1)",
     "HEAD.PRIOR_PROB": "(0, 1)",
-    "BOX_CODER.DELTA_WEIGHTS": "(0, inf)",
+    "BOX_CODER.DELTA_WEIGHTS": numbers("(0, inf)", 4),
     "BOX_CODER.SCALE_CLAMP": "(0, inf)",
     "LOSS.FOCAL_ALPHA": "[0, 1]",
     "LOSS.FOCAL_GAMMA": "[0, inf)",
     "LOSS.NO_OBJECT_WEIGHT": "(0, inf)",
     **dict.fromkeys(("LOSS.CLASS_WEIGHT", "LOSS.L1_WEIGHT", "LOSS.GIOU_WEIGHT"), "[0, inf)"),
     "LOSS.NORMALIZER": ("objects", "matches"),
+}
+#: the same by section, for :func:`detkit.config.check_config`
+CONFIG_LIMITS = {"MODEL.SPARSE_RCNN": LIMITS}
+
+#: the sizes below HEAD that an interaction reads; those of the others have to keep their defaults
+INTERACTION_KEYS: dict[str, tuple[str, ...]] = {
+    "attention": (),
+    "concat": ("STATIC_CHANNELS",),
+    "dynamic": ("DYNAMIC_CHANNELS",),
+    "static": ("STATIC_CHANNELS",),
 }
 
 

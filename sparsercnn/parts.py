@@ -16,7 +16,7 @@ from detkit.config import Conventions, Section
 from detkit.geometry import DeltaBoxCoder
 from detkit.layers import PyramidPooler
 
-from .config import LIMITS
+from .config import INTERACTION_KEYS, LIMITS
 from .criterion import FocalClassLoss, SetCriterion, SoftmaxClassLoss
 from .head import IterativeHead
 from .interaction import AttentionInteraction, ConcatInteraction, DynamicInteraction, Interaction, StaticInteraction
@@ -64,13 +64,14 @@ def _check_pyramid(node: Section, levels: list[ShapeSpec]) -> None:
     strides, channels = [level.stride for level in levels], levels[0].channels
     if any(coarse != 2 * fine for fine, coarse in itertools.pairwise(strides)):
         raise node.refusal("IN_FEATURES", f"levels each half as fine as the one before; these have the strides {strides}")
-    if len(node.BOX_CODER.DELTA_WEIGHTS) != 4:
-        raise node.refusal("BOX_CODER.DELTA_WEIGHTS", "four numbers")
     if node.HEAD.POSITIONAL_ENCODING and channels % 8:
         raise node.refusal(
             "HEAD.POSITIONAL_ENCODING", f"False for a pyramid of {channels} channels (MODEL.FPN.OUT_CHANNELS), unless 8 divides them"
         )
-    if channels % node.HEAD.NUM_ATTENTION_HEADS:
+    attends = node.HEAD.SELF_ATTENTION or node.HEAD.INTERACTION == "attention"
+    if not attends:
+        node.refuse_unread(["HEAD.NUM_ATTENTION_HEADS"], f"HEAD.INTERACTION '{node.HEAD.INTERACTION}' without HEAD.SELF_ATTENTION")
+    elif channels % node.HEAD.NUM_ATTENTION_HEADS:
         raise node.refusal("HEAD.NUM_ATTENTION_HEADS", f"a divisor of the {channels} channels of the pyramid (MODEL.FPN.OUT_CHANNELS)")
 
 
@@ -117,6 +118,9 @@ def _build_interaction(node: Section, channels: int) -> Interaction:
         "static": (StaticInteraction, static),
     }
     kind, arguments = node.choice("HEAD.INTERACTION", known)
+    read = INTERACTION_KEYS[head.INTERACTION]
+    unread = sorted({key for keys in INTERACTION_KEYS.values() for key in keys} - set(read))
+    node.refuse_unread([f"HEAD.{key}" for key in unread], f"HEAD.INTERACTION '{head.INTERACTION}'")
     if not kind.uses_features:
         for key in ("HEAD.SELF_ATTENTION", "HEAD.POSITIONAL_ENCODING"):
             if node.value(key):
@@ -128,7 +132,7 @@ def _build_criterion(node: Section) -> SetCriterion:
     loss = node.LOSS
     class_loss: nn.Module
     if node.HEAD.CLASSIFIER == "softmax":
-        node.refuse_unread(["LOSS.FOCAL_ALPHA", "LOSS.FOCAL_GAMMA"], "HEAD.CLASSIFIER 'softmax'")
+        node.refuse_unread(["LOSS.FOCAL_ALPHA", "LOSS.FOCAL_GAMMA", "HEAD.PRIOR_PROB"], "HEAD.CLASSIFIER 'softmax'")
         class_loss = SoftmaxClassLoss(num_classes=node.NUM_CLASSES, no_object_weight=loss.NO_OBJECT_WEIGHT)
     else:
         node.refuse_unread(["LOSS.NO_OBJECT_WEIGHT"], "HEAD.CLASSIFIER 'sigmoid'")

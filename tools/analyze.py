@@ -33,7 +33,7 @@ from tqdm import tqdm
 from detkit import analysis
 from detkit.assigners import ATSSAssigner
 from detkit.checkpoint import load_weights
-from detkit.config import get_cfg, usable_device
+from detkit.config import check_config, get_cfg, usable_device
 from detkit.data import find_image_folder, read_coco_json, register_coco_folder
 from detkit.dense import DenseDetector, PriorGenerator
 from detkit.evaluation import read_detections, read_ground_truth
@@ -266,6 +266,7 @@ def _configs(args: argparse.Namespace) -> dict[str, Any]:
         cfg = get_cfg()
         cfg.merge_from_file(str(path))
         cfg.merge_from_list(args.opts)
+        check_config(cfg)
         configs[path.stem] = cfg
     return configs
 

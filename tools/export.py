@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from detkit import model_zoo
 from detkit.checkpoint import CONFIG_FILE, CheckpointError
-from detkit.config import ConfigError
+from detkit.config import ConfigError, check_config
 from detkit.data import DataError
 from detkit.export import FORMATS, ExportError, ExportSettings, export_detector, metadata_of
 from detkit.predictor import Predictor, read_bgr
@@ -105,6 +105,7 @@ def _random(cfg: CfgNode) -> _Source:
     """A detector without weights, to try out what can be exported."""
     print("MODEL.WEIGHTS is not set: the file will hold random weights.", file=sys.stderr)
     cfg.merge_from_list(["MODEL.WEIGHTS", "", "MODEL.BACKBONE.WEIGHTS", ""])
+    check_config(cfg)
     model = build_model(cfg)
     count = getattr(model, "num_classes", None) or model.criterion.num_classes  # type: ignore[union-attr]
     return _Source(model, cfg, [f"class {number}" for number in range(count)], Metadata())

@@ -142,8 +142,9 @@ class DWAssigner(Assigner):
         super().__init__()
         given = {"formula": formula, "bag": bag, "prior": prior, "negative": negative}
         for name, value in given.items():
-            if value not in ASSIGNER_LIMITS["DW"][name.upper()]:
-                raise ValueError(f"{name} must be one of {', '.join(ASSIGNER_LIMITS['DW'][name.upper()])}, not '{value}'.")
+            choices = ASSIGNER_LIMITS["DW"][name.upper()]
+            if isinstance(choices, tuple) and value not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, not '{value}'.")
         self.formula = formula
         self.beta, self.mu, self.mu_normalizer, self.gamma1 = beta, mu, mu_normalizer, gamma1
         self.bag, self.radius, self.topk = bag, radius, topk

@@ -78,8 +78,6 @@ def check_backbone(cfg: CfgNode) -> None:
     model.check({key: limit for key, limit in BACKBONE_LIMITS.items() if key in cfg.MODEL or "." in key})
     if len(cfg.MODEL.PIXEL_MEAN) != len(cfg.MODEL.PIXEL_STD):
         raise model.refusal("PIXEL_STD", f"as long as MODEL.PIXEL_MEAN, {len(cfg.MODEL.PIXEL_MEAN)}")
-    if len(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE) != len(STAGES):
-        raise model.refusal("RESNETS.DEFORM_ON_PER_STAGE", f"one True or False for each of {', '.join(STAGES)}")
     if "GN" in (cfg.MODEL.FPN.NORM, cfg.MODEL.FPN.TOP_BLOCK_NORM) and cfg.MODEL.FPN.OUT_CHANNELS % 32:
         raise model.refusal("FPN.OUT_CHANNELS", "divisible by 32 for group norm")
     above = cfg.MODEL.BACKBONE.NAME in PYRAMIDS

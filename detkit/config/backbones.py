@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from .limits import Limit
+from .limits import Form, Limit
 
 __all__ = ["BACKBONE_LIMITS", "NORM_NAMES", "add_backbone_config"]
 
@@ -14,6 +14,7 @@ _STAGES = ("stem", "res2", "res3", "res4", "res5")
 
 #: what the keys of backbones and pyramids may be, below ``MODEL``
 BACKBONE_LIMITS: dict[str, Limit] = {
+    "PIXEL_MEAN": "(-inf, inf)",
     "PIXEL_STD": "(0, inf)",
     "BACKBONE.FREEZE_AT": "[0, inf)",
     "BACKBONE.NORM": ("FrozenBN", "BN", "SyncBN"),
@@ -21,7 +22,12 @@ BACKBONE_LIMITS: dict[str, Limit] = {
     "RESNETS.OUT_FEATURES": _STAGES,
     "RESNETS.NORM": NORM_NAMES,
     "RESNETS.RES5_DILATION": (1, 2),
-    **dict.fromkeys(("RESNETS.NUM_GROUPS", "RESNETS.WIDTH_PER_GROUP", "RESNETS.DEFORM_NUM_GROUPS", "FPN.OUT_CHANNELS"), "[1, inf)"),
+    **dict.fromkeys(("RESNETS.NUM_GROUPS", "RESNETS.WIDTH_PER_GROUP", "RESNETS.DEFORM_NUM_GROUPS", "FPN.OUT_CHANNELS"), "[1, 65536]"),
+    **dict.fromkeys(("RESNETS.RES2_OUT_CHANNELS", "RESNETS.STEM_OUT_CHANNELS"), "[1, 65536]"),
+    "RESNETS.DEFORM_ON_PER_STAGE": Form(
+        f"one True or False for each of {', '.join(_STAGES[1:])}",
+        lambda value: len(value) == len(_STAGES) - 1 and all(isinstance(each, bool) for each in value),
+    ),
     "FPN.NORM": NORM_NAMES,
     "FPN.FUSE_TYPE": ("sum", "avg"),
     "FPN.HRFPN_STRIDE": (1, 2),

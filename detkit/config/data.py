@@ -2,30 +2,48 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from detectron2.config import CfgNode
 
-from .limits import Limit
+from .limits import NAMES, Form, Limit, allowed_values, numbers
 
 __all__ = ["DATA_LIMITS", "add_data_config"]
 
+#: pixels of a side: less than a cell of any pyramid, and the most that Pillow and OpenCV resize to
+_LEAST, _LARGEST = 8, 32767
+
+
+def _is_shorter_side(value: Any) -> bool:
+    sides = value if isinstance(value, (list, tuple)) else [value]
+    return all(side == 0 or allowed_values(side, f"[{_LEAST}, {_LARGEST}]") is None for side in sides)
+
+
+_SHORTER_SIDE = Form(f"in [{_LEAST}, {_LARGEST}] pixels, or 0 for images in the size of their files", _is_shorter_side)
 #: what the keys of data and loader may be, by section
 DATA_LIMITS: dict[str, dict[str, Limit]] = {
-    "DATASETS": {"ON_BAD_IMAGE": ("error", "skip"), "ON_BAD_BOX": ("error", "fix")},
+    "DATASETS": {
+        "ON_BAD_IMAGE": ("error", "skip"),
+        "ON_BAD_BOX": ("error", "fix"),
+        **dict.fromkeys(("TRAIN", "TEST", "PROPOSAL_FILES_TRAIN", "PROPOSAL_FILES_TEST", "CLASS_NAMES", "KEYPOINT_NAMES"), NAMES),
+        # files are named after it
+        "NAME": Form("a name without slashes", lambda name: bool(name.strip(". ")) and not set(name) & set("/\\\0")),
+    },
     "DATALOADER": {
         "NUM_WORKERS": "[0, inf)",
         "SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler"),
         "REPEAT_THRESHOLD": "[0, 1]",
     },
     "INPUT": {
-        **dict.fromkeys(("MAX_SIZE_TRAIN", "MAX_SIZE_TEST", "CROP.MIN_SIZES"), "[1, inf)"),
-        **dict.fromkeys(("MIN_SIZE_TRAIN", "MIN_SIZE_TEST"), "[0, inf)"),  # 0: as the files are
+        **dict.fromkeys(("MAX_SIZE_TRAIN", "MAX_SIZE_TEST", "CROP.MIN_SIZES"), f"[{_LEAST}, {_LARGEST}]"),
+        **dict.fromkeys(("MIN_SIZE_TRAIN", "MIN_SIZE_TEST"), _SHORTER_SIDE),
         "FORMAT": ("BGR", "RGB", "L", "YUV-BT.601"),
         "DEEP_IMAGES": ("error", "full_range", "own_range"),
         "MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
         "RANDOM_FLIP": ("horizontal", "vertical", "none"),
         "CROP.TYPE": ("relative", "relative_range", "absolute", "absolute_range"),
-        "CROP.MAX_SIZE": "[0, inf)",
-        "CROP.SIZE": "(0, inf)",
+        "CROP.MAX_SIZE": f"[0, {_LARGEST}]",
+        "CROP.SIZE": numbers("(0, inf)", 2),
         "MASK_FORMAT": ("polygon", "bitmask"),
     },
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 from detectron2.config import CfgNode as CN
 
-from .limits import Limit
+from .limits import Limit, numbers
 
 __all__ = ["DENSE_LIMITS", "DENSE_TEST_LIMITS", "dense_node"]
 
@@ -15,16 +15,16 @@ DENSE_LIMITS: dict[str, Limit] = {
     "ANCHORS.OFFSET": "[0, 1]",
     "ANCHORS.SCALES": "(0, inf)",
     "ANCHORS.RATIOS": "(0, inf)",
-    "HEAD.NUM_CONVS": "[0, inf)",
-    "HEAD.NUM_SHARED_CONVS": "[0, inf)",
-    "HEAD.CHANNELS": "[1, inf)",
+    "HEAD.NUM_CONVS": "[0, 1000]",
+    "HEAD.NUM_SHARED_CONVS": "[0, 1000]",
+    "HEAD.CHANNELS": "[1, 65536]",
     "HEAD.QUALITY": ("cls", "box", "none"),
     "HEAD.PRIOR_PROB": "(0, 1)",
     "HEAD.BOX_BIAS": "(-inf, inf)",
     "HEAD.COARSE_BOX": ("point", "anchor"),
     "HEAD.DCN_ON_FIRST_CONVS": "[0, inf)",
     "BOX_CODER.NAME": ("exp", "relu", "exp_stride", "linear", "delta"),
-    "BOX_CODER.DELTA_WEIGHTS": "(0, inf)",
+    "BOX_CODER.DELTA_WEIGHTS": numbers("(0, inf)", 4),
     "LOSS.CRITERION": ("auto", "labels", "weighted"),
     "LOSS.FOCAL_ALPHA": "[0, 1]",
     "LOSS.FOCAL_GAMMA": "[0, inf)",
@@ -34,7 +34,7 @@ DENSE_LIMITS: dict[str, Limit] = {
 }
 #: the same of a whole detector's levels and test settings
 DENSE_TEST_LIMITS: dict[str, Limit] = {
-    "NUM_CLASSES": "[1, inf)",
+    "NUM_CLASSES": "[1, 100000]",
     "TEST.SCORE": ("sqrt_product", "product", "class"),
     "TEST.THRESHOLD_ON": ("class", "product", "score"),
     "TEST.RANK_BY": ("product", "class"),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode as CN
 
-from .limits import Limit
+from .limits import Form, Limit, allowed_values
 
-__all__ = ["SOLVER_LIMITS", "add_engine_config"]
+__all__ = ["RUN_LIMITS", "SOLVER_LIMITS", "TEST_LIMITS", "add_engine_config"]
 
 _RATES = ("BASE_LR", "BASE_LR_END", "GAMMA", "BIAS_LR_FACTOR", "WEIGHT_DECAY", "WEIGHT_DECAY_BIAS", "WEIGHT_DECAY_NORM")
-_COUNTS = ("WARMUP_ITERS", "STEPS", "REFERENCE_BATCH_SIZE", "CHECKPOINT_KEEP")
+_COUNTS = ("WARMUP_ITERS", "REFERENCE_BATCH_SIZE", "CHECKPOINT_KEEP", "CHECKPOINT_PERIOD")
 #: what the keys below ``SOLVER`` may be; WEIGHT_DECAY_BIAS and WEIGHT_DECAY_NORM may also be None: as of all other weights
 SOLVER_LIMITS: dict[str, Limit] = {
     "OPTIMIZER": ("SGD", "AdamW"),
@@ -23,7 +23,35 @@ SOLVER_LIMITS: dict[str, Limit] = {
     "EMA.DECAY": "[0, 1)",
     "CLIP_GRADIENTS.CLIP_VALUE": "(0, inf)",
     "CLIP_GRADIENTS.NORM_TYPE": "(0, inf]",
+    "STEPS": Form(
+        "ascending numbers in [0, inf)",
+        lambda value: allowed_values(value, "[0, inf)") is None and list(value) == sorted(set(value)),
+    ),
+    "PARAMETER_FACTORS": Form(
+        "a list of [prefix of parameter names, factor on the learning rate, factor on the weight decay], factors in [0, inf)",
+        lambda value: all(_is_row(row, texts=1, numbers=(1, 2)) for row in value),
+    ),
 }
+#: what the keys of a run may be that stand in no section
+RUN_LIMITS: dict[str, Limit] = {"PATIENCE": "(0, inf)"}
+#: what the keys below ``TEST`` may be, those of ``TEST.AUG`` left out
+TEST_LIMITS: dict[str, Limit] = {
+    "DETECTIONS_PER_IMAGE": "[1, inf)",
+    "EVAL_PERIOD": "[0, inf)",
+    "KEYPOINT_OKS_SIGMAS": "(0, inf)",
+    "PRECISE_BN.NUM_ITER": "[1, inf)",
+    "EXPECTED_RESULTS": Form(
+        "a list of [task, metric, value, tolerance], such as [['bbox', 'AP', 38.5, 0.2]], the numbers in [0, inf)",
+        lambda value: all(_is_row(row, texts=2, numbers=(2,)) for row in value),
+    ),
+}
+
+
+def _is_row(row: object, *, texts: int, numbers: tuple[int, ...]) -> bool:
+    """Whether something is a list of so many texts, and then numbers of 0 or more."""
+    if not isinstance(row, (list, tuple)) or len(row) - texts not in numbers:
+        return False
+    return all(isinstance(text, str) for text in row[:texts]) and allowed_values(list(row[texts:]), "[0, inf)") is None
 
 
 def add_engine_config(cfg: CN) -> None:

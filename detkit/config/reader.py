@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import difflib
+import math
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -228,16 +229,26 @@ _LEAF_TYPES = (bool, int, float, str, list, tuple, type(None))
 
 
 def usable_device(name: str) -> str:
-    """The name of a device of torch, or "cpu" where it asks for CUDA and there is none.
+    """The name of a device of torch that is here, or "cpu" where it asks for CUDA and there is none.
+
+    "meta" is one: models on it have shapes alone. A training or prediction refuses it.
 
     Raises:
         ConfigError: torch has no such device.
     """
     try:
         kind = torch.device(name).type
-    except RuntimeError:
-        raise ConfigError(f"MODEL.DEVICE is {name!r}. It has to be 'cuda', 'cuda:0' or 'cpu', for instance.") from None
-    return "cpu" if kind == "cuda" and not torch.cuda.is_available() else name
+        if kind == "cuda":  # not tried: workers that are forked cannot use what this process has begun to use
+            if not torch.cuda.is_available():
+                return "cpu"
+            usable = (torch.device(name).index or 0) < torch.cuda.device_count()
+        else:
+            usable = torch.empty(1, device=name).numel() == 1
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError, ImportError):  # in what words torch says no
+        usable = False
+    if not usable:
+        raise ConfigError(f"MODEL.DEVICE is {name!r}. It has to be a device that is here: 'cuda', 'cuda:0' or 'cpu', for instance.")
+    return name
 
 
 def _coerce(raw: Any, current: Any, key: str) -> Any:
@@ -259,9 +270,19 @@ def _coerce(raw: Any, current: Any, key: str) -> Any:
         return float(value)
     if isinstance(current, (list, tuple)) and isinstance(value, (list, tuple)):
         return type(current)(value)
+    if isinstance(current, float) and isinstance(raw, str) and _means_no_number(raw):
+        raise ConfigError(f"{key} is {raw}, which nothing can be computed with. It has to be a finite number such as {current!r}.")
     raise ConfigError(
         f"'{key}' takes a value like {current!r} ({type(current).__name__}), not {shown(repr(value))} ({type(value).__name__})"
     )
+
+
+def _means_no_number(text: str) -> bool:
+    """Whether a text is a NaN or an infinity of Python or yaml."""
+    try:
+        return not math.isfinite(float(text.strip().lower().replace(".nan", "nan").replace(".inf", "inf")))
+    except ValueError:
+        return False
 
 
 def _decoded(raw: Any) -> Any:

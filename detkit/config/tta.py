@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-from .limits import Limit
+from .limits import Form, Limit, allowed_values
 
 __all__ = ["TTA_LIMITS", "add_tta_config"]
 
@@ -13,6 +13,10 @@ TTA_LIMITS: dict[str, Limit] = {
     "MIN_SIZES": "[1, inf)",
     "MAX_SIZE": "[1, inf)",
     "MAX_DETECTIONS": "[0, inf)",
+    "AREA_RANGES": Form(
+        "a list of [min, max], the numbers in [0, inf), or [] to keep all boxes",
+        lambda value: all(len(row) == 2 and allowed_values(row, "[0, inf]") is None for row in value),
+    ),
     "AREA_UNIT": ("original", "input"),
     "MERGE": ("nms", "vote", "soft_vote"),
     "MERGE_THRESH": "(0, 1]",

@@ -15,6 +15,7 @@ from .checks import (
     usable_segmentation,
     without_images,
 )
+from .copies import write_copies
 from .crop import CropMapper
 from .crowdhuman import load_crowdhuman, read_odgt, register_crowdhuman, register_crowdhuman_splits
 from .keypoints import connection_rules
@@ -52,6 +53,7 @@ __all__ = [
     "polygon_bounds",
     "polygons_of",
     "prepare_datasets",
+    "write_copies",
     "read_coco_json",
     "read_image",
     "read_odgt",

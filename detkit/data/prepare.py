@@ -5,22 +5,17 @@ from __future__ import annotations
 import contextlib
 import difflib
 import itertools
-import json
 import logging
-import os
-import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from detkit.config import ConfigError, Section, get_cfg
-from detkit.config.data import DATA_LIMITS
+from detkit.config import ConfigError, Section, check_config, get_cfg
 
 from .checks import (
-    AnnotationFile,
     CheckedData,
     DataError,
     check_coco_folder,
@@ -28,9 +23,9 @@ from .checks import (
     most_objects,
     open_annotations,
     read_coco_json,
-    share_annotations,
     training_objects,
 )
+from .copies import forget_copies, hold_copy, write_copies
 from .crowdhuman import prepare_crowdhuman, read_odgt, register_crowdhuman
 from .keypoints import COCO_PERSON_KEYPOINTS
 from .registration import find_image_folder, is_published, register_coco_folder, set_categories
@@ -47,7 +42,7 @@ _TRIED_IMAGES = 20
 _CLASS_SECTIONS = {"GeneralizedRCNN": "ROI_HEADS", "PanopticFPN": "ROI_HEADS", "RetinaNet": "RETINANET", "SparseRCNN": "SPARSE_RCNN"}
 
 
-def prepare_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
+def prepare_datasets(cfg: CfgNode, *, eval_only: bool = False, write: bool = True) -> None:
     """Makes the datasets of a config usable, and the config agree with them. Call it once per process, before the config is frozen.
 
     Own files (``DATASETS.TRAIN_JSON``, ``DATASETS.VAL_JSON``) are registered and named in ``DATASETS.TRAIN`` and ``DATASETS.TEST``;
@@ -57,12 +52,15 @@ def prepare_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
         cfg: changed in place: ``DATASETS.TRAIN``, ``TEST``, ``CLASS_NAMES`` and ``KEYPOINT_NAMES``, and the ``NUM_CLASSES`` of the
             model. Repaired copies of annotation files, where the config allows them, are written to ``<OUTPUT_DIR>/datasets``.
         eval_only: leave the training data alone.
+        write: False: write these copies when :func:`detkit.data.write_copies` is called, as a training does when it begins. In this
+            process they can be read before.
 
     Raises:
         ConfigError: a key has an impossible value; a dataset is not registered; the model has fewer classes than the data.
         DataError: the data cannot be used.
     """
     check_data_keys(cfg)
+    forget_copies()
     _register_own_files(cfg, eval_only)
     train = () if eval_only else cfg.DATASETS.TRAIN
     names = list(dict.fromkeys([*train, *cfg.DATASETS.TEST]))
@@ -74,23 +72,24 @@ def prepare_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
     _check_objects(cfg, [each for name in train if (each := checked[name]) is not None])
     for name in cfg.DATASETS.TEST:
         _check_evaluation(cfg, name, checked[name])
+    if write:
+        write_copies()
 
 
 def check_data_keys(cfg: CfgNode) -> None:
-    """Checks the keys of datasets, loader and input images.
+    """Checks all keys by the table of their ranges, and what those of datasets, loader and input images have to do with each other.
 
     Raises:
         ConfigError: a value that cannot be, or values that contradict each other.
     """
-    for section, limits in DATA_LIMITS.items():
-        Section(cfg, section).check(limits)
+    check_config(cfg)
     for split in ("TRAIN", "VAL"):
         if cfg.DATASETS[f"{split}_IMAGES"] and not cfg.DATASETS[f"{split}_JSON"]:
             raise ConfigError(f"DATASETS.{split}_IMAGES is set, but not the annotation file: set DATASETS.{split}_JSON too.")
     images = Section(cfg, "INPUT")
     sizes = len(images.MIN_SIZE_TRAIN)
-    if sizes != 2 if images.MIN_SIZE_TRAIN_SAMPLING == "range" else not sizes:
-        raise images.refusal("MIN_SIZE_TRAIN", "the least and the greatest size for 'range', one or more sizes for 'choice'")
+    if images.MIN_SIZE_TRAIN_SAMPLING == "range" and sizes != 2:
+        raise images.refusal("MIN_SIZE_TRAIN", "the least and the greatest size for 'range'")
     if images.CROP.ENABLED:
         images.check({"CROP.SIZE": "(0, 1]" if images.CROP.TYPE.startswith("relative") else "[1, inf)"})
 
@@ -187,7 +186,7 @@ def _prepare(name: str, cfg: CfgNode, *, in_training: bool) -> CheckedData | Non
     )
     _require_usable_masks(name, checked, cfg)
     if checked.changed:
-        _register_anew(name, _written_copy(name, checked.content, cfg.OUTPUT_DIR))
+        _register_anew(name, hold_copy(name, checked.content, cfg.OUTPUT_DIR))
     elif DatasetCatalog[name].__module__ == load_coco_json.__module__:  # it would parse the file again
         _register_anew(name, metadata.json_file)
     if not hasattr(MetadataCatalog.get(name), "thing_classes"):
@@ -260,18 +259,6 @@ def _require_usable_masks(name: str, checked: CheckedData, cfg: CfgNode) -> None
             f"{name}: the masks of {len(encoded)} annotations (the first is {encoded[0]}) are run-length encoded, but INPUT.MASK_FORMAT is "
             "'polygon'. Set INPUT.MASK_FORMAT bitmask."
         )
-
-
-def _written_copy(name: str, content: dict[str, Any], output_dir: str) -> Path:
-    """A copy of the annotations without what was left out, for whoever asks for a file; never seen half written."""
-    path = (Path(output_dir) / "datasets" / f"{name}.json").absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(handle, "w") as file:
-        json.dump(content, file)
-    os.replace(unfinished, path)
-    share_annotations(AnnotationFile(path, content))
-    return path
 
 
 def _register_anew(name: str, json_file: str | Path) -> None:

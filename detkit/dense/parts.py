@@ -11,7 +11,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
 from fvcore.nn import smooth_l1_loss
 
-from detkit.assigners import Assigner, build_assigner
+from detkit.assigners import Assigner, FCOSAssigner, build_assigner
 from detkit.backbones import levels_named
 from detkit.config import ConfigError, Conventions, Section
 from detkit.config.dense import DENSE_LIMITS, DENSE_TEST_LIMITS
@@ -100,6 +100,7 @@ def head_parts_from_config(
     prior_generator = prior_generator_from_config(node, [level.stride for level in levels], plus_one)
     box_coder = _build_box_coder(node)
     assigner = build_assigner(node.ASSIGNER, cfg, key=f"{node.path}.ASSIGNER", num_classes=num_classes, sizes_of_interest=sizes_of_interest)
+    _check_ranges_of_sizes(cfg, assigner, len(levels))
     head = build_dense_head(
         node,
         num_classes=num_classes,
@@ -114,6 +115,14 @@ def head_parts_from_config(
         "assigner": assigner,
         "criterion": _build_criterion(node, num_classes, box_coder, assigner),
     }
+
+
+def _check_ranges_of_sizes(cfg: CfgNode, assigner: Assigner, num_levels: int) -> None:
+    """Refuses FCOS's ranges of sizes where they are not one for each level, also those of an assigner that is a base of another."""
+    for part in assigner.modules():
+        if isinstance(part, FCOSAssigner) and len(part.upper_bounds) != num_levels:
+            words = f"one bound less than there are levels: {num_levels - 1} for the {num_levels} of the detector (IN_FEATURES)"
+            raise Section(cfg, "MODEL.ASSIGNERS.FCOS").refusal("SIZES_OF_INTEREST", words)
 
 
 def prior_generator_from_config(node: Section, strides: Sequence[int], plus_one: float = 0.0) -> PriorGenerator:

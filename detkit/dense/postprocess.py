@@ -54,7 +54,7 @@ class DensePostprocessor:
     ) -> None:
         for name, value in (("score", score), ("threshold_on", threshold_on), ("rank_by", rank_by)):
             allowed = DENSE_TEST_LIMITS[f"TEST.{name.upper()}"]
-            if value not in allowed:
+            if isinstance(allowed, tuple) and value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not '{value}'.")
         self.score = score
         self.threshold_on = threshold_on

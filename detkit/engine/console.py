@@ -149,10 +149,6 @@ class _FileThatMayFill(logging.FileHandler):
             self._said = True
             print(f"{self.baseFilename} cannot be written any more: {error.strerror}.", file=sys.stderr)
 
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            super().flush()
-
     def close(self) -> None:
         with contextlib.suppress(OSError):
             super().close()

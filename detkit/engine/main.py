@@ -17,7 +17,7 @@ from detectron2.utils import comm
 
 from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint
 from detkit.config import ConfigError
-from detkit.data import DataError, prepare_datasets
+from detkit.data import DataError, prepare_datasets, write_copies
 from detkit.distributed import get_rank, get_world_size
 from detkit.engine.allocator import keep_freed_memory
 from detkit.engine.console import open_log_file, setup_logging
@@ -27,7 +27,7 @@ from detkit.engine.evaluate import Results, check_expected_results, evaluate, sa
 from detkit.engine.exits import Exit, exit_code_of, interruptible
 from detkit.engine.launch import LaunchError, check_processes, launch
 from detkit.engine.peers import claim_end, leave_if_others_end
-from detkit.engine.run_folder import check_folder, folder_in_use
+from detkit.engine.run_folder import RunFolderError, check_folder, folder_in_use
 from detkit.engine.setup import read_config, resolve_config
 from detkit.engine.trainer import Trainer
 from detkit.evaluation import EvaluationError
@@ -110,6 +110,8 @@ def _main(args: argparse.Namespace, stack: contextlib.ExitStack) -> Results:
             return trainer.train()
     open_log_file()
     with _one_clear_error(_TRAINING_ERRORS):
+        if comm.is_main_process():
+            write_copies()
         results = evaluate(cfg, model, build_loader=Trainer.build_test_loader)
         if comm.is_main_process():
             save_results(cfg, results, weights=weights)
@@ -130,7 +132,7 @@ def _set_up(args: argparse.Namespace, stack: contextlib.ExitStack) -> CfgNode:
     if cfg.TEST.AUG.ENABLED:
         check_tta_config(cfg)
     with _first_worker_first():  # it writes the files that the others read
-        prepare_datasets(cfg, eval_only=args.eval_only)
+        prepare_datasets(cfg, eval_only=args.eval_only, write=False)
     if is_restart(cfg.OUTPUT_DIR) and not args.resume:
         logger.info("torchrun has started the workers again: going on from the last checkpoint, as with --resume.")
         args.resume = True
@@ -204,7 +206,8 @@ def _stop(error: Exception, message: str) -> NoReturn:
     if not claim_end(code):
         leave_if_others_end()
     with contextlib.suppress(OSError):  # the disk may be what has failed
-        open_log_file(lambda folder: folder.is_dir() and not CheckpointFolder(folder).used)
+        if not isinstance(error, RunFolderError):  # the log may be that of another run
+            open_log_file(lambda folder: folder.is_dir() and not CheckpointFolder(folder).used)
     where = f" (worker {get_rank()} of {get_world_size()})" if get_rank() else ""
     said = f"error{where}: {message or type(error).__name__}"
     print(said, file=sys.stderr, flush=True)

@@ -9,8 +9,7 @@ from collections.abc import Collection
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from detkit.config import ConfigError, Section, get_cfg, usable_device
-from detkit.config.engine import SOLVER_LIMITS
+from detkit.config import ConfigError, Section, check_config, get_cfg, usable_device
 from detkit.data import check_data_keys
 from detkit.distributed import usable_processors
 from detkit.engine.batch_scaling import scale_to_batch
@@ -31,26 +30,24 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     if args.config_file:
         cfg.merge_from_file(args.config_file)
     cfg.merge_from_list(args.opts or [])
+    check_config(cfg)
     return cfg
 
 
 def check_engine_keys(cfg: CfgNode) -> None:
-    """Checks the keys that the engine, the mappers and Detectron2's solver read.
+    """Checks all keys by the table of their ranges, and what those of engine, mappers and Detectron2's solver have to do with each other.
 
     Raises:
         ConfigError: a value that cannot be, or a key that nothing here reads.
     """
     check_data_keys(cfg)
     solver = Section(cfg, "SOLVER")
-    solver.check({key: limit for key, limit in SOLVER_LIMITS.items() if solver.value(key) is not None})
     if solver.REFERENCE_WORLD_SIZE:
         raise solver.refusal(
             "REFERENCE_WORLD_SIZE",
             "0: it would change the batch with the number of processes. Give the batch as SOLVER.IMS_PER_BATCH and the one that the "
             "learning rate is meant for as SOLVER.REFERENCE_BATCH_SIZE",
         )
-    if list(solver.STEPS) != sorted(set(solver.STEPS)):
-        raise solver.refusal("STEPS", "ascending")
     if cfg.VIS_PERIOD:
         raise ConfigError(f"VIS_PERIOD is {cfg.VIS_PERIOD}, but no detector here draws while it trains. Leave it at 0.")
     for key in ("MODEL.LOAD_PROPOSALS", "DATASETS.PROPOSAL_FILES_TRAIN", "DATASETS.PROPOSAL_FILES_TEST"):

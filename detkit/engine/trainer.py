@@ -25,8 +25,8 @@ from torch.utils.data import DataLoader
 
 from detkit.backbones import check_backbone
 from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint, state_size
-from detkit.config import Section, load_method_packages
-from detkit.data import build_train_mapper
+from detkit.config import Section, check_config, load_method_packages
+from detkit.data import build_train_mapper, write_copies
 from detkit.distributed import get_rank, get_world_size
 from detkit.engine.console import open_log_file, setup_logging
 from detkit.engine.data_loader import TrainLoader, build_train_loader
@@ -105,6 +105,9 @@ class Trainer(TrainerBase):
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The model on its device."""
         load_method_packages()  # in a started process the config has come by pickle, and nothing is registered yet
+        check_config(cfg)
+        if torch.device(cfg.MODEL.DEVICE).type == "meta":
+            raise Section(cfg, "MODEL").refusal("DEVICE", "a device that is here: weights on 'meta' have no numbers")
         check_backbone(cfg)
         Section(cfg, "MODEL").check({"META_ARCHITECTURE": [name for name, _ in META_ARCH_REGISTRY]})
         model = build_model(cfg)
@@ -187,6 +190,7 @@ class Trainer(TrainerBase):
         if comm.is_main_process():
             self.checkpoints.remove_leftovers()
             check_room(self.cfg.OUTPUT_DIR, size=self._checkpoint_size(), count=self._number_of_checkpoints())
+            write_copies()
             save_run_record(
                 self.cfg,
                 run=self.run_id,
@@ -376,6 +380,11 @@ class Trainer(TrainerBase):
             ValueError: the state is of a run with another model or optimizer, or holds weights alone.
         """
         check_run_state(state)
+        if state["iteration"] >= self.max_iter:
+            raise ValueError(
+                f"SOLVER.MAX_ITER is {self.max_iter}, but the last checkpoint is that after iteration {state['iteration']}. Raise "
+                "SOLVER.MAX_ITER, or start without --resume."
+            )
         changes = changes_since(state.get("config"), self.cfg)
         names = self._parameter_names()
         try:

@@ -14,7 +14,7 @@ from detectron2.data import Metadata, MetadataCatalog, transforms
 from torch import Tensor, nn
 
 from detkit.checkpoint import CONFIG_FILE, CheckpointError, CheckpointFolder, load_state, local_file, read_checkpoint
-from detkit.config import ConfigError, Section, get_cfg, method_node, usable_device
+from detkit.config import ConfigError, Section, check_config, get_cfg, method_node, usable_device
 from detkit.data import connection_rules
 from detkit.engine import Trainer
 from detkit.sharing import SHARED_WEIGHTS, fetch_shared_model, read_shared_model
@@ -61,6 +61,7 @@ class Predictor:
         device: str | None = None,
     ) -> None:
         cfg, weights = config_and_weights(model, weights)
+        check_config(cfg)
         if not weights:
             raise ConfigError("MODEL.WEIGHTS is '', so there is nothing to predict with. Name the weights that belong to the config.")
         # of a zoo's name, its file is fetched, checked and converted here
@@ -88,6 +89,7 @@ class Predictor:
             raise CheckpointError(f"'{folder}' holds no run, but a shared model: read it with Predictor.from_hub.")
         cfg = get_cfg()
         cfg.merge_from_file(folder / CONFIG_FILE)
+        check_config(cfg)
         if checkpoint is None:
             found = CheckpointFolder(folder).load_last(read_checkpoint)
             if found is None:
@@ -128,7 +130,7 @@ class Predictor:
         cfg.MODEL.WEIGHTS = source  # so that the backbone does not look for a start of its own
         cfg.MODEL.DEVICE = usable_device(cfg.MODEL.DEVICE if device is None else device)
         cfg.freeze()
-        Section(cfg, "INPUT").check({"FORMAT": ("BGR", "RGB"), "MAX_SIZE_TEST": "[1, inf)", "MIN_SIZE_TEST": "[0, inf)"})
+        Section(cfg, "INPUT").check({"FORMAT": ("BGR", "RGB")})
         self.cfg = cfg
         self.model: nn.Module = Trainer.build_model(cfg).eval()
         load_state(self.model, state["model"], source=source)

@@ -24,6 +24,7 @@ from torch.nn.functional import avg_pool2d
 
 from detkit.config import get_cfg
 from detkit.data import build_train_mapper
+from sparsercnn.config import INTERACTION_KEYS
 
 __all__ = ["CONFIGS", "COUNTS_FILE", "config_name", "count_weights", "read", "recorded_counts", "shrunk", "train_a_step"]
 
@@ -117,6 +118,10 @@ def shrunk(cfg: CfgNode) -> CfgNode:
         for key in node.keys() - {"NAME", "WEIGHTS"}:
             node.pop(key)
     _shrink(cfg.MODEL)
+    head = cfg.MODEL.SPARSE_RCNN.HEAD
+    for key in ("DYNAMIC_CHANNELS", "STATIC_CHANNELS"):
+        if key not in INTERACTION_KEYS[head.INTERACTION]:
+            head[key] = get_cfg().MODEL.SPARSE_RCNN.HEAD[key]
     return cfg
 
 

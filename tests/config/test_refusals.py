@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 
 from detkit.assigners import ASSIGNER_REGISTRY, build_assigner
 from detkit.backbones import check_backbone
-from detkit.config import ConfigError, Limit, Section, default_value, get_cfg
+from detkit.config import ConfigError, Form, Limit, Section, default_value, get_cfg
 from detkit.config.assigners import ASSIGNER_LIMITS
 from detkit.config.backbones import BACKBONE_LIMITS
 from detkit.config.data import DATA_LIMITS
@@ -38,6 +38,9 @@ DENSE = {**DENSE_LIMITS, **DENSE_TEST_LIMITS, **PARTS}
 
 def values_outside(limit: Limit, like: object) -> Iterator[Any]:
     """Values that a limit excludes, of the type of the default: just beyond each end that there is, or a word of no meaning."""
+    if isinstance(limit, Form):
+        yield type(like)([""]) if isinstance(like, (list, tuple)) else "" if isinstance(like, str) else -1
+        return
     if not isinstance(limit, str):
         yield type(like)(["no such word"]) if isinstance(like, (list, tuple)) else "no such word"
         return
@@ -45,7 +48,7 @@ def values_outside(limit: Limit, like: object) -> Iterator[Any]:
     number = like[0] if isinstance(like, (list, tuple)) else 0.0 if like is None else like
     step = 1 if isinstance(number, int) else 0.001
     if low == -math.inf:
-        yield math.nan
+        yield type(like)([math.nan]) if isinstance(like, (list, tuple)) else math.nan
         return
     ends = [low if limit[0] == "(" else low - step]
     if high < math.inf:
@@ -62,6 +65,8 @@ def cases(path: str, limits: dict[str, Limit]) -> list[tuple[str, Any, Limit]]:
 
 
 def message(key: str, value: Any, limit: Limit) -> str:
+    if isinstance(limit, Form):
+        return re.escape(f"{key} is {value!r}. It has to be {limit.words}")
     allowed = f"in {limit}" if isinstance(limit, str) else f"one of {', '.join(map(repr, limit))}"
     return re.escape(f"{key} is {value!r}. It has to be {allowed}")
 
@@ -199,10 +204,10 @@ def test_engine_data_and_backbones(key: str, value: Any, limit: Limit) -> None:
         (["DATASETS.PROPOSAL_FILES_TRAIN", ("a.pkl",)], "DATASETS.PROPOSAL_FILES_TRAIN is ('a.pkl',). Proposals from files"),
         (["DATASETS.PROPOSAL_FILES_TEST", ("a.pkl",)], "DATASETS.PROPOSAL_FILES_TEST is ('a.pkl',). Proposals from files"),
         (["SOLVER.REFERENCE_WORLD_SIZE", 8], "SOLVER.REFERENCE_WORLD_SIZE is 8. It has to be 0"),
-        (["SOLVER.STEPS", (5, 3)], "SOLVER.STEPS is (5, 3). It has to be ascending"),
+        (["SOLVER.STEPS", (5, 3)], "SOLVER.STEPS is (5, 3). It has to be ascending numbers"),
         (["INPUT.MIN_SIZE_TRAIN", ()], "INPUT.MIN_SIZE_TRAIN is (). It has to be"),
         (["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range", "INPUT.MIN_SIZE_TRAIN", (3, 4, 5)], "INPUT.MIN_SIZE_TRAIN is (3, 4, 5). It has to be"),
-        (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu'. It has to be 'cuda'"),
+        (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu'. It has to be a device that is here: 'cuda'"),
         (["MODEL.PIXEL_STD", [1.0]], "MODEL.PIXEL_STD is [1.0]. It has to be as long as MODEL.PIXEL_MEAN, 3"),
         (["MODEL.BACKBONE.NAME", "build_resnet"], "MODEL.BACKBONE.NAME is 'build_resnet'. It has to be one of"),
         (["MODEL.BACKBONE.WEIGHTS", "timm"], "MODEL.BACKBONE.WEIGHTS is 'timm', but build_resnet_backbone does not read it"),

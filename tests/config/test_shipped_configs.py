@@ -10,6 +10,7 @@ import torch
 from detectron2 import model_zoo
 from detectron2.modeling import build_model
 
+from detkit.config import check_config
 from tests.parity.cases import FULL_FOLDER
 
 from .architectures import CONFIGS, COUNTS_FILE, ROOT, config_name, count_weights, read, recorded_counts, shrunk, train_a_step
@@ -46,6 +47,7 @@ def test_every_network_trains_a_step_in_full_width(name: str, tmp_path: Path) ->
 
 @EACH_CONFIG
 def test_number_of_weights(path: Path) -> None:
+    check_config(read(path))
     count, recorded = count_weights(read(path)), recorded_counts().get(config_name(path))
     assert recorded is not None, f"{config_name(path)} has {count} weights; record them: python -m tests.config.architectures"
     assert count == recorded

@@ -31,7 +31,7 @@ def num_layers(tower: nn.Module) -> int:
     return sum(isinstance(layer, nn.Linear) for layer in tower.modules())
 
 
-STATIC = {"HEAD.INTERACTION": "static", "HEAD.SELF_ATTENTION": False}
+STATIC = {"HEAD.INTERACTION": "static", "HEAD.SELF_ATTENTION": False, "HEAD.DYNAMIC_CHANNELS": 64}
 SOFTMAX = {"HEAD.CLASSIFIER": "softmax", "MODEL.ASSIGNERS.HUNGARIAN.CLASS_COST": "softmax"}
 
 SPARSE_RCNN = {

@@ -22,7 +22,7 @@ def children_of(pid: int) -> list[int]:
     return sorted(found)
 
 
-def _command(pid: int) -> str:
+def command_of(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
     return ""
@@ -43,7 +43,7 @@ class Run:
     def workers(self) -> list[int]:
         """In the order of their ranks; one process trains itself."""
         pid = self.started.process.pid
-        return [child for child in _own(pid) if "--config-file" in _command(child) or "spawn_main" in _command(child)] or [pid]
+        return [child for child in _own(pid) if "--config-file" in command_of(child) or "spawn_main" in command_of(child)] or [pid]
 
     def data_workers(self) -> list[int]:
         """Those of the last worker."""
@@ -60,4 +60,4 @@ class Run:
 
 def _own(pid: int) -> list[int]:
     """Children but for the process with which Python cleans up."""
-    return [child for child in children_of(pid) if "resource_tracker import" not in _command(child)]
+    return [child for child in children_of(pid) if "resource_tracker import" not in command_of(child)]

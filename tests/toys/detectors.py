@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from detkit.config import get_cfg
 from sparsercnn import SparseRCNN
+from sparsercnn.config import INTERACTION_KEYS
 
 LEVELS = ("p3", "p4", "p5")
 
@@ -66,9 +67,12 @@ def tiny_sparse_cfg(*changes: Any) -> Any:
     node = cfg.MODEL.SPARSE_RCNN
     node.NUM_CLASSES, node.NUM_PROPOSALS, node.NUM_STAGES = 3, 12, 2
     node.IN_FEATURES = list(LEVELS)
-    node.HEAD.DYNAMIC_CHANNELS, node.HEAD.STATIC_CHANNELS, node.HEAD.FFN_CHANNELS = 8, 32, 32
+    node.HEAD.FFN_CHANNELS = 32
     names = [name if name.startswith(("MODEL.", "TEST.DETECTIONS_PER_IMAGE")) else f"MODEL.SPARSE_RCNN.{name}" for name in changes[0::2]]
     cfg.merge_from_list([part for item in zip(names, changes[1::2], strict=True) for part in item])
+    for key in INTERACTION_KEYS.get(node.HEAD.INTERACTION, ()):  # small; the sizes of other interactions may not be set
+        if f"MODEL.SPARSE_RCNN.HEAD.{key}" not in names:
+            node.HEAD[key] = {"DYNAMIC_CHANNELS": 8, "STATIC_CHANNELS": 32}[key]
     return cfg
 
 

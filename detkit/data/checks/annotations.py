@@ -93,8 +93,9 @@ def open_annotations(json_file: str | os.PathLike[str]) -> AnnotationFile:
 def share_annotations(opened: AnnotationFile) -> None:
     """Whoever reads the file from now on gets this content."""
     _KEPT[opened.path] = _stamp(opened.path), opened
-    while len(_KEPT) > _KEPT_FILES:
-        _KEPT.popitem(last=False)
+    written = [path for path, (stamp, _) in _KEPT.items() if stamp is not None]  # the others could not be read again
+    for path in written[: max(len(_KEPT) - _KEPT_FILES, 0)]:
+        del _KEPT[path]
 
 
 def release_annotations(json_file: str | os.PathLike[str]) -> None:
