@@ -1,4 +1,4 @@
-"""The config files that come with the project, in a clone and in an installed wheel alike."""
+"""The config files that come with the project, in a clone and in an installed wheel alike; and where it keeps what it makes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 import os
 from pathlib import Path, PurePath
 
-__all__ = ["config_names", "get_config_file"]
+__all__ = ["cache_folder", "config_names", "get_config_file"]
 
 _PACKAGE = Path(__file__).parent
 #: where a wheel holds the config files, and where a clone does
@@ -32,6 +32,11 @@ def get_config_file(name: str | os.PathLike[str]) -> str:
         near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.0)
         raise FileNotFoundError(f"there is no config file {os.fspath(name)!r}. The nearest that exists is {near[0]!r}.")
     return str(_folder() / wanted)
+
+
+def cache_folder() -> Path:
+    """Where generated pictures and small models of our own lie: ``$DETKIT_CACHE``, by default ``~/.cache/detkit``."""
+    return Path(os.environ.get("DETKIT_CACHE") or Path.home() / ".cache" / "detkit").expanduser()
 
 
 def config_names() -> list[str]:

@@ -22,9 +22,8 @@ import detkit.engine  # noqa: F401  before the others: it silences what dependen
 
 # isort: split
 from detkit.checkpoint import CheckpointError, CheckpointFolder, add_zoo_file
-from detkit.config_files import get_config_file
-from detkit.data.shapes import default_shapes_root
-from detkit.model_zoo import OWN_SOURCE, ZooError, entries
+from detkit.config_files import cache_folder, get_config_file
+from detkit.model_zoo import OWN_SOURCE, ZooError, entries, made_file
 from detkit.sharing import SHARED_WEIGHTS, model_of_run, write_shared_model
 
 TRAIN_NET = Path(__file__).parents[1] / "train_net.py"
@@ -58,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def make(name: str) -> Path:
     """Trains a model, unless it is trained, and writes its folder; returns the folder."""
-    cache = default_shapes_root().parent
-    run, folder = cache / "trainings" / name, cache / "models" / name
+    run, folder = cache_folder() / "trainings" / name, made_file(name).parent
     if not CheckpointFolder(run).final.is_file():
         config = get_config_file(f"quick/{name.removeprefix('quick_')}.yaml")
         command = [sys.executable, str(TRAIN_NET), "--config-file", config, "--resume", "OUTPUT_DIR", str(run)]

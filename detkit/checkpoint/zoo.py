@@ -15,7 +15,7 @@ from typing import Any
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler, get_cache_dir
 
-from detkit.model_zoo import SCHEME, ZooError, find, get_checkpoint_url
+from detkit.model_zoo import OWN_SOURCE, SCHEME, ZooError, find, get_checkpoint_url, made_file
 
 from .convert import convert_file
 from .download import fetch
@@ -48,6 +48,8 @@ def zoo_file(name: str) -> Path:
     path = converted_file(name)
     if path.is_file():
         return path
+    if entry.source == OWN_SOURCE and made_file(name).is_file():
+        return add_zoo_file(name, made_file(name))
     address = get_checkpoint_url(name)
     logger.info("Weights '%s' of %s, licence: %s", name, entry.source, entry.licence)
     return add_zoo_file(name, fetch(address, sha256=entry.hash_prefix, size=entry.size))

@@ -86,6 +86,15 @@ def _check_there_is_something_to_do(args: argparse.Namespace, cfg: CfgNode) -> N
         )
 
 
+def _parser() -> argparse.ArgumentParser:
+    """Detectron2's, without what its help says of LazyConfigs, which are refused here."""
+    parser = default_argument_parser()
+    for action in parser._actions:
+        if action.dest == "opts":
+            action.help, action.metavar = "overrides of config keys at the end of the command: SOLVER.BASE_LR 0.01", "KEY VALUE"
+    return parser
+
+
 def main(args: argparse.Namespace) -> Results:
     """What every worker does with a parsed command line; for one process also from Python.
 

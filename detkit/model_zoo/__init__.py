@@ -1,7 +1,7 @@
 """The published weights whose architecture the project has: one table, and models by name."""
 
 from .table import OWN_SOURCE, ZooEntry, ZooError, available, entries, find, of_file
-from .zoo import SCHEME, get, get_checkpoint_url, get_config, get_config_file, weights_of
+from .zoo import SCHEME, get, get_checkpoint_url, get_config, get_config_file, made_file, weights_of
 
 __all__ = [
     "OWN_SOURCE",
@@ -15,6 +15,7 @@ __all__ = [
     "get_checkpoint_url",
     "get_config",
     "get_config_file",
+    "made_file",
     "of_file",
     "weights_of",
 ]

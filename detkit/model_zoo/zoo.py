@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
 from detkit.config import get_cfg, usable_device
+from detkit.config_files import cache_folder
 from detkit.config_files import get_config_file as _path_of
 
 from .table import OWN_SOURCE, ZooError, find
 
-__all__ = ["SCHEME", "get", "get_checkpoint_url", "get_config", "get_config_file", "weights_of"]
+__all__ = ["SCHEME", "get", "get_checkpoint_url", "get_config", "get_config_file", "made_file", "weights_of"]
 
 #: of the addresses that ``MODEL.WEIGHTS`` takes: ``detkit://NAME``
 SCHEME = "detkit://"
@@ -74,6 +77,11 @@ def get_checkpoint_url(name: str) -> str:
             f"Who has the file makes it known under its name: python tools/convert.py FILE --name {name}"
         )
     return entry.address
+
+
+def made_file(name: str) -> Path:
+    """Where ``tools/quick_models.py`` leaves the weights of a model of our own."""
+    return cache_folder() / "models" / name / "model.safetensors"
 
 
 def get(name: str, trained: bool = True) -> nn.Module:

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from detkit import demo
-from detkit.demo import CocoFile, DemoError, Frame, models, pipeline, sinks, sources
+from detkit.demo import CocoFile, DemoError, Frame, pipeline, sinks, sources
 from detkit.engine import Trainer
-from detkit.export import ExportSettings, export_detector, metadata_of
+from detkit.export import ExportSettings, export_detector, metadata_of, to_instances
 from detkit.onnx_predictor import OnnxDetections
 from tests.predictor.test_result import found
 from tests.toys.detectors import tiny_cfg
@@ -94,11 +94,11 @@ def test_landmarks_of_an_exported_file() -> None:
     """They take the form that the model's have."""
     square = np.array([[[10, 5], [30, 5], [30, 25], [10, 25]]], np.float32)
     fields = (np.array([[10, 5, 30, 25]], np.float32), np.array([0.9], np.float32), np.array([1]), ["cat", "dog"])
-    masks = models._instances(OnnxDetections((40, 60), *fields, square, "segm")).pred_masks
+    masks = to_instances(OnnxDetections((40, 60), *fields, square, "segm")).pred_masks
     assert masks.shape == (1, 40, 60) and masks.sum() == 400 and masks[0, 5:25, 10:30].all()
-    points = models._instances(OnnxDetections((40, 60), *fields, square, "pose")).pred_keypoints
+    points = to_instances(OnnxDetections((40, 60), *fields, square, "pose")).pred_keypoints
     assert points.shape == (1, 4, 3) and points[0, 2].tolist() == pytest.approx([30, 25, 0.9])
-    assert set(models._instances(OnnxDetections((40, 60), *fields)).get_fields()) == {"pred_boxes", "scores", "pred_classes"}
+    assert set(to_instances(OnnxDetections((40, 60), *fields)).get_fields()) == {"pred_boxes", "scores", "pred_classes"}
 
 
 @pytest.mark.slow

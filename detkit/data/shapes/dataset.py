@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 from iopath.common.file_io import file_lock
 
+from detkit.config_files import cache_folder
+
 from ..keypoints import COCO_PERSON_KEYPOINTS, COCO_PERSON_SKELETON
 from .annotations import annotate_scene
 from .outlines import OUTLINES
@@ -68,8 +70,7 @@ SHAPES_SETS = {"shapes": ShapesSpec(), "shapes_people": ShapesSpec(num_train=100
 
 def default_shapes_root(name: str = "shapes") -> Path:
     """``$DETKIT_CACHE/<name>-<version>``, by default below ``~/.cache/detkit``."""
-    cache = os.environ.get("DETKIT_CACHE") or Path.home() / ".cache" / "detkit"
-    return Path(cache).expanduser() / f"{name}-{SHAPES_VERSION}"
+    return cache_folder() / f"{name}-{SHAPES_VERSION}"
 
 
 def shapes_paths(root: str | os.PathLike[str], split: str) -> tuple[Path, Path]:
