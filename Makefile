@@ -1,6 +1,6 @@
 # make install | demo | test | test-slow | mutations | lint | types | bench | docs | clean
 # PYTHON: the interpreter to start from (3.10 to 3.12); one that imports Detectron2 lends it, and its PyTorch, to the environment.
-# VENV: the environment that is made.
+# VENV: the environment that is made. UNLOCKED=1: with the newest packages instead of those in requirements/.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -20,8 +20,8 @@ help:
 install: $(STAMP)
 	@echo "Everything is in $(VENV)."
 
-$(STAMP): pyproject.toml setup.py tools/install.py
-	@$(PYTHON) tools/install.py --venv $(VENV)
+$(STAMP): pyproject.toml setup.py tools/install.py requirements/dev.txt
+	@$(PYTHON) tools/install.py --venv $(VENV) $(if $(UNLOCKED),--unlocked)
 
 demo: $(STAMP)
 	@$(PY) train_net.py --config-file configs/quick/fcos_shapes.yaml OUTPUT_DIR $(DEMO)
@@ -50,8 +50,8 @@ docs: $(DOCS_STAMP)  # the pages and the API reference; a warning fails
 	@$(PY) -m sphinx -W --keep-going -q -c docs . output/docs
 	@echo "Documentation: output/docs/index.html"
 
-$(DOCS_STAMP): $(STAMP)
-	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+$(DOCS_STAMP): $(STAMP) requirements/docs.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements/docs.txt
 	@touch $@
 
 clean:

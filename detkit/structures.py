@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from detkit.host import on_host, send
 
-__all__ = ["DenseOutputs", "Detections", "GroundTruth", "HardAssignment", "Predictions"]
+__all__ = ["DenseOutputs", "Detections", "GroundTruth", "HardAssignment", "Predictions", "output_sizes"]
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,40 @@ class Detections:
     counts: Tensor
     fields: dict[str, Tensor] = field(default_factory=dict)
 
+    def resized(
+        self, image_sizes: Sequence[tuple[int, int]], output_sizes: Sequence[tuple[int, int]], *, min_area: float = -1.0
+    ) -> Detections:
+        """In pixels of the output images, clipped to them, without boxes that are empty there or have no area above ``min_area``.
+
+        Gives what Detectron2's ``detector_postprocess`` makes of each image, for all images at once and without waiting for the device.
+        Fields stay as they are.
+
+        Args:
+            image_sizes: (height, width) of every image as the network saw it, without padding.
+            output_sizes: (height, width) that is asked for.
+            min_area: in square pixels of the output.
+        """
+        inputs, outputs = np.asarray(image_sizes, np.float64), np.asarray(output_sizes, np.float64)
+        table = np.stack([outputs / inputs, outputs]).astype(np.float32)[..., [1, 0, 1, 0]]  # factors and limits of x, y, x, y
+        factors, limits = send(table[:, :, None], self.boxes.device).unbind(0)
+        boxes = (self.boxes * factors).clamp(min=0).minimum(limits)
+        width, height = (boxes[..., 2:] - boxes[..., :2]).unbind(-1)
+        rows = torch.arange(boxes.shape[1], device=boxes.device)
+        there = (width > 0) & (height > 0) & (width * height > min_area) & (rows < self.counts[:, None])
+        order = (~there).to(torch.uint8).argsort(dim=1, stable=True)
+        counts = there.sum(1)
+        filled = rows < counts[:, None]
+        fields = {name: value.gather(1, _broadcast(order, value)) for name, value in self.fields.items()}
+        return Detections(
+            boxes=torch.where(filled[..., None], boxes.gather(1, _broadcast(order, boxes)), 0.0),
+            scores=torch.where(filled, self.scores.gather(1, order), 0.0),
+            classes=torch.where(filled, self.classes.gather(1, order), -1),
+            counts=counts,
+            fields=fields,
+        )
+
     def to_instances(self, image_sizes: Sequence[tuple[int, int]]) -> list[Instances]:
-        """Per image ``Instances`` with ``pred_boxes``, ``scores``, ``pred_classes`` and the fields.
+        """Per image ``Instances`` with ``pred_boxes``, ``scores``, ``pred_classes`` and the fields. Waits for the device once.
 
         Args:
             image_sizes: (height, width) of every image, which the instances remember.
@@ -169,3 +202,15 @@ class Detections:
                 result.set(name, value[i, :count])
             results.append(result)
         return results
+
+
+def output_sizes(batched_inputs: Sequence[dict[str, Any]], image_sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(height, width) in which the detections of each image are asked for: ``height`` and ``width`` of Detectron2's dicts, or the size that
+    the network saw."""
+    pairs = zip(batched_inputs, image_sizes, strict=True)
+    return [(item.get("height", height), item.get("width", width)) for item, (height, width) in pairs]
+
+
+def _broadcast(index: Tensor, values: Tensor) -> Tensor:
+    """(B, D, ...) in the shape of values, of an index (B, D)."""
+    return index.view(*index.shape, *[1] * (values.ndim - 2)).expand_as(values)

@@ -106,11 +106,8 @@ class LSNet(TensorPath, DenseDetector):
         outputs = super().forward(batched_inputs)
         if self.training:
             return outputs
-        return [self._finish(output["instances"], inputs["image"]) for output, inputs in zip(outputs, batched_inputs, strict=True)]
-
-    def _finish(self, detections: Instances, image: Tensor) -> dict[str, Instances]:
-        large = detections[detections.pred_boxes.area() > self.min_area]
-        return {"instances": self.task.finish(large, (image.shape[-2], image.shape[-1]))}
+        sizes = [(item["image"].shape[-2], item["image"].shape[-1]) for item in batched_inputs]
+        return [{"instances": self.task.finish(output["instances"], size)} for output, size in zip(outputs, sizes, strict=True)]
 
     def predict(self, images: ImageList) -> LSOutputs:
         """The raw outputs of backbone and head for preprocessed images."""

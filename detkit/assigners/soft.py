@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,10 +27,12 @@ class Pairs:
     Attributes:
         prior_index: (M,) int64 in [0, B * P): priors of the batch, image by image.
         gt_index: (M,) int64 in [0, B * G), ascending: objects of the batch, image by image, counting the padded ones.
+        sizes: (B * G,) how many pairs each object has, on the host, where it is known there.
     """
 
     prior_index: Tensor
     gt_index: Tensor
+    sizes: np.ndarray | None = None
 
     def classes(self, gt: GroundTruth) -> Tensor:
         """(M,) int64, the class of each pair's object."""

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from detkit.geometry import elementwise_iou
+from detkit.host import on_host
 
 from .base import AssignContext, Assigner
 from .candidates import points_inside
 from .registry import ASSIGNER_REGISTRY
-from .segments import best_of_each, group_max, ranks_in_groups
+from .segments import best_in_groups, best_of_each, group_max, group_sizes
 from .soft import Pairs, PairValues, SoftAssignment
 from .windows import padding_mask
 
@@ -55,11 +56,11 @@ class TaskAlignedAssigner(Assigner):
         self.topk, self.alpha, self.beta, self.gamma, self.box_factor = topk, alpha, beta, gamma, box_factor
 
     def forward(self, context: AssignContext) -> SoftAssignment:
-        pairs = points_inside(context)
+        pairs, num_gts = points_inside(context), context.gt.valid.numel()
         values = pairs.look_up(context.given_predictions, context.gt)
-        chosen, metric, iou = self._choose(pairs, values.detach(), context.gt.valid.numel())
-        pairs, values = pairs.select(chosen), values.select(chosen)
-        target = normalized_alignment(metric[chosen], iou[chosen], pairs.gt_index, context.gt.valid.numel())
+        best, wins, metric, iou = self._choose(pairs, values.detach(), num_gts)
+        pairs, values = pairs.select(best), values.select(best)
+        target = normalized_alignment(metric * wins, iou * wins, pairs.gt_index, num_gts)
         distance = values.distance_to(target, self.gamma)
         return SoftAssignment(
             pairs=pairs,
@@ -69,12 +70,17 @@ class TaskAlignedAssigner(Assigner):
             box_weight=self.box_factor * target,
             normalizers=target.sum().expand(3),
             background_gamma=self.gamma,
+            counts_negative=wins,
             ignore=padding_mask(context.grid_priors, context.valid_sizes),
         )
 
-    def _choose(self, pairs: Pairs, values: PairValues, num_gts: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Indices of the positive pairs, at most one per prior; metric and IoU (M,) of all pairs."""
+    def _choose(self, pairs: Pairs, values: PairValues, num_gts: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The best pairs of every object (N,), as places in the list; whether they win their prior; metric and IoU of the best.
+
+        One that does not win stays in the list, with weights of zero, so that N follows from the objects alone.
+        """
         iou = elementwise_iou(values.boxes, values.gt_boxes)
         metric = alignment_metric(values.score, iou, alpha=self.alpha, beta=self.beta)
-        best = (ranks_in_groups(-metric, pairs.gt_index, num_gts) < self.topk).nonzero().squeeze(1)
-        return best[best_of_each(iou[best], pairs.prior_index[best])], metric, iou
+        sizes = on_host(group_sizes(pairs.gt_index, num_gts)) if pairs.sizes is None else pairs.sizes
+        best = best_in_groups(-metric, pairs.gt_index, sizes, self.topk)
+        return best, best_of_each(iou[best], pairs.prior_index[best]), metric[best], iou[best]

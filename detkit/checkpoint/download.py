@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 _SCHEMES = ("https", "http", "ftp")
 #: hosts whose files carry the first digits of their SHA-256 in their names
 _HASHED_NAMES = {"download.pytorch.org": r"-([0-9a-f]{8,64})\.\w+$", "download.openmmlab.com": r"[-_]([0-9a-f]{8,64})\.\w+$"}
-_PIN = "pin.json"
+_PIN = ".pin.json"  # no file that is fetched begins with a dot
 _ONE_DRIVE = OneDrivePathHandler.ONE_DRIVE_PREFIX
 
 
@@ -186,7 +186,7 @@ def _write_pin(path: Path, address: str, content: Path) -> None:
         return
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     pin = _Pin(address, _sha256(content), content.stat().st_size, now)
-    temporary = path.with_name(f".{_PIN}.{os.getpid()}")
+    temporary = path.with_name(f"{_PIN}.{os.getpid()}")
     temporary.write_text(json.dumps(asdict(pin), indent=1), encoding="utf-8")
     os.replace(temporary, path.parent / _PIN)
 

@@ -12,6 +12,8 @@ from urllib.request import url2pathname
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
+import detkit.storage  # noqa: F401  lets PathManager open storages
+
 from .belonging import what_speaks_against, without_mark
 from .conversion import ConversionReport, convert_state_dict, remember_stranger
 from .errors import CheckpointError

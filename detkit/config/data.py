@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -27,7 +28,10 @@ DATA_LIMITS: dict[str, dict[str, Limit]] = {
         "ON_BAD_BOX": ("error", "fix"),
         **dict.fromkeys(("TRAIN", "TEST", "PROPOSAL_FILES_TRAIN", "PROPOSAL_FILES_TEST", "CLASS_NAMES", "KEYPOINT_NAMES"), NAMES),
         # files are named after it
-        "NAME": Form("a name without slashes", lambda name: bool(name.strip(". ")) and not set(name) & set("/\\\0")),
+        "NAME": Form(
+            "a name without slashes, at most 100 letters, digits, '_', '-', '.' and spaces, for files are called by it",
+            lambda name: re.fullmatch(r"\w[\w .-]{0,99}", name) is not None,
+        ),
     },
     "DATALOADER": {
         "NUM_WORKERS": "[0, inf)",

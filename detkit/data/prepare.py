@@ -14,6 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from detkit.config import ConfigError, Section, check_config, get_cfg
+from detkit.storage import is_on_storage, local_copy
 
 from .checks import (
     CheckedData,
@@ -107,8 +108,8 @@ def _register_own_files(cfg: CfgNode, eval_only: bool) -> None:
 
 
 def _register_split(cfg: CfgNode, split: str, name: str) -> str:
-    json_file = Path(cfg.DATASETS[f"{split}_JSON"]).expanduser()
-    image_root = cfg.DATASETS[f"{split}_IMAGES"]
+    json_file = Path(_local(cfg.DATASETS[f"{split}_JSON"])).expanduser()
+    image_root: str | Path = _local(cfg.DATASETS[f"{split}_IMAGES"])
     if image_root and not Path(image_root).expanduser().is_dir():
         raise DataError(f"DATASETS.{split}_IMAGES: there is no folder {image_root}. Name the folder of the images of {json_file}.")
     is_odgt = json_file.suffix == ".odgt"
@@ -118,6 +119,10 @@ def _register_split(cfg: CfgNode, split: str, name: str) -> str:
     register(name, json_file, Path(image_root).expanduser())
     MetadataCatalog.get(name).set(own_files=True)
     return name
+
+
+def _local(path: str) -> str:
+    return str(local_copy(path)) if is_on_storage(path) else path
 
 
 def _found_image_folder(json_file: Path, names: list[str]) -> Path:

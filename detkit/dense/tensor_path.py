@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
 from detkit.host import send
 from detkit.layers import refuse_tracing
-from detkit.structures import Detections, GroundTruth
+from detkit.structures import Detections, GroundTruth, output_sizes
 
 __all__ = ["TensorPath"]
 
@@ -22,18 +23,29 @@ class TensorPath:
     backbone: Any
     head: Any
     head_in_features: Sequence[str]
+    #: detections whose box has no larger area, in square pixels of the output, are left out
+    min_area: float = -1.0
     training: bool
     device: torch.device
     preprocess_image: Any
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Losses while training, else detections; see Detectron2's ``DenseDetector``.
+        """Losses while training, else per image ``{"instances": ...}`` in pixels of the output size (``height``, ``width``).
+
+        Args:
+            batched_inputs: as Detectron2's mapper hands them over.
 
         Raises:
             RuntimeError: it is being traced.
         """
         refuse_tracing(type(self).__name__)
-        return self.training_losses(batched_inputs) if self.training else super().forward(batched_inputs)  # type: ignore[misc]
+        if self.training:
+            return self.training_losses(batched_inputs)
+        images = self.preprocess_image(batched_inputs)
+        found = self.detect_tensors(images.tensor, send(np.asarray(images.image_sizes, np.float32), self.device))
+        sizes = output_sizes(batched_inputs, images.image_sizes)
+        instances = found.resized(images.image_sizes, sizes, min_area=self.min_area).to_instances(sizes)
+        return [{"instances": each} for each in instances]
 
     def training_losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
         """The losses of a batch. The objects are sent before the network runs, so that nothing waits for it.

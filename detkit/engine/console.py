@@ -9,6 +9,7 @@ import contextlib
 import logging
 import logging.handlers
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -171,6 +172,10 @@ class _ConsoleFilter(logging.Filter):
         return record.levelno >= logging.INFO and record.name.split(".")[0] in OUR_LOGGERS
 
 
+#: what would move the cursor of a terminal, or worse; names of classes and files may hold it
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]")
+
+
 class _ConsoleHandler(logging.Handler):
     """Writes above the progress bar, if there is one. Without a stream of its own it follows ``sys.stdout`` where that is redirected."""
 
@@ -180,6 +185,7 @@ class _ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            tqdm.write(self.format(record), file=self._stream or sys.stdout)
+            text = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), self.format(record))
+            tqdm.write(text, file=self._stream or sys.stdout)
         except Exception:  # as every logging handler: a message must not stop a training
             self.handleError(record)

@@ -27,6 +27,7 @@ from detkit.engine.evaluate import Results, check_expected_results, evaluate, sa
 from detkit.engine.exits import Exit, exit_code_of, interruptible
 from detkit.engine.launch import LaunchError, check_processes, launch
 from detkit.engine.peers import claim_end, leave_if_others_end
+from detkit.engine.remote_output import is_remote, mirrored, working_folder
 from detkit.engine.run_folder import RunFolderError, check_folder, folder_in_use
 from detkit.engine.setup import read_config, resolve_config
 from detkit.engine.trainer import Trainer
@@ -131,6 +132,10 @@ def _main(args: argparse.Namespace, stack: contextlib.ExitStack) -> Results:
 def _set_up(args: argparse.Namespace, stack: contextlib.ExitStack) -> CfgNode:
     """Logging, the output folder for as long as the stack is open, the datasets and the resolved config."""
     cfg = read_config(args)
+    if is_remote(cfg.OUTPUT_DIR):
+        address, folder = cfg.OUTPUT_DIR, working_folder(cfg.OUTPUT_DIR)
+        cfg.OUTPUT_DIR = str(folder)
+        stack.enter_context(mirrored(address, folder, send=comm.is_main_process()))
     setup_logging(cfg.OUTPUT_DIR, get_rank())
     check_folder(cfg.OUTPUT_DIR)
     if comm.is_main_process():

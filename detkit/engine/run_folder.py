@@ -11,7 +11,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -129,8 +129,20 @@ def folder_in_use(folder: str | Path) -> Iterator[None]:
 _held: set[Path] = set()
 
 
+_before_exit: list[Callable[[], None]] = []
+
+
+def before_exit(finish: Callable[[], None]) -> Callable[[], None]:
+    """Calls something in a process that ends without cleaning up; returns what takes that back."""
+    _before_exit.append(finish)
+    return lambda: _before_exit.remove(finish)
+
+
 def release_all() -> None:
     """Gives up every lock of this process, for a process that ends without cleaning up."""
+    for finish in _before_exit:
+        with contextlib.suppress(Exception):
+            finish()
     for path in list(_held):
         _release(path, None)
 

@@ -148,8 +148,12 @@ class Priors:
 
     def levels_of(self, index: Tensor) -> Tensor:
         """Number of the level, int64, of priors given by their index in [0, P)."""
-        ends = torch.tensor(self.grid.level_starts[1:], device=index.device) * self.anchors_per_point
-        return torch.bucketize(index, ends, right=True)
+        return torch.bucketize(index, self.level_ends, right=True)
+
+    @computed_once
+    def level_ends(self) -> Tensor:
+        """Index after the last prior of each level, (L,) int64."""
+        return send(np.asarray(self.grid.level_starts[1:], np.int64) * self.anchors_per_point, self.grid.device)
 
     @computed_once
     def boxes(self) -> Tensor:

@@ -78,7 +78,7 @@ def test_labels_to_pairs_and_back():
     gt_index[0, [3, 70]], gt_index[0, 5], gt_index[2, 200] = 2, 1, 0
     pairs = hard_pairs(HardAssignment(gt_index), context.gt)
     assert as_list(pairs) == [(5, 1), (3, 2), (70, 2), (2 * 252 + 200, 8)]
-    assert hard_labels(pairs, context).gt_index.equal(gt_index)
+    assert hard_labels(pairs, context, torch.ones(len(pairs.gt_index), dtype=torch.bool)).gt_index.equal(gt_index)
 
 
 def test_center_prior_is_a_gaussian_in_strides_of_each_level():

@@ -15,7 +15,7 @@ from detkit.assigners.pair_costs import dynamic_counts, focal_costs, iou_cost
 from detkit.assigners.soft import PairValues
 from detkit.structures import Predictions
 from tests.assigners import rivals
-from tests.toys.scenes import NUM_CLASSES, make_context, make_gt, make_priors
+from tests.toys.scenes import NUM_CLASSES, make_context, make_gt, make_priors, without_losers
 
 
 def scene(seed: int, *, quality: bool = True) -> AssignContext:
@@ -143,7 +143,7 @@ def test_task_aligned(seed: int, options: dict) -> None:
     context = scene(seed)
     chosen = {"topk": 13, "alpha": 1.0, "beta": 6.0, "gamma": 2.0, "box_factor": 2.0} | options
     expected = rivals.task_aligned(context, topk=chosen["topk"], alpha=chosen["alpha"], beta=chosen["beta"])
-    result = TaskAlignedAssigner(**options)(context)
+    result = without_losers(TaskAlignedAssigner(**options)(context))
     target = assert_weights(result, expected, chosen["box_factor"])
     focus = (result.values.score - target).abs() ** chosen["gamma"]
     assert_close(result.positive_weight, target * focus)

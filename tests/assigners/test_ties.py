@@ -46,7 +46,7 @@ def assign(name: str, context: AssignContext) -> HardAssignment | SoftAssignment
 def owners(result: HardAssignment | SoftAssignment) -> set[int]:
     if isinstance(result, HardAssignment):
         return set(result.gt_index[result.gt_index >= 0].tolist())
-    return set(result.pairs.gt_index.tolist())
+    return set(result.pairs.gt_index[result.positive_weight > 0].tolist())
 
 
 @pytest.mark.parametrize("name", FIRST)

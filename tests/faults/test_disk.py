@@ -61,7 +61,7 @@ def test_a_disk_that_fills_keeps_the_checkpoint_before(own_data: OwnData, small_
         path.unlink()
     done = int(last.stem.removeprefix("model_"))
     too_few = own_data.run(*words[:2], "SOLVER.MAX_ITER", str(done), output=disk / "out", flags=("--resume",))
-    assert_ends_well(too_few, rf"SOLVER.MAX_ITER is {done}, but the checkpoint .* iteration {done}", code=ExitCode.CONFIG)
+    assert_ends_well(too_few, rf"SOLVER.MAX_ITER is {done}, but the last checkpoint .* iteration {done}", code=ExitCode.CONFIG)
     words = ("SOLVER.CHECKPOINT_PERIOD", "0", "SOLVER.MAX_ITER", str(done + 2))
     assert_goes_through(own_data.run(*words, output=disk / "out", flags=("--resume",)), "Resuming after")
 

@@ -44,7 +44,7 @@ def test_a_file_is_downloaded_once_and_named_by_its_address(server, tmp_path):
     assert path.read_bytes() == WEIGHTS
     assert fetch(server.url("/a/m.pth")) == path == Path(local_file(server.url("/a/m.pth")))
     assert len(server.asked) == 1
-    assert kept(tmp_path) == ["m.pth", "pin.json"]
+    assert kept(tmp_path) == [".pin.json", "m.pth"]
 
 
 def test_files_of_the_same_name_are_kept_apart(server):

@@ -3,13 +3,20 @@ fake one have shapes alone, so that reading a value, or a shape that depends on 
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from detectron2.modeling.postprocessing import detector_postprocess
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
 from detkit.host import on_host, send
+from detkit.structures import Detections
 from tests.toys.detectors import random_inputs, tiny_cfg, tiny_sparse_cfg
 from tests.toys.devices import matched_by_hand, on_fake_gpu
+
+#: all that find their candidates among the locations inside an object
+WEIGHTINGS = ("AutoAssign", "FoveaBox", "MuSu", "PAA", "SimOTA", "TaskAligned")
 
 
 def cfg_of(name):
@@ -19,11 +26,12 @@ def cfg_of(name):
     cfg = tiny_cfg(method)
     if assigner:
         cfg.MODEL[method].ASSIGNER = assigner
+    cfg.MODEL.ASSIGNERS.FOVEABOX.SIZES = [32, 64, 128]
     return cfg
 
 
 @pytest.mark.parametrize("ignore_padding", [False, True])
-@pytest.mark.parametrize("name", ["FCOS", "ATSS", "DW", "DW AutoAssignAssigner", "DW MuSuAssigner"])
+@pytest.mark.parametrize("name", ["FCOS", "ATSS", "DW", *(f"DW {name}Assigner" for name in WEIGHTINGS)])
 def test_a_training_step_reads_nothing(name, ignore_padding):
     cfg = cfg_of(name)
     cfg.MODEL[name.split()[0]].IGNORE_PADDING = ignore_padding
@@ -56,3 +64,31 @@ def test_what_was_sent_is_known_on_the_host_until_it_changes():
     here = send(torch.arange(3.0).numpy(), "cpu")
     here += 1
     assert on_host(here).tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["FCOS", "ATSS", "DW", "SparseRCNN"])
+def test_inference_reads_the_numbers_of_detections_at_the_end_and_nothing_else(name, monkeypatch):
+    read = []
+    monkeypatch.setattr(Detections, "to_instances", lambda self, sizes: read.append(self) or [None] * len(sizes))
+    assert len(on_fake_gpu(cfg_of(name), random_inputs(), train=False)) == 2
+    (found,) = read
+    assert found.boxes.device.type == found.counts.device.type == "cuda"
+
+
+def test_all_images_are_resized_as_detectron2_resizes_one():
+    torch.manual_seed(0)
+    corner = 130 * torch.rand(2, 30, 2) - 10
+    boxes = torch.cat([corner, corner + 40 * torch.rand(2, 30, 2) - 2], dim=-1)
+    found = Detections(boxes, torch.rand(2, 30), torch.randint(0, 5, (2, 30)), torch.tensor([30, 17]), {"mark": torch.rand(2, 30, 3)})
+    inputs, outputs = [(100, 120), (90, 70)], [(33, 77), (200, 150)]
+    actual = found.resized(inputs, outputs).to_instances(outputs)
+    kept = copy.deepcopy(found)  # Detectron2 resizes in place
+    for ours, given, size in zip(actual, kept.to_instances(inputs), outputs, strict=True):
+        theirs = detector_postprocess(given, *size)
+        assert 0 < len(ours) == len(theirs) < len(given) and ours.image_size == theirs.image_size
+        assert ours.pred_boxes.tensor.equal(theirs.pred_boxes.tensor)
+        for name in ("scores", "pred_classes", "mark"):
+            assert ours.get(name).equal(theirs.get(name))
+    large = found.resized(inputs, outputs, min_area=50.0)
+    expected = [boxes[boxes.area() > 50].tensor for boxes in (x.pred_boxes for x in actual)]
+    assert [x.pred_boxes.tensor.tolist() for x in large.to_instances(outputs)] == [x.tolist() for x in expected]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from detkit.assigners import AssignContext
+from detkit.assigners import AssignContext, SoftAssignment
 from detkit.geometry import Grid, Priors, square_anchors
 from detkit.structures import GroundTruth, Predictions
 
@@ -63,3 +65,11 @@ def dense_scores(predictions: Predictions) -> torch.Tensor:
     """(B, P, K) scores that the detector ranks by."""
     scores = predictions.logits.sigmoid()
     return scores if predictions.quality is None else scores * predictions.quality.sigmoid()[..., None]
+
+
+def without_losers(result: SoftAssignment) -> SoftAssignment:
+    """Without the pairs that lost their prior to another object, which are listed with weights of zero."""
+    wins = result.counts_negative
+    assert wins is not None and not result.positive_weight[~wins].any() and not result.box_weight[~wins].any()
+    weights = {name: getattr(result, name)[wins] for name in ("positive_weight", "negative_weight", "box_weight", "counts_negative")}
+    return replace(result, pairs=result.pairs.select(wins), values=result.values.select(wins), **weights)

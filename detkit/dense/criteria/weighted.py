@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from detkit.assigners import Assignment, BagAssignment, SoftAssignment
+from detkit.assigners.segments import group_sizes
 from detkit.distributed import reduce_mean
 from detkit.geometry import Priors
 from detkit.losses import background_loss, negative_log_rest
@@ -57,7 +58,7 @@ def _bag_loss(assignment: BagAssignment, box_losses: Tensor, num_gts: int) -> Te
     score, gt_index = assignment.values.score, assignment.pairs.gt_index
     likelihood = assignment.positive_weight * score * (-assignment.box_sharpness * box_losses).exp()
     bags = score.new_zeros(num_gts).index_add(0, gt_index, likelihood).clamp(min=torch.finfo(score.dtype).tiny)
-    filled = torch.bincount(gt_index, minlength=num_gts) > 0
+    filled = group_sizes(gt_index, num_gts) > 0
     return assignment.positive_factor * -torch.where(filled, bags, torch.ones_like(bags)).log().sum()
 
 
