@@ -30,8 +30,8 @@ _CHOICES: tuple[str, ...] = ("ASSIGNER", "INIT_ASSIGNER", "IGNORE_PADDING", "NUM
 _CHOICES += ("HEAD.PRIOR_PROB", "HEAD.BOX_BIAS", "HEAD.BOX_PRED_GAIN", "HEAD.DROPOUT", "HEAD.GRADIENT_SHARE", "HEAD.START_SIZE")
 _CHOICES += ("HEAD.NUM_CONVS", "HEAD.NUM_SHARED_CONVS", "HEAD.CHANNELS", "HEAD.NORM", "HEAD.TOWER_BIAS", "HEAD.SCALES", "HEAD.DCN_ON_")
 _CHOICES += ("NUM_PROPOSALS", "NUM_STAGES", "CONTOUR_LANDMARKS", "CPV.")
-#: of the test settings, what a score is
-_SCORE = ("TEST.SCORE", "TEST.QUALITY_FROM")
+#: of the test settings, what a score and a box is
+_SCORE = ("TEST.SCORE", "TEST.QUALITY_FROM", "TEST.VOTE_SIGMA")
 #: what a box coder reads that starts from anchors, not from points
 _OF_ANCHORS = (".BOX_CODER.DELTA", ".ANCHORS.SCALES", ".ANCHORS.RATIOS", ".ANCHORS.WHOLE_PIXELS")
 #: means of pixels are rounded by some codes
@@ -69,10 +69,10 @@ class Conventions:
         own = {key.removeprefix(section): value for key, value in settings.items() if key.startswith(section + ".")}
         unused = () if own.get(".BOX_CODER.NAME", "delta") == "delta" else _OF_ANCHORS
         values = {key: value for key, value in own.items() if _counts(key[1:]) and not key.startswith(unused)}
-        values |= {key: settings[key] for key in _SHARED}
+        values |= {key: settings[key] for key in _SHARED if key in settings}
         if "resnet" not in settings["MODEL.FPN.BOTTOM_UP"]:  # of torchvision or timm
             values = {key: value for key, value in values.items() if not key.startswith("MODEL.RESNETS.")}
-            values["MODEL.BACKBONE.ARCH"] = settings["MODEL.BACKBONE.ARCH"]
+            values["MODEL.BACKBONE.ARCH"] = settings.get("MODEL.BACKBONE.ARCH")
         return cls(section, {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()})
 
     def differences(self, needed: Conventions) -> Iterator[str]:

@@ -37,7 +37,8 @@ DENSE_TEST_LIMITS: dict[str, Limit] = {
     "NUM_CLASSES": "[1, 100000]",
     "TEST.SCORE": ("sqrt_product", "product", "class"),
     "TEST.THRESHOLD_ON": ("class", "product", "score"),
-    "TEST.RANK_BY": ("product", "class"),
+    "TEST.RANK_BY": ("product", "class", "location"),
+    "TEST.VOTE_SIGMA": "[0, inf)",
     "TEST.SCORE_THRESH": "[0, 1]",
     "TEST.TOPK_PER_LEVEL": "[1, inf)",
     "TEST.NMS_THRESH": "[0, 1]",
@@ -118,12 +119,16 @@ def dense_node(**changed: Any) -> CN:
     node.TEST.QUALITY_FROM = "branch"
     node.TEST.SCORE = "sqrt_product"  # of class probability and quality; "product": mmdetection; "class"
     node.TEST.THRESHOLD_ON = "class"  # "product": AdelaiDet's THRESH_WITH_CTR; "score": Detectron2
-    node.TEST.RANK_BY = "product"  # "class": mmdetection
+    # "class": mmdetection; "location": TOPK_PER_LEVEL locations by their best score, with all of their classes: PAA
+    node.TEST.RANK_BY = "product"
     node.TEST.SCORE_THRESH = 0.05
     node.TEST.TOPK_PER_LEVEL = 1000
     node.TEST.NMS_THRESH = 0.6
     node.TEST.CLIP_BEFORE_NMS = True  # Detectron2 and AdelaiDet: False
     node.TEST.DROP_EMPTY = False  # leave out boxes without area before NMS: mmdetection
+    # detections become the mean of the candidates around them, weighted by score and exp(-(1 - IoU)^2 / VOTE_SIGMA): PAA, 0.025; 0: they
+    # stay as they are
+    node.TEST.VOTE_SIGMA = 0.0
 
     for key, value in changed.items():
         *path, last = key.split("__")

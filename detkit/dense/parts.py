@@ -65,6 +65,7 @@ def dense_parts_from_config(cfg: CfgNode, node: Section) -> dict[str, Any]:
             max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
             clip=node.TEST.CLIP_BEFORE_NMS,
             drop_empty=node.TEST.DROP_EMPTY,
+            vote_sigma=node.TEST.VOTE_SIGMA,
             plus_one=plus_one,
         ),
         "quality_from_boxes": node.choice("TEST.QUALITY_FROM", {"branch": False, "box": True}),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detkit.config.dense import DENSE_TEST_LIMITS
 from detkit.geometry import box_areas
-from detkit.layers import ABSENT, best_indices, gather_rows, nms_mask, nms_mask_by_offsets
+from detkit.layers import ABSENT, best_indices, gather_rows, nms_mask, nms_mask_by_offsets, voted_boxes
 from detkit.structures import Detections, Predictions
 
 __all__ = ["DensePostprocessor"]
@@ -27,12 +27,14 @@ class DensePostprocessor:
             ``"class"``.
         threshold_on: what must exceed ``score_thresh``: ``"class"`` (most), ``"product"`` (AdelaiDet's THRESH_WITH_CTR, DW) or
             ``"score"`` (Detectron2).
-        rank_by: what chooses the ``topk_per_level`` (location, class) pairs of a level: ``"product"``, or ``"class"`` (mmdetection).
+        rank_by: what chooses the ``topk_per_level`` (location, class) pairs of a level: ``"product"``, or ``"class"`` (mmdetection);
+            ``"location"`` chooses as many locations by their best final score, and all of their classes (PAA).
         score_thresh: in [0, 1].
         topk_per_level: candidates kept per level before NMS.
         nms_thresh: IoU above which the lower-scored of two boxes of a class goes.
         max_detections: kept per image.
         clip: clip boxes to the image before NMS (tianzhi0549/FCOS, ATSS, mmdetection); Detectron2 and AdelaiDet clip at the very end.
+        vote_sigma: detections become the mean of the candidates around them, see :func:`detkit.layers.voted_boxes` (PAA); 0: they stay.
         drop_empty: leave out boxes without area before NMS, after clipping (mmdetection's ``min_bbox_size=0``); else they compete with the
             others for ``max_detections``.
         plus_one: legacy inclusive corners: boxes end at ``size - 1``, IoU counts one pixel more per side.
@@ -43,13 +45,14 @@ class DensePostprocessor:
         *,
         score: Literal["sqrt_product", "product", "class"] = "sqrt_product",
         threshold_on: Literal["class", "product", "score"] = "class",
-        rank_by: Literal["product", "class"] = "product",
+        rank_by: Literal["product", "class", "location"] = "product",
         score_thresh: float = 0.05,
         topk_per_level: int = 1000,
         nms_thresh: float = 0.6,
         max_detections: int = 100,
         clip: bool = True,
         drop_empty: bool = False,
+        vote_sigma: float = 0.0,
         plus_one: float = 0.0,
     ) -> None:
         for name, value in (("score", score), ("threshold_on", threshold_on), ("rank_by", rank_by)):
@@ -65,6 +68,7 @@ class DensePostprocessor:
         self.max_detections = max_detections
         self.clip = clip
         self.drop_empty = drop_empty
+        self.vote_sigma = vote_sigma
         self.plus_one = plus_one
 
     def __call__(
@@ -108,7 +112,7 @@ class DensePostprocessor:
         if prior is not None:
             logits, quality = gather_rows(logits, prior), None if quality is None else quality.gather(1, prior)
         rank = torch.where(rank[..., None] < 0, ABSENT, self._rank(logits, quality)).flatten(1)
-        pair = best_indices(rank, self.topk_per_level)
+        pair = best_indices(rank, rank.shape[1] if self.rank_by == "location" else self.topk_per_level)
         row = torch.div(pair, num_classes, rounding_mode="floor")
         scores = self._scores(logits.flatten(1).gather(1, pair), None if quality is None else quality.gather(1, row))[self.score]
         scores = torch.where(rank.gather(1, pair) < 0, ABSENT, scores)
@@ -139,7 +143,7 @@ class DensePostprocessor:
         product = probability if quality is None else probability * quality.sigmoid()
         root = product if quality is None else product.sqrt()
         scores = {"class": probability, "product": product, "sqrt_product": root}
-        return scores | {"score": scores[self.score]}
+        return scores | dict.fromkeys(("score", "location"), scores[self.score])
 
     def _clip(self, boxes: Tensor, image_sizes: Tensor) -> Tensor:
         if not self.clip:
@@ -152,14 +156,17 @@ class DensePostprocessor:
         # one pixel on the far corners makes torchvision's IoU the legacy one
         far = torch.cat([boxes[..., :2], boxes[..., 2:] + self.plus_one], dim=-1) if self.plus_one else boxes
         suppress = nms_mask_by_offsets if torch.jit.is_tracing() else nms_mask
-        scores = torch.where(suppress(far, scores, classes, self.nms_thresh), scores, ABSENT)
-        best = best_indices(scores, self.max_detections)
-        scores = scores.gather(1, best)
-        there = scores >= 0
+        kept = torch.where(suppress(far, scores, classes, self.nms_thresh), scores, ABSENT)
+        best = best_indices(kept, self.max_detections)
+        kept = kept.gather(1, best)
+        there = kept >= 0
+        found, found_classes = gather_rows(boxes, best), torch.where(there, classes.gather(1, best), -1)
+        if self.vote_sigma:
+            found = voted_boxes(found, found_classes, boxes, scores, classes, self.vote_sigma)
         return Detections(
-            boxes=torch.where(there[..., None], gather_rows(boxes, best), 0),
-            scores=torch.where(there, scores, 0),
-            classes=torch.where(there, classes.gather(1, best), -1),
+            boxes=torch.where(there[..., None], found, 0),
+            scores=torch.where(there, kept, 0),
+            classes=found_classes,
             counts=there.sum(1),
             fields={name: gather_rows(value, index.gather(1, best)) for name, (value, index) in fields.items()},
         )

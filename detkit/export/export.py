@@ -48,6 +48,8 @@ def export_detector(
         raise ExportError(f"the format is '{file_format}'; it has to be one of {', '.join(FORMATS)}.")
     if not hasattr(model, "detect_tensors"):
         raise ExportError(f"{type(model).__name__} has no tensor path. FCOS, ATSS, DW, LSNet and Sparse R-CNN have one.")
+    if getattr(getattr(model, "postprocessor", None), "vote_sigma", 0.0) and not settings.raw:
+        raise ExportError("boxes that are voted on (TEST.VOTE_SIGMA above 0) are not exported: export the maps alone, with --raw.")
     if half and file_format != "onnx":
         raise ExportError(f"weights are stored in half precision in ONNX files alone, not in {file_format}.")
     if half:

@@ -10,6 +10,7 @@ from .sampling import sample_channels
 from .scale import Scale
 from .towers import ConvTower, Tower, init_conv
 from .tracing import refuse_tracing
+from .voting import voted_boxes
 
 __all__ = [
     "ABSENT",
@@ -35,4 +36,5 @@ __all__ = [
     "refuse_tracing",
     "sample_channels",
     "train_affine",
+    "voted_boxes",
 ]

@@ -185,19 +185,23 @@ def adelaidet_fcos(
 
 
 def mmdetection_head(method: str, backbone: Shapes | None = None, channels: tuple[int, int, int] = (512, 1024, 2048)) -> Shapes:
-    """A detector of mmdetection with P6 and P7 from C5, ``"retinanet"`` or ``"autoassign"``; the backbone is a ResNet-50 unless given."""
+    """A detector of mmdetection: ``"retinanet"`` or ``"autoassign"`` with P6 and P7 from C5, or ``"atss"`` with P6 from P5; the backbone is
+    a ResNet-50 unless given."""
     shapes = {f"backbone.{name}": shape for name, shape in (backbone or resnet(50)).items()}
     for level, inputs in enumerate(channels):
         shapes |= dict(conv(f"neck.lateral_convs.{level}.conv", 256, inputs, 1)) | dict(conv(f"neck.fpn_convs.{level}.conv", 256, 256))
-    shapes |= dict(conv("neck.fpn_convs.3.conv", 256, channels[-1])) | dict(conv("neck.fpn_convs.4.conv", 256, 256))
+    below_p6 = 256 if method == "atss" else channels[-1]
+    shapes |= dict(conv("neck.fpn_convs.3.conv", 256, below_p6)) | dict(conv("neck.fpn_convs.4.conv", 256, 256))
     for tower in ("cls_convs", "reg_convs"):
         for number in range(4):
-            shapes |= dict(conv(f"bbox_head.{tower}.{number}.conv", 256, 256))
-            if method == "autoassign":
+            shapes |= dict(conv(f"bbox_head.{tower}.{number}.conv", 256, 256, bias=method != "atss"))
+            if method != "retinanet":
                 shapes |= dict(norm(f"bbox_head.{tower}.{number}.gn", 256, batch=False))
     if method == "retinanet":
         return shapes | dict(conv("bbox_head.retina_cls", 720, 256)) | dict(conv("bbox_head.retina_reg", 36, 256))
     for name, outputs in (("cls", 80), ("reg", 4), ("centerness", 1)):
-        shapes |= dict(conv(f"bbox_head.conv_{name}", outputs, 256))
+        shapes |= dict(conv(f"bbox_head.{'atss' if method == 'atss' else 'conv'}_{name}", outputs, 256))
     shapes |= {f"bbox_head.scales.{level}.scale": () for level in range(5)}
+    if method == "atss":
+        return shapes
     return shapes | {"bbox_head.center_prior.mean": (80, 2), "bbox_head.center_prior.sigma": (80, 2)}

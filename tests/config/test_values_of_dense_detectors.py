@@ -83,6 +83,7 @@ DETECTOR = {
     "TEST.NMS_THRESH": Row(0.37, lambda m: [m.postprocessor.nms_thresh]),
     "TEST.CLIP_BEFORE_NMS": Row(False, lambda m: [m.postprocessor.clip]),
     "TEST.DROP_EMPTY": Row(True, lambda m: [m.postprocessor.drop_empty]),
+    "TEST.VOTE_SIGMA": Row(0.025, lambda m: [m.postprocessor.vote_sigma]),
     "TEST.DETECTIONS_PER_IMAGE": Row(17, lambda m: [m.postprocessor.max_detections]),
 }
 DENSE = HEAD | LOSS | DETECTOR

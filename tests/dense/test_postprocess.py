@@ -90,7 +90,7 @@ def test_fields_travel_with_their_detection():
 
 
 def test_unknown_choice_is_refused():
-    with pytest.raises(ValueError, match="rank_by must be one of product, class, not 'area'"):
+    with pytest.raises(ValueError, match="rank_by must be one of product, class, location, not 'area'"):
         DensePostprocessor(rank_by="area")
 
 

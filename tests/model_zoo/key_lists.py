@@ -85,6 +85,8 @@ def _mmdetection(entry: ZooEntry, cfg: CfgNode) -> Shapes:
         raise MissingGoldensError("golden set mmdet_keys (DETKIT_GOLDENS)")
     if "autoassign" in entry.name:
         return mmdetection_head("autoassign")
+    if entry.name.startswith("paa"):
+        return mmdetection_head("atss", _network(cfg, "mmdetection"))
     channels = (128, 256, 512) if cfg.MODEL.RESNETS.DEPTH == 18 else RESNET
     shapes = mmdetection_head("retinanet", _network(cfg, "mmdetection"), channels)
     if entry.name.endswith("_ghm"):  # its losses hold running histograms

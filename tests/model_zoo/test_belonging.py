@@ -66,7 +66,7 @@ def test_retinanet_of_detectron2_in_another_retinanet(way: str, tmp_path: Path) 
 def test_paa_in_the_config_of_atss(way: str, tmp_path: Path) -> None:
     """Told by the name of the file: its keys and layout are those of ATSS."""
     weights = regenerated("atss_R_50_FPN_1x_mmdet", tmp_path / "paa_r50_fpn_1x_coco_20200821-936edec3.pth", "state_dict")
-    with pytest.raises(CheckpointError, match="paa_r50_fpn_1x"):
+    with pytest.raises(CheckpointError, match=r"paa_r50_fpn_1x.*TEST\.SCORE is 'product' and has to be 'sqrt_product'"):
         WAYS[way](config("atss/atss_R_50_FPN_1x_mmdet.yaml", weights))
 
 

@@ -1,4 +1,4 @@
-"""Detections of mmdetection's RetinaNet, FreeAnchor and AutoAssign for weights that are made from their names."""
+"""Detections of mmdetection's RetinaNet, FreeAnchor, AutoAssign and PAA for weights that are made from their names."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ ROWS = {
     "retinanet_caffe": "retinanet_R_50_caffe_FPN_1x_mmdet",
     "freeanchor": "freeanchor_R_50_FPN_1x_mmdet",
     "autoassign": "autoassign_R_50_FPN_1x_mmdet",
+    "paa": "paa_R_50_FPN_1x_mmdet",
 }
 
 
