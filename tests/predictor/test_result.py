@@ -85,6 +85,9 @@ def test_images_of_every_kind_have_the_same_pixels(tmp_path: Path) -> None:
     for image in (PHOTO, Image.fromarray(rgb), tmp_path / "photo.png", tensor, tensor / 255, (tensor / 255).double()):
         np.testing.assert_array_equal(read_bgr(image), PHOTO)
     assert read_bgr(tensor[:1]).shape == PHOTO.shape
+    every = torch.arange(256).view(1, 16, 16)
+    for image in (every / 255, (every / 255).half()):  # back to whole numbers, in half precision too
+        assert read_bgr(image)[..., 0].ravel().tolist() == list(range(256))
 
 
 @pytest.mark.parametrize(
