@@ -10,6 +10,7 @@ from typing import Any
 from urllib.request import url2pathname
 
 from detectron2.utils.file_io import PathManager
+from fsspec.registry import known_implementations
 from torch import nn
 
 import detkit.storage  # noqa: F401  lets PathManager open storages
@@ -91,9 +92,11 @@ def local_file(path: str | os.PathLike[str]) -> str:
         return local_file(url2pathname(path.removeprefix("file://")))
     known = sorted(PathManager._path_handlers)
     if not path.startswith(tuple(known)):
+        storage = known_implementations.get(path.partition(":")[0], {}).get("err")
+        hint = f" {storage.rstrip('.')}, if that is meant." if storage else ""
         raise CheckpointError(
-            f"'{path}': addresses that begin with '{scheme[0]}' are not opened here. Those that are begin with {', '.join(known)}. Or "
-            "download the file and name its path in MODEL.WEIGHTS."
+            f"'{path}': addresses that begin with '{scheme[0]}' are not opened here.{hint} Those that are begin with {', '.join(known)}. "
+            "Or download the file and name its path in MODEL.WEIGHTS."
         )
     try:
         return PathManager.get_local_path(path)

@@ -90,6 +90,15 @@ class FileServer:
 
         return answer
 
+    def ending(self, content: bytes, after: int) -> Callable[[BaseHTTPRequestHandler], None]:
+        """Closes the connection in the middle as if all had been said."""
+
+        def answer(handler: BaseHTTPRequestHandler) -> None:
+            _begin(handler, 200, len(content))
+            handler.wfile.write(content[:after])
+
+        return answer
+
     def redirecting(self, target: str) -> Callable[[BaseHTTPRequestHandler], None]:
         def answer(handler: BaseHTTPRequestHandler) -> None:
             _begin(handler, 302, 0, Location=target)

@@ -74,10 +74,11 @@ def test_queries_of_hugging_face_and_redirects(server):
         (lambda server: server.stalling(WEIGHTS, 3000), "the server stalls after 3000 bytes"),
         (lambda server: server.trickling(WEIGHTS), r"the server stalls after \d+ bytes"),
         (lambda server: server.refusing(503, times=9), "the server answers 503"),
+        (lambda server: server.ending(WEIGHTS, 5000), r"the connection broke after 5000 of \d+ bytes"),
         (lambda server: server.chunked(WEIGHTS[:5000], cut=True), "the connection broke after"),
         (lambda server: server.cutting(WEIGHTS, each=2000), r"the connection broke after 4000( of \d+)? bytes"),
     ],
-    ids=["silent", "trickling headers", "stalling", "trickling", "busy", "cut chunk", "cut"],
+    ids=["silent", "trickling headers", "stalling", "trickling", "busy", "ending", "cut chunk", "cut"],
 )
 def test_servers_that_do_not_get_to_the_end_are_given_up(server, tmp_path, make, message):
     server.files["/m.pth"] = make(server)
