@@ -139,7 +139,9 @@ def count_cost(model: nn.Module, size: tuple[int, int]) -> ModelCost:
     else:  # one of Detectron2's own
         traced, inputs = model.eval(), [{"image": torch.zeros(3, *size)}]
     try:
-        with _no_fast_attention(), torch.no_grad():
+        # fvcore counts on a trace of this one size
+        one_size = traced.traced_for_one_size() if isinstance(traced, DetectorProgram) else contextlib.nullcontext()
+        with one_size, _no_fast_attention(), torch.no_grad():
             flops = FlopCountAnalysis(traced, inputs)
             flops.set_op_handle("torchvision::deform_conv2d", _deform_conv_flops, "aten::embedding_bag", _embedding_bag_flops)
             flops.uncalled_modules_warnings(False).unsupported_ops_warnings(False).tracer_warnings("none")
