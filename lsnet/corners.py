@@ -119,7 +119,7 @@ def _snapped(corner: Tensor, heat: Tensor, offset: Tensor, stride: int, grid_off
     columns = (column.clamp(0, max(width - 2, 0))[..., None] + ahead).clamp(max=width - 1)  # (B, N, 2)
     rows = (row.clamp(0, max(height - 2, 0))[..., None] + ahead).clamp(max=height - 1)
     cells = (rows[..., :, None] * width + columns[..., None, :]).flatten(2)  # (B, N, 4)
-    images = torch.arange(len(corner), device=corner.device)[:, None]
+    images = torch.arange(corner.shape[0], device=corner.device)[:, None]  # len() would make the batch a constant of exported programs
     hottest = heat.flatten(1)[images[..., None], cells].argmax(-1, keepdim=True)
     cell = cells.gather(2, hottest).squeeze(2)
     place = torch.stack([cell % width, cell // width], dim=-1) + grid_offset
@@ -160,11 +160,11 @@ def _running_maximum(x: Tensor, dim: int) -> Tensor:
     """The maximum of all cells up to each one, along dimension 2 or 3."""
     if not torch.compiler.is_compiling():
         return x.cummax(dim).values
-    # ONNX has no cummax: maxima with itself, shifted by 1, 2, 4, ... cells
-    x = x.movedim(dim, -1)
+    # ONNX has no cummax: maxima with itself, shifted by 1, 2, 4, ... cells; exporters cannot follow the strides of permuted tensors
     for shift in (2**power for power in range(_MAX_CELLS.bit_length() - 1)):
-        x = x.maximum(F.pad(x, (shift, 0), value=-torch.inf)[..., : x.shape[-1]])
-    return x.movedim(-1, dim)
+        shifted = F.pad(x, (shift, 0) if dim == 3 else (0, 0, shift, 0), value=-torch.inf)
+        x = x.maximum(shifted.narrow(dim, 0, x.shape[dim]))
+    return x
 
 
 def _conv(in_channels: int, channels: int, kernel_size: int, norm: str, *, activation: bool = True) -> Conv2d:

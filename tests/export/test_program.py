@@ -14,6 +14,7 @@ from torch.testing import assert_close
 
 from detkit.export import Agreement, DetectorProgram, ExportSettings, compare_outputs, export_program
 from detkit.layers import PyramidPooler, pool_pyramid, pool_pyramid_densely
+from lsnet.corners import _running_maximum
 from tests.toys.detectors import random_inputs, tiny_cfg, tiny_sparse_cfg
 
 
@@ -128,6 +129,13 @@ def test_compiles_as_one_graph(name):
         actual = torch.compile(program, fullgraph=True, backend="eager")(images, sizes)
     for value, wanted in zip(actual, expected, strict=True):
         assert_close(value, wanted, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_running_maximum_by_shifts_is_exact(dim):
+    x = torch.randn(2, 3, 7, 37, generator=torch.Generator().manual_seed(0))
+    compiled = torch.compile(_running_maximum, fullgraph=True, backend="eager")
+    assert_close(compiled(x, dim), x.cummax(dim).values, atol=0, rtol=0)
 
 
 @pytest.mark.slow
