@@ -334,7 +334,7 @@ def test_training_goes_on_without_a_machine_that_is_gone(own_data: OwnData, free
     options = ("--nnodes", "1:2", "--nproc-per-node", "1", "--max-restarts", "3", "--rdzv-backend", "c10d", "--rdzv-id", "job")
     endpoint = ("--rdzv-endpoint", f"127.0.0.1:{free_port()}")
     output = own_data.root / "elastic"
-    words = ("OUTPUT_DIR", str(output), "SOLVER.MAX_ITER", "1500", "SOLVER.CHECKPOINT_PERIOD", "10")
+    words = ("OUTPUT_DIR", str(output), "SOLVER.MAX_ITER", "400", "SOLVER.CHECKPOINT_PERIOD", "10")
     first = _torchrun(own_data, *options, *endpoint, "--rdzv-conf", "is_host=1", words=words)  # whose loss nobody can survive
     second = _torchrun(own_data, *options, *endpoint, "--rdzv-conf", "is_host=0", words=words)
     first.output = output
