@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["NAMES", "Form", "Limit", "allowed_values", "numbers", "rows"]
@@ -20,7 +20,7 @@ class Form:
     """
 
     words: str
-    holds: Callable[[Any], bool]
+    holds: Callable[[Any], bool] = field(repr=False)  # its address would be another one in every process
 
 
 #: an interval such as ``"(0, 1)"`` (without the ends), ``"[0, 1]"`` (with them) or ``"[1, inf)"``, in which every number of a list has to
