@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 import torchvision
 from detectron2.modeling import build_model
 
-from detkit.checkpoint import convert_state_dict, load_state
+from detkit.checkpoint import convert_state_dict
 from detkit.checkpoint.key_maps import KEY_MAPS, KeyMap
 from detkit.checkpoint.key_maps.adelaidet import ADELAIDET_FCOS
 from detkit.checkpoint.key_maps.detectron2 import DETECTRON2_RETINANET
@@ -121,36 +120,6 @@ def test_released_mmdetection_weights(name: str, old_names: bool) -> None:
     assert len(report.loaded) + len(report.ignored) == len(shapes)
     assert all(key.endswith("num_batches_tracked") for key in report.ignored)
     assert set(converted) == set(model.state_dict())
-
-
-def test_torchvision_fcos_predicts_the_same_here(tmp_path: Path) -> None:
-    """With the config that docs/predict.md shows."""
-    torch.manual_seed(0)
-    source = torchvision.models.detection.fcos_resnet50_fpn(
-        weights=None, weights_backbone=None, min_size=128, max_size=128, score_thresh=0.05
-    ).eval()
-    for parameter in source.head.parameters():
-        parameter.data += 0.02 * torch.randn_like(parameter)
-    source.head.regression_head.bbox_reg.bias.data += 1  # few boxes without area
-    shown = re.search(r"```yaml\n(.*?)```", (CONFIGS.parent / "docs" / "predict.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert shown is not None
-    path = tmp_path / "torchvision.yaml"
-    path.write_text(shown[1].replace("configs/", f"{CONFIGS}/"))
-    cfg = get_cfg()
-    cfg.merge_from_file(path)
-    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.FCOS.TEST.SCORE_THRESH", 0.05])
-    model = build_model(cfg).eval()
-    assert load_state(model, source.state_dict(), source="fcos.pth").source == "torchvision FCOS"
-    image = torch.rand(3, 128, 128)
-    with torch.no_grad():
-        (theirs,) = source([image])
-        found = model([{"image": 255 * image, "height": 128, "width": 128}])[0]["instances"]
-    boxes = theirs["boxes"]
-    kept = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)  # Detectron2 leaves out those without area
-    assert len(found) == int(kept.sum()) > 50
-    torch.testing.assert_close(found.scores, theirs["scores"][kept], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.pred_boxes.tensor, boxes[kept], rtol=1e-4, atol=1e-2)
-    torch.testing.assert_close(found.pred_classes, theirs["labels"][kept])
 
 
 def test_torchvision_resnet_becomes_detectron2s() -> None:

@@ -306,7 +306,7 @@ def test_several_processes_say_the_whole_message_once(tmp_path: Path, capfd: pyt
     own_data.content["annotations"][0]["iscrowd"] = 7
     own_data.content["images"][1]["width"] = "64"
     outcome = own_data.run(flags=("--num-gpus", "2", "--dist-url", f"file://{own_data.root / 'meeting'}"))
-    assert outcome.code == 1
+    assert outcome.code == 3
     said = outcome.console
     assert said.count("error: ") == 1 and "Traceback" not in said
     assert re.search(

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from detkit.engine import TrainingStep
-from lsnet import sampling
+from lsnet import convolution
 from lsnet.convolution import SourceScale, convolve_at
 from tests.toys.outlines import SIZE
 
@@ -112,6 +112,6 @@ def test_reading_features_again_changes_nothing(dtype: torch.dtype | None, monke
     results = []
     with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
         results.append(values_and_gradients("cpu", random_inputs()))
-        monkeypatch.setattr(sampling, "checkpoint", lambda function, *args, **_: function(*args))
+        monkeypatch.setattr(convolution, "checkpoint", lambda function, *args, **_: function(*args))
         results.append(values_and_gradients("cpu", random_inputs()))
     assert all(torch.equal(*pair) for pair in zip(*results, strict=True))

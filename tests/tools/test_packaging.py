@@ -64,7 +64,7 @@ def test_the_wheel_holds_every_module_and_all_data(wheel: Path) -> None:
     modules = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
     configs = {f"detkit/configs/{path.relative_to(ROOT / 'configs').as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
     folders = (ROOT / "detkit" / "report" / "templates", ROOT / "detkit" / "model_zoo" / "tables")
-    data = {path.relative_to(ROOT).as_posix() for folder in folders for path in folder.iterdir()}
+    data = {path.relative_to(ROOT).as_posix() for folder in folders for path in folder.iterdir()} | {"detkit/model_zoo/verified.json"}
     assert configs and data
     assert held == modules | configs | data | {f"{package}/py.typed" for package in PACKAGES}
 
