@@ -314,3 +314,23 @@ def test_counts_of_what_differs():
     assert (agreement.detections, agreement.unmatched, agreement.box) == (2, 0, 0.25)
     compare_outputs(other | {"classes": torch.tensor([[1, 1]])}, expected, agreement)
     assert (agreement.detections, agreement.unmatched) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("box", "score", "kind", "last", "ties"),
+    [
+        ([3.0, 0, 13, 10], 0.9, 0, 0.5, 1),  # a neighbor of the same score took its place
+        ([3.0, 0, 13, 10], 0.8, 0, 0.5, 0),  # of another score
+        ([3.0, 0, 13, 10], 0.9, 1, 0.5, 0),  # of another class
+        ([9.0, 0, 19, 10], 0.9, 0, 0.5, 0),  # it does not suppress it
+        ([80.0, 0, 90, 10], 0.9, 0, 0.9, 1),  # there are no more than two detections, and the second one has its score
+    ],
+)
+def test_which_differences_are_ties(box, score, kind, last, ties):
+    def outputs(box, score, kind):
+        found = {"boxes": torch.tensor([[box, [20.0, 20, 40, 40]]]), "scores": torch.tensor([[score, last]])}
+        return found | {"classes": torch.tensor([[kind, 1]]), "counts": torch.tensor([2])}
+
+    agreement = Agreement()
+    compare_outputs(outputs(box, score, kind), outputs([0.0, 0, 10, 10], 0.9, 0), agreement)
+    assert (agreement.unmatched, agreement.ties) == (1, ties)
