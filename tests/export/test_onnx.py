@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from detkit.export import DetectorProgram, ExportError, ExportSettings, OnnxModel, export_detector, metadata_of
 from detkit.export.check import Agreement, compare_outputs
-from detkit.layers import EXPORT_FORMS
+from detkit.layers import EXPORT_FORMS, nms_mask
 from lsnet.convolution import SourceScale, convolve_at
 from tests.export.test_program import CONFIGS, batch, detector
 from tests.export.test_tools import tool
@@ -93,6 +93,28 @@ def test_raw_outputs_and_weights_in_half_precision(tmp_path):
     elements = {kind: sum(np.prod(each.dims, dtype=int) for each in tensors if each.data_type == kind) for kind in (1, 10)}
     weights = sum(parameter.numel() for parameter in detector("FCOS").parameters())
     assert elements[onnx.TensorProto.FLOAT16] > 0.9 * weights and elements[onnx.TensorProto.FLOAT] < 0.1 * weights
+
+
+def test_inverted_boxes_suppress_nothing(tmp_path):
+    needs("onnx", "onnxscript", "onnxruntime")
+    import onnxruntime
+
+    class Suppression(torch.nn.Module):
+        def forward(self, boxes, scores, classes):
+            return nms_mask(boxes, scores, classes, 0.5)
+
+    generator = torch.Generator().manual_seed(0)
+    boxes = 20 * torch.rand(2, 60, 4, generator=generator)
+    assert int((boxes[..., :2] > boxes[..., 2:]).any(-1).sum()) > 60
+    values = boxes, torch.rand(2, 60, generator=generator), torch.randint(2, (2, 60), generator=generator)
+    program = torch.export.export(Suppression(), values)
+    forms = {operator: form.onnx for operator, form in EXPORT_FORMS.items()}
+    torch.onnx.export(program, dynamo=True, opset_version=20, custom_translation_table=forms, verbose=False).save(tmp_path / "x.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "x.onnx"))
+    feed = {node.name: value.numpy() for node, value in zip(session.get_inputs(), values, strict=True)}
+    expected = nms_mask(*values, 0.5)
+    assert expected.sum() < 115
+    assert_close(torch.from_numpy(session.run(None, feed)[0]), expected)
 
 
 def test_convolution_at_landmarks_for_any_size(tmp_path):
