@@ -312,6 +312,17 @@ def test_other_models_and_impossible_settings_are_refused(tmp_path):
         ExportSettings(batch=0)
 
 
+def test_what_the_exporter_stumbles_on_is_named(tmp_path, monkeypatch):
+    def stumble(*args, **kwargs):
+        raise torch.onnx.OnnxExporterError("Failed to convert. Next steps:") from TypeError("no number")
+
+    needs("onnx", "onnxscript", "onnxruntime")
+    monkeypatch.setattr(torch.onnx, "export", stumble)
+    with pytest.raises(ExportError, match="torch.onnx cannot write FCOS: TypeError: no number"):
+        export_detector(detector("FCOS"), tmp_path / "x.onnx", settings=ExportSettings(size=(160, 192), batch=1))
+    assert not list(tmp_path.iterdir())
+
+
 def test_predictor_refuses_what_it_cannot_read(tmp_path):
     from detkit import OnnxPredictor
 
