@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from detkit.export import DetectorProgram, ExportError, ExportSettings, OnnxModel, export_detector, metadata_of
+from detkit.export import DetectorProgram, ExportError, ExportSettings, OnnxModel, export_detector, formats, metadata_of
 from detkit.export.check import Agreement, compare_outputs
 from detkit.layers import EXPORT_FORMS, nms_mask
 from lsnet.convolution import SourceScale, convolve_at
@@ -317,6 +317,7 @@ def test_what_the_exporter_stumbles_on_is_named(tmp_path, monkeypatch):
         raise torch.onnx.OnnxExporterError("Failed to convert. Next steps:") from TypeError("no number")
 
     needs("onnx", "onnxscript", "onnxruntime")
+    monkeypatch.setattr(formats, "export_program", lambda *_: None)  # which takes seconds
     monkeypatch.setattr(torch.onnx, "export", stumble)
     with pytest.raises(ExportError, match="torch.onnx cannot write FCOS: TypeError: no number"):
         export_detector(detector("FCOS"), tmp_path / "x.onnx", settings=ExportSettings(size=(160, 192), batch=1))
