@@ -16,18 +16,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
-from detectron2.config import CfgNode
-from torch import nn
-
-from detkit.checkpoint import CONFIG_FILE, LAST_CHECKPOINT, RUN_FILE, readable_size, state_size
+from detkit.checkpoint import CONFIG_FILE, LAST_CHECKPOINT, RUN_FILE, readable_size
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["LOCK_FILE", "RunFolderError", "check_folder", "check_room", "checkpoint_size", "folder_in_use", "number_of_checkpoints"]
+__all__ = ["LOCK_FILE", "RunFolderError", "check_folder", "check_room", "folder_in_use"]
 
 logger = logging.getLogger(__name__)
 
@@ -71,21 +67,6 @@ def check_folder(folder: str | Path) -> None:
 
 def _reason(error: OSError) -> str:
     return os.strerror(error.errno) if error.errno else str(error)
-
-
-def checkpoint_size(cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of one checkpoint, about: the optimizer's state is made in the first iteration."""
-    weights = state_size(model.state_dict())
-    learned = sum(parameter.numel() * 4 for group in optimizer.param_groups for parameter in group["params"])
-    moments = 2 if isinstance(optimizer, torch.optim.AdamW) else int(bool(cfg.SOLVER.MOMENTUM))
-    return weights * (2 if cfg.SOLVER.EMA.ENABLED else 1) + learned * moments
-
-
-def number_of_checkpoints(cfg: CfgNode, *, start_iter: int) -> int:
-    """How many a run from ``start_iter`` on leaves in its folder, at least 1."""
-    period, keep = cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINT_KEEP
-    periodic = (cfg.SOLVER.MAX_ITER - start_iter - 1) // period if period > 0 else 0
-    return max(0, min(periodic, keep or periodic)) + 1
 
 
 def check_room(folder: str | Path, *, size: int, count: int) -> None:

@@ -36,7 +36,8 @@ from detkit.engine.hooks import Evaluation, PeriodicCheckpoint, StopOnRequest
 from detkit.engine.optimizer import build_gradient_clipper, build_optimizer
 from detkit.engine.peers import claim_end, leave_if_others_end, set_rescue
 from detkit.engine.resuming import Change, changes_since, check_run_state, optimizer_state_for, parameter_names, why_not_resumed
-from detkit.engine.run_folder import check_room, checkpoint_size, folder_in_use, number_of_checkpoints
+from detkit.engine.room import checkpoint_size, number_of_checkpoints
+from detkit.engine.run_folder import check_room, folder_in_use
 from detkit.engine.run_record import save_run_record
 from detkit.engine.seeding import seed_everything
 from detkit.engine.setup import resolve_config
