@@ -7,12 +7,16 @@ whole batch.
 
 from __future__ import annotations
 
+import inspect
 import os
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["get_rank", "get_world_size", "reduce_mean", "usable_processors"]
+__all__ = ["data_parallel", "get_rank", "get_world_size", "reduce_mean", "usable_processors"]
 
 
 def get_world_size() -> int:
@@ -45,3 +49,14 @@ def reduce_mean(tensor: torch.Tensor) -> torch.Tensor:
     mean = tensor / world_size
     dist.all_reduce(mean, op=dist.ReduceOp.SUM)
     return mean
+
+
+def data_parallel(model: nn.Module) -> nn.Module:
+    """The model with its gradients averaged over the workers; itself with one worker."""
+    if get_world_size() == 1:
+        return model
+    device = next(model.parameters()).device
+    known = inspect.signature(DistributedDataParallel).parameters
+    options: dict[str, Any] = {"device_ids": [device.index]} if device.type == "cuda" else {}
+    options["forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"] = False  # newer and older torch
+    return DistributedDataParallel(model, **options)

@@ -209,7 +209,7 @@ class CheckpointFolder:
     def last(self) -> Path | None:
         """The checkpoint to resume from, as it is named; None where none is."""
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            path = self.folder / (self.folder / LAST_CHECKPOINT).read_text().strip()
+            path = self.folder / _read_small(self.folder / LAST_CHECKPOINT).strip()
             return path if path.is_file() else None
         return None
 
@@ -274,7 +274,7 @@ class CheckpointFolder:
     def _run(self) -> str | None:
         """Identity of the run that the folder belongs to; None where nothing says so."""
         try:
-            return json.loads((self.folder / RUN_FILE).read_text(encoding="utf-8"))["starts"][-1].get("run")
+            return json.loads(_read_small(self.folder / RUN_FILE))["starts"][-1].get("run")
         except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
             return None
 
@@ -297,7 +297,7 @@ class CheckpointFolder:
         if not record.exists():
             return None
         try:
-            named = self.folder / record.read_text(encoding="utf-8").strip()
+            named = self.folder / _read_small(record).strip()
             if named.is_file() and named.parent == self.folder:
                 return named
             problem = f"names {named.name}, which is not there"
@@ -317,3 +317,14 @@ class CheckpointFolder:
         for path in periodic[self._keep :]:
             if path != newest:
                 path.unlink(missing_ok=True)
+
+
+def _read_small(path: Path) -> str:
+    """The text of a record of the run; a pipe or a device in its place, which may never end, is an error.
+
+    Raises:
+        OSError: it is no regular file, or cannot be read.
+    """
+    if not path.is_file():
+        raise OSError(errno.ENOENT, "no regular file")
+    return path.read_text(encoding="utf-8")

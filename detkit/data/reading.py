@@ -36,7 +36,7 @@ def read_image(file_name: str | os.PathLike[str], format: str | None = None, *, 
 
     Args:
         format: order of the channels: "RGB", "BGR", "L", "YUV-BT.601", or another mode of Pillow; None: as in the file.
-        deep_images: see :data:`DeepImages`.
+        deep_images: see :data:`detkit.data.reading.DeepImages`.
 
     Returns:
         (H, W, C), from 0 to 255, uint8 but for "YUV-BT.601".

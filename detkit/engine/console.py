@@ -19,7 +19,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-__all__ = ["OUR_LOGGERS", "open_log_file", "quiet_dependencies", "setup_logging"]
+__all__ = ["OUR_LOGGERS", "close_log_file", "open_log_file", "quiet_dependencies", "setup_logging"]
 
 #: Their INFO messages are for the user; those of other packages go to the log file only.
 OUR_LOGGERS = ("detkit", "fcos_atss", "sparsercnn", "lsnet", "dw")
@@ -111,6 +111,15 @@ def open_log_file(allowed: Callable[[Path], bool] = lambda folder: True) -> None
     for handler in logging.getLogger(OUR_LOGGERS[0]).handlers:
         if isinstance(handler, _LogFile) and allowed(handler.path.parent):
             handler.open()
+
+
+def close_log_file() -> None:
+    """Ends the log file of :func:`setup_logging`: what follows in this process is of another run."""
+    for name in (*OUR_LOGGERS, *_DEPENDENCY_LOGGERS, "py.warnings"):
+        logger = logging.getLogger(name)
+        for handler in [handler for handler in logger.handlers if isinstance(handler, _LogFile)]:
+            logger.removeHandler(handler)
+            handler.close()
 
 
 class _LogFile(logging.handlers.MemoryHandler):

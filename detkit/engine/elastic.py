@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 
 from detkit.checkpoint import RUN_FILE
 from detkit.config import Section
+from detkit.data import require_regular_file
 from detkit.distributed import get_world_size
 
 __all__ = ["fit_batch_to_workers", "is_restart", "job_id"]
@@ -82,8 +83,10 @@ def fit_batch_to_workers(cfg: CfgNode) -> None:
 
 def _starts(output_dir: str | Path) -> list[dict[str, Any]]:
     """Of the run that the folder belongs to, from its first one on."""
+    path = Path(output_dir) / RUN_FILE
     try:
-        starts = json.loads((Path(output_dir) / RUN_FILE).read_text(encoding="utf-8"))["starts"]
+        require_regular_file(path)
+        starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
         return [start for start in starts if start["run"] == starts[-1]["run"]]
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         return []

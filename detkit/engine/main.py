@@ -20,7 +20,7 @@ from detkit.config import ConfigError
 from detkit.data import DataError, prepare_datasets, write_copies
 from detkit.distributed import get_rank, get_world_size
 from detkit.engine.allocator import keep_freed_memory
-from detkit.engine.console import open_log_file, setup_logging
+from detkit.engine.console import close_log_file, open_log_file, setup_logging
 from detkit.engine.data_workers import DataWorkerLostError
 from detkit.engine.elastic import fit_batch_to_workers, is_restart
 from detkit.engine.evaluate import Results, check_expected_results, evaluate, save_results
@@ -57,9 +57,8 @@ def run(argv: Sequence[str] | None = None) -> None:
 
 
 def _run(argv: Sequence[str] | None) -> None:
-    parser = default_argument_parser()
-    parser.set_defaults(dist_url="auto")  # Detectron2's is a port that is the same for all runs of a user
-    args = parser.parse_args(argv)
+    args = _parser().parse_args(argv)
+    close_log_file()  # of an earlier run in this process
     with _one_clear_error(_INPUT_ERRORS):
         cfg = read_config(args)
         _check_there_is_something_to_do(args, cfg)
@@ -90,6 +89,7 @@ def _check_there_is_something_to_do(args: argparse.Namespace, cfg: CfgNode) -> N
 def _parser() -> argparse.ArgumentParser:
     """Detectron2's, without what its help says of LazyConfigs, which are refused here."""
     parser = default_argument_parser()
+    parser.set_defaults(dist_url="auto")  # Detectron2's is a port that is the same for all runs of a user
     for action in parser._actions:
         if action.dest == "opts":
             action.help, action.metavar = "overrides of config keys at the end of the command: SOLVER.BASE_LR 0.01", "KEY VALUE"

@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 
 from detkit.config import flatten, parse_plain_yaml
 
-__all__ = ["Change", "changes_since", "check_run_state", "optimizer_state_for", "parameter_names"]
+__all__ = ["Change", "changes_since", "check_run_state", "optimizer_state_for", "parameter_names", "why_not_resumed"]
 
 _CONTINUED = "the weights of the checkpoint are continued; start without --resume to use others"
 #: what a resumed run does not apply, by the ends of the keys, and why
@@ -88,3 +88,13 @@ def optimizer_state_for(fresh: Mapping[str, Any], saved: Mapping[str, Any], name
     place = {name: index for index, name in enumerate(names)}
     state = {place[saved_names[index]]: value for index, value in saved["state"].items() if saved_names[index] in place}
     return {"state": state, "param_groups": fresh["param_groups"]}
+
+
+def why_not_resumed(error: Exception, changes: Iterable[Change]) -> str:
+    """The message where a checkpoint does not fit the model or optimizer of the config."""
+    changed = "; ".join(f"{change.key} was {change.old!r} and is {change.new!r}" for change in changes if change.applies)
+    return (
+        f"The checkpoint does not belong to this config, so it cannot be resumed: {str(error).splitlines()[0]}. "
+        f"{f'Changed keys: {changed}. ' if changed else ''}Set them back, or start without --resume, with MODEL.WEIGHTS naming the "
+        "checkpoint, to take over its weights only."
+    )

@@ -32,7 +32,8 @@ LOCK_FILE = "run.lock"
 BEAT = 10.0
 #: A lock of another machine that was not renewed for as many seconds is that of a run that has ended without removing it.
 STALE = 60.0
-_FILES = ("log.txt", "metrics.json", "results.json", CONFIG_FILE, RUN_FILE, LAST_CHECKPOINT, LOCK_FILE)
+_LOG = "log.txt"
+_FILES = (_LOG, "metrics.json", "results.json", CONFIG_FILE, RUN_FILE, LAST_CHECKPOINT, LOCK_FILE)
 _FOLDERS = ("inference", "datasets")
 
 
@@ -58,11 +59,19 @@ def check_folder(folder: str | Path) -> None:
         where = "is no folder" if isinstance(error, (FileExistsError, NotADirectoryError)) else "cannot be written to"
         raise RunFolderError(f"OUTPUT_DIR {folder} {where}: {_reason(error)}. Name another folder, or make room there.") from error
     for name in _FILES:
-        if (folder / name).is_dir():
-            raise RunFolderError(f"{folder / name} is a folder, and a run writes a file of that name. Move it away.")
+        kind = _other_than_file(folder / name)
+        if kind == "folder" or (kind and name != _LOG):  # a log that goes elsewhere is a habit
+            raise RunFolderError(f"{folder / name} is a {kind}, and a run writes a file of that name. Move it away.")
     for name in _FOLDERS:
         if (folder / name).is_file():
             raise RunFolderError(f"{folder / name} is a file, and a run makes a folder of that name. Move it away.")
+
+
+def _other_than_file(path: Path) -> str:
+    """What lies in the place of a file; "" for a file or nothing. Reading a pipe or a device may never end."""
+    if not path.exists() or path.is_file():
+        return ""
+    return "folder" if path.is_dir() else "pipe or a device"
 
 
 def _reason(error: OSError) -> str:

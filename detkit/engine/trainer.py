@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import sys
 import uuid
@@ -20,14 +19,13 @@ from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from detkit.backbones import check_backbone
-from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint, state_size
+from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint
 from detkit.config import Section, check_config, load_method_packages
 from detkit.data import build_train_mapper, write_copies
-from detkit.distributed import get_rank, get_world_size
+from detkit.distributed import data_parallel, get_rank, get_world_size
 from detkit.engine.console import open_log_file, setup_logging
 from detkit.engine.data_loader import TrainLoader, build_train_loader
 from detkit.engine.divergence import check_weights
@@ -37,7 +35,8 @@ from detkit.engine.exits import exit_code_of
 from detkit.engine.hooks import Evaluation, PeriodicCheckpoint, StopOnRequest
 from detkit.engine.optimizer import build_gradient_clipper, build_optimizer
 from detkit.engine.peers import claim_end, leave_if_others_end, set_rescue
-from detkit.engine.resuming import Change, changes_since, check_run_state, optimizer_state_for, parameter_names
+from detkit.engine.resuming import Change, changes_since, check_run_state, optimizer_state_for, parameter_names, why_not_resumed
+from detkit.engine.room import checkpoint_size, number_of_checkpoints
 from detkit.engine.run_folder import check_room, folder_in_use
 from detkit.engine.run_record import save_run_record
 from detkit.engine.seeding import seed_everything
@@ -84,7 +83,7 @@ class Trainer(TrainerBase):
         self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
         self.ema = WeightAverage(self.model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
         self.training_step = TrainingStep(
-            model=_data_parallel(self.model),
+            model=data_parallel(self.model),
             optimizer=self.optimizer,
             parts=cfg.SOLVER.ACCUMULATE,
             amp_dtype=_amp_dtype(cfg),
@@ -189,7 +188,8 @@ class Trainer(TrainerBase):
         open_log_file()
         if comm.is_main_process():
             self.checkpoints.remove_leftovers()
-            check_room(self.cfg.OUTPUT_DIR, size=self._checkpoint_size(), count=self._number_of_checkpoints())
+            size = checkpoint_size(self.cfg, self.model, self.optimizer)
+            check_room(self.cfg.OUTPUT_DIR, size=size, count=number_of_checkpoints(self.cfg, start_iter=self.start_iter))
             write_copies()
             save_run_record(
                 self.cfg,
@@ -331,18 +331,6 @@ class Trainer(TrainerBase):
                 self.checkpoints.save(path.stem, self.state_dict() | {"iteration": iteration})
         return f"Saved the state after iteration {iteration}. Continue with --resume."
 
-    def _checkpoint_size(self) -> int:
-        """Bytes, about: the optimizer's state is made in the first iteration."""
-        model = state_size(self.model.state_dict())
-        learned = sum(parameter.numel() * 4 for group in self.optimizer.param_groups for parameter in group["params"])
-        moments = 2 if isinstance(self.optimizer, torch.optim.AdamW) else int(bool(self.cfg.SOLVER.MOMENTUM))
-        return model * (2 if self.ema is not None else 1) + learned * moments
-
-    def _number_of_checkpoints(self) -> int:
-        period, keep = self.cfg.SOLVER.CHECKPOINT_PERIOD, self.cfg.SOLVER.CHECKPOINT_KEEP
-        periodic = (self.max_iter - self.start_iter - 1) // period if period > 0 else 0
-        return max(0, min(periodic, keep or periodic)) + 1
-
     def _save_what_is_whole(self, error: Exception) -> None:
         """After an error that lies not in the weights, nor in the disk."""
         leave_if_others_end(error)
@@ -394,7 +382,7 @@ class Trainer(TrainerBase):
             self.model.load_state_dict(state.get("trained_model", state["model"]))
             self.optimizer.load_state_dict(optimizer)
         except (KeyError, IndexError, RuntimeError, ValueError) as error:
-            raise ValueError(_cannot_be_resumed(error, changes)) from error
+            raise ValueError(why_not_resumed(error, changes)) from error
         base_lrs = list(self.scheduler.base_lrs)
         super().load_state_dict(dict(state))
         self.scheduler.base_lrs = base_lrs  # those of the config, not of the checkpoint
@@ -416,25 +404,6 @@ class Trainer(TrainerBase):
         self.cfg.defrost()
         self.cfg.merge_from_list([word for pair in values.items() for word in pair])
         self.cfg.freeze()
-
-
-def _cannot_be_resumed(error: Exception, changes: list[Change]) -> str:
-    changed = "; ".join(f"{change.key} was {change.old!r} and is {change.new!r}" for change in changes if change.applies)
-    return (
-        f"The checkpoint does not belong to this config, so it cannot be resumed: {str(error).splitlines()[0]}. "
-        f"{f'Changed keys: {changed}. ' if changed else ''}Set them back, or start without --resume, with MODEL.WEIGHTS naming the "
-        "checkpoint, to take over its weights only."
-    )
-
-
-def _data_parallel(model: nn.Module) -> nn.Module:
-    if get_world_size() == 1:
-        return model
-    device = next(model.parameters()).device
-    known = inspect.signature(DistributedDataParallel).parameters
-    options: dict[str, Any] = {"device_ids": [device.index]} if device.type == "cuda" else {}
-    options["forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"] = False  # newer and older torch
-    return DistributedDataParallel(model, **options)
 
 
 def _amp_dtype(cfg: CfgNode) -> torch.dtype | None:

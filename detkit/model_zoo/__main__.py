@@ -2,4 +2,5 @@
 
 from .page import render
 
-print(render(), end="")
+if __name__ == "__main__":
+    print(render(), end="")

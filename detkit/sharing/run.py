@@ -13,6 +13,7 @@ import torch
 
 from detkit.checkpoint import CONFIG_FILE, RUN_FILE, CheckpointError, CheckpointFolder, read_checkpoint
 from detkit.config import get_cfg
+from detkit.data import require_regular_file
 
 from .model import SharedModel
 
@@ -77,6 +78,7 @@ def _circumstances(folder: Path) -> dict[str, str]:
 
 def _json(path: Path) -> Mapping[str, Any]:
     try:
+        require_regular_file(path)
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}

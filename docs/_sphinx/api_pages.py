@@ -43,7 +43,8 @@ def _pages() -> dict[str, str]:
     for name, module in loaded.items():
         package = _page_of(name, loaded)
         if package == name:
-            pages[name] = [name, "=" * len(name), "", *_directive(name, _exported(module))]
+            exported = [member for member in _exported(module) if member not in _exported_above(name, loaded)]
+            pages[name] = [name, "=" * len(name), "", *_directive(name, exported)]
         else:
             pages[package] += [name, "-" * len(name), "", *_module(module, _own_names(module, loaded), loaded)]
     return {package: "\n".join(lines) for package, lines in pages.items()}
@@ -84,15 +85,20 @@ def _exported(module: ModuleType) -> list[str]:
 
 def _own_names(module: ModuleType, loaded: dict[str, ModuleType]) -> list[str]:
     """What a module defines, or a package exports, that no package above exports."""
-    above = module.__name__
-    exported: set[str] = set()
-    while "." in above:
-        above = above.rpartition(".")[0]
-        exported |= set(_exported(loaded[above]))
+    exported = _exported_above(module.__name__, loaded)
     names = [name for name, thing in vars(module).items() if getattr(thing, "__module__", None) == module.__name__]
     names = [name for name in names if _kind(getattr(module, name)) != "data"] + sorted(_described(module))
     names += _exported(module) if hasattr(module, "__path__") else []
     return [name for name in dict.fromkeys(names) if not name.startswith("_") and name not in exported]
+
+
+def _exported_above(name: str, loaded: dict[str, ModuleType]) -> set[str]:
+    """What the packages around a module export."""
+    exported: set[str] = set()
+    while "." in name:
+        name = name.rpartition(".")[0]
+        exported |= set(_exported(loaded[name]))
+    return exported
 
 
 @cache

@@ -150,3 +150,14 @@ def test_a_kill_inside_a_write_leaves_the_checkpoint_before(tmp_path: Path) -> N
     assert (path.name, _value(state)) == ("model_0000001.pth", 1)
     folder.remove_leftovers()
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("name", [LAST_CHECKPOINT, "run.json"])
+def test_records_that_have_no_end_are_passed_over(tmp_path: Path, name: str) -> None:
+    folder = CheckpointFolder(tmp_path)
+    written = folder.save("model_0000001", _state(1.0))
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    found = folder.load_last(read_checkpoint)
+    assert found is not None and found[0] == written
+    assert folder.last == (None if name == LAST_CHECKPOINT else written)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detkit.engine import read_config, resolve_config
+from detkit.engine import read_config, resolve_config, run
 from detkit.engine.launch import Worker, joined_worker, launch
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -58,3 +58,11 @@ def test_a_resolved_config_leaves_nothing_open() -> None:
     assert resolve_config(resolved) == resolved
     with pytest.raises(AttributeError):
         resolved.SEED = 3
+
+
+def test_the_help_promises_only_what_there_is(capsys: pytest.CaptureFixture) -> None:
+    """Detectron2's help speaks of LazyConfigs, which are refused here."""
+    with pytest.raises(SystemExit):
+        run(["--help"])
+    said = capsys.readouterr().out
+    assert "KEY VALUE" in said and "azy" not in said and "pyconfig" not in said.lower()

@@ -99,6 +99,16 @@ def test_a_folder_in_the_place_of_a_file_is_named(own_data: OwnData, name: str) 
     assert_ends_well(own_data.run(output=own_data.root / "out"), rf"{name} is a folder.*Move it away", code=ExitCode.STORAGE)
 
 
+@pytest.mark.parametrize("name", ["metrics.json", "run.json", "last_checkpoint"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"])
+@pytest.mark.parametrize("flags", [(), ("--resume",)], ids=["new", "resumed"])
+def test_what_has_no_end_in_the_place_of_a_file_is_named(own_data: OwnData, name: str, make: Callable, flags: tuple[str, ...]) -> None:
+    (own_data.root / "out").mkdir()
+    make(own_data.root / "out" / name)
+    outcome = own_data.run(output=own_data.root / "out", flags=flags)
+    assert_ends_well(outcome, rf"{name} is a pipe or a device.*Move it away", code=ExitCode.STORAGE)
+
+
 def test_an_output_folder_that_cannot_be_is_named(own_data: OwnData) -> None:
     (own_data.root / "file").write_text("")
     assert_ends_well(own_data.run(output=own_data.root / "file"), r"OUTPUT_DIR .*file is no folder", code=ExitCode.STORAGE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -59,8 +60,11 @@ def folder(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-@pytest.mark.parametrize("how", SPOILT)
-@pytest.mark.parametrize("name", FILES)
+#: what has no end, in the place of a file that is no json
+ENDLESS = [("config.yaml", "a pipe"), ("config.yaml", "a device"), ("last_checkpoint", "a pipe"), ("last_checkpoint", "a device")]
+
+
+@pytest.mark.parametrize(("name", "how"), [*itertools.product(FILES, SPOILT), *ENDLESS])
 def test_a_page_or_one_line(folder: Path, name: str, how: str, capsys: pytest.CaptureFixture) -> None:
     SPOILT[how](folder / name)
     message = ended(lambda: run_tool("--output-dir", str(folder)))

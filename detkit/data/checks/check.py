@@ -27,7 +27,8 @@ class CheckedData:
     """A dataset that can be used.
 
     Attributes:
-        name, json_file: of the dataset and of its annotation file.
+        name: of the dataset.
+        json_file: its annotation file.
         content: of the COCO json, without what was skipped or repaired by choice. It is shared: do not change it.
         changed: whether it differs from the file.
         num_in_file: annotations in the file as it is.
