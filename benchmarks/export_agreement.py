@@ -73,7 +73,7 @@ def main() -> None:
                 except ExportError as error:
                     print(f"| {name} | {backbone} | {form} | {error} |", flush=True)
                     continue
-                same = f"{found.detections - found.unmatched} of {found.detections}" + f", {found.ties} ties" * bool(found.ties)
+                same = f"{found.detections - found.unmatched} of {found.detections}" + f" (ties: {found.ties})" * bool(found.ties)
                 worst = f"{found.box:.1e} | {found.score:.1e} | {found.landmark:.1e}"
                 print(f"| {name} | {backbone} | {form} | {same} | {worst} | {time.process_time() - start:.0f} |", flush=True)
 
