@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,6 +36,7 @@ TIMEOUT = timedelta(minutes=30)
 MEETING = timedelta(minutes=10)
 #: Seconds without a sign of life after which a worker is lost.
 PATIENCE = 90.0
+_STARTER = os.getppid()
 
 
 class LaunchError(ConfigError):
@@ -220,19 +223,46 @@ def _meet(worker: Worker, on_gpu: bool) -> None:
         client = dist.TCPStore(url.hostname or "", url.port or 0, None, False, MEETING, wait_for_workers=False)
         options = {"store": dist.PrefixStore("group", client)}
     try:
-        dist.init_process_group(
-            "nccl" if on_gpu else "gloo",
-            rank=worker.rank,
-            world_size=worker.world_size,
-            timeout=TIMEOUT,
-            device_id=torch.device("cuda", worker.local_rank) if on_gpu else None,
-            **options,
-        )
+        with _ended_when_left_alone(worker):
+            dist.init_process_group(
+                "nccl" if on_gpu else "gloo",
+                rank=worker.rank,
+                world_size=worker.world_size,
+                timeout=TIMEOUT,
+                device_id=torch.device("cuda", worker.local_rank) if on_gpu else None,
+                **options,
+            )
     except dist.DistError as error:
         where = worker.init_method if worker.init_method != "env://" else f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         message = f"error: worker {worker.rank} of {worker.world_size} could not meet the others at {where}: {str(error).splitlines()[0]}"
         say(message)
         raise Exit(message, ExitCode.CONFIG if "EADDRINUSE" in str(error) else ExitCode.PEER_LOST) from error
+
+
+@contextlib.contextmanager
+def _ended_when_left_alone(worker: Worker) -> Iterator[None]:
+    """Ends this process where it would wait for the others for ever. No signal reaches Python there, and torch's time limit does not hold
+    for each of its connections."""
+    met = threading.Event()
+    stays = worker.watch is not None or "TORCHELASTIC_RUN_ID" in os.environ  # a shell that has started it by hand may go
+    end = time.monotonic() + TIMEOUT.total_seconds()
+
+    def look() -> None:
+        while not met.wait(0.5):
+            if stays and os.getppid() != _STARTER:
+                reason = "the process that had started it is gone"
+            elif time.monotonic() > end:
+                reason = f"they have not come within {TIMEOUT}"
+            else:
+                continue
+            say(f"error: worker {worker.rank} of {worker.world_size} has not met the others: {reason}.")
+            os._exit(ExitCode.PEER_LOST)
+
+    threading.Thread(target=look, daemon=True, name="meeting").start()
+    try:
+        yield
+    finally:
+        met.set()
 
 
 def _started_worker(local_rank: int, workers: list[Worker], device: str, patience: float, main: Callable[..., Any], args: tuple) -> None:

@@ -367,3 +367,34 @@ def test_the_reader_of_processes_sees_children() -> None:
     child.kill()
     child.wait()
     assert child.pid not in children_of(os.getpid())
+
+
+_LEFT_ALONE = """
+import os, subprocess, sys, time
+waits = "from detkit.engine import launch; print('waits', flush=True); launch(print, 1, device='cpu')"
+subprocess.Popen([sys.executable, "-c", waits], env={**os.environ, "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"})
+time.sleep(600)
+"""
+
+
+def test_a_worker_that_waits_for_others_ends_with_the_process_that_has_started_it() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    starter = subprocess.Popen(
+        [sys.executable, "-c", _LEFT_ALONE],
+        env={**os.environ, "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "run"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert starter.stdout is not None
+    said = ""
+    while not said.endswith("waits\n"):
+        said += starter.stdout.readline()
+    time.sleep(1)
+    starter.kill()
+    rest = starter.stdout.read()  # until the worker has ended as well
+    starter.wait()
+    assert re.search(r"^error: worker 0 of 2 has not met the others: the process that had started it is gone\.$", rest, re.MULTILINE)
+    assert "Traceback" not in rest
