@@ -122,7 +122,8 @@ def _snapped(corner: Tensor, heat: Tensor, offset: Tensor, stride: int, grid_off
     images = torch.arange(corner.shape[0], device=corner.device)[:, None]  # len() would make the batch a constant of exported programs
     hottest = heat.flatten(1)[images[..., None], cells].argmax(-1, keepdim=True)
     cell = cells.gather(2, hottest).squeeze(2)
-    place = torch.stack([cell % width, cell // width], dim=-1) + grid_offset
+    # not by the remainder of the cell, which ONNX exporters do not take of a width that is any
+    place = torch.cat([columns.gather(2, hottest % 2), rows.gather(2, hottest // 2)], dim=-1) + grid_offset
     return (place + offset.flatten(2).transpose(1, 2)[images, cell]) * stride
 
 

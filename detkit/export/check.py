@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from .formats import quiet
 from .program import DetectorProgram
@@ -21,6 +22,8 @@ __all__ = ["Agreement", "compare_outputs", "example_inputs", "open_exported", "v
 Runner = Callable[[Tensor, Tensor], dict[str, Tensor]]
 #: what is still the same detection: pixels, and difference of scores
 BOX_TOLERANCE, SCORE_TOLERANCE = 0.5, 1e-3
+#: overlap from which NMS may suppress a box
+_SUPPRESSED = 0.5
 
 
 @dataclass
@@ -30,6 +33,8 @@ class Agreement:
     Attributes:
         detections: compared.
         unmatched: of these, how many the other program does not have.
+        ties: of the unmatched, how many lose a tie: the other program has another one of the same class and score there, which suppresses
+            them, or ends at the same score, because an image has no more than a number of detections.
         box: worst difference of matched boxes in pixels.
         score: worst difference of matched scores.
         landmark: worst difference of matched landmarks in pixels.
@@ -38,6 +43,7 @@ class Agreement:
 
     detections: int = 0
     unmatched: int = 0
+    ties: int = 0
     box: float = 0.0
     score: float = 0.0
     landmark: float = 0.0
@@ -46,8 +52,10 @@ class Agreement:
     def __str__(self) -> str:
         if not self.detections:
             return f"raw outputs within {self.raw:.1e} of their largest value"
-        text = f"{self.detections - self.unmatched} of {self.detections} detections the same, boxes within {self.box:.1g} px, "
-        return text + f"scores within {self.score:.1g}" + (f", landmarks within {self.landmark:.1g} px" if self.landmark else "")
+        text = f"{self.detections - self.unmatched} of {self.detections} detections the same, "
+        text += f"{self.ties} others lose a tie, " if self.ties else ""
+        text += f"boxes within {self.box:.1g} px, scores within {self.score:.1g}"
+        return text + (f", landmarks within {self.landmark:.1g} px" if self.landmark else "")
 
 
 def open_exported(path: Path, file_format: str, output_names: Sequence[str]) -> Runner:
@@ -138,7 +146,7 @@ def compare_outputs(actual: dict[str, Tensor], expected: dict[str, Tensor], agre
             agreement.raw = max(agreement.raw, float(difference))
         return
     for image in range(len(expected["counts"])):
-        _compare_image(_of_image(actual, image), _of_image(expected, image), agreement)
+        _compare_image(_of_image(actual, image), _of_image(expected, image), agreement, limit=expected["scores"].shape[1])
 
 
 def _of_image(outputs: dict[str, Tensor], image: int) -> dict[str, Tensor]:
@@ -146,7 +154,7 @@ def _of_image(outputs: dict[str, Tensor], image: int) -> dict[str, Tensor]:
     return {name: value[image, :count] for name, value in outputs.items() if name != "counts"}
 
 
-def _compare_image(actual: dict[str, Tensor], expected: dict[str, Tensor], agreement: Agreement) -> None:
+def _compare_image(actual: dict[str, Tensor], expected: dict[str, Tensor], agreement: Agreement, *, limit: int) -> None:
     agreement.detections += len(expected["scores"])
     if not len(expected["scores"]) or not len(actual["scores"]):
         agreement.unmatched += max(len(expected["scores"]), len(actual["scores"]))
@@ -157,10 +165,34 @@ def _compare_image(actual: dict[str, Tensor], expected: dict[str, Tensor], agree
     rows, columns = linear_sum_assignment((box + 1e3 * score + 1e6 * ~fits).clamp(max=1e7).numpy())
     matched = fits[rows, columns].numpy()
     rows, columns = rows[matched], columns[matched]
-    agreement.unmatched += max(len(expected["scores"]), len(actual["scores"])) - len(rows)
+    unmatched = max(len(expected["scores"]), len(actual["scores"])) - len(rows)
+    agreement.unmatched += unmatched
+    if unmatched:
+        missing, surplus = _without(expected, columns), _without(actual, rows)
+        # of different numbers on both sides, the larger one counts, as it does in the unmatched
+        unexplained = max(_without_tie(missing, actual, limit), _without_tie(surplus, expected, limit))
+        agreement.ties += unmatched - unexplained
     if len(rows):
         agreement.box = max(agreement.box, float(box[rows, columns].max()))
         agreement.score = max(agreement.score, float(score[rows, columns].max()))
         if "landmarks" in expected:
             difference = (actual["landmarks"][rows] - expected["landmarks"][columns]).abs().max()
             agreement.landmark = max(agreement.landmark, float(difference))
+
+
+def _without(found: dict[str, Tensor], rows: np.ndarray) -> dict[str, Tensor]:
+    kept = torch.ones(len(found["scores"]), dtype=torch.bool)
+    kept[torch.from_numpy(rows)] = False
+    return {name: value[kept] for name, value in found.items()}
+
+
+def _without_tie(missing: dict[str, Tensor], found: dict[str, Tensor], limit: int) -> int:
+    """How many of the missing detections are so without having lost a tie: none of the same score and class took their place, and the
+    found ones do not end at their score because there are no more than a number."""
+    score = (missing["scores"][:, None].double() - found["scores"][None].double()).abs()
+    equal = score <= SCORE_TOLERANCE
+    rivals = equal & (missing["classes"][:, None] == found["classes"][None]) & (box_iou(missing["boxes"], found["boxes"]) >= _SUPPRESSED)
+    ties = rivals.any(1)
+    if len(found["scores"]) == limit:
+        ties |= equal[:, -1]
+    return int((~ties).sum())

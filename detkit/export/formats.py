@@ -53,16 +53,19 @@ def save_onnx(program: DetectorProgram, settings: ExportSettings, path: Path, me
         if importlib.util.find_spec(package) is None:
             raise ExportError(f"{package} is not installed: pip install 'detkit[export]'.")
     exported = export_program(program, settings)
-    with torch.no_grad(), quiet():
-        onnx_program = torch.onnx.export(
-            exported,
-            dynamo=True,
-            opset_version=settings.opset,
-            custom_translation_table={operator: form.onnx for operator, form in EXPORT_FORMS.items()},
-            input_names=["images", "image_sizes"],
-            output_names=list(program.output_names),
-            verbose=False,
-        )
+    try:
+        with torch.no_grad(), quiet():
+            onnx_program = torch.onnx.export(
+                exported,
+                dynamo=True,
+                opset_version=settings.opset,
+                custom_translation_table={operator: form.onnx for operator, form in EXPORT_FORMS.items()},
+                input_names=["images", "image_sizes"],
+                output_names=list(program.output_names),
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise ExportError(f"torch.onnx cannot write {type(program.model).__name__}: {_last_cause(error)}") from error
     assert onnx_program is not None
     onnx_program.model.metadata_props.update(metadata)
     onnx_program.save(path)
@@ -138,5 +141,12 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _first_line(error: Exception) -> str:
+def _last_cause(error: BaseException) -> str:
+    """What an exporter stumbled on; its own error is a page on its steps."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {_first_line(error)}"
+
+
+def _first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -24,8 +24,13 @@ def _nms_mask(boxes: Any, scores: Any, classes: Any, iou_threshold: float) -> An
     numbers = op.Range(op.Constant(value_int=0), num_classes, op.Constant(value_int=1))
     own = op.Equal(op.Unsqueeze(classes, one), op.Unsqueeze(op.Unsqueeze(numbers, first), op.Constant(value_ints=[2])))
     per_class = op.Where(own, op.Unsqueeze(scores, one), op.Constant(value_float=-1.0))
+    # inverted boxes (LSNet's, whose left point may lie right of its right one) overlap nothing; NonMaxSuppression would turn them around
+    low, high = (
+        op.Slice(boxes, op.Constant(value_ints=[start]), op.Constant(value_ints=[start + 2]), op.Constant(value_ints=[2]))
+        for start in (0, 2)
+    )
     chosen = op.NonMaxSuppression(
-        boxes,
+        op.Concat(low, op.Max(low, high), axis=2),
         per_class,
         op.Slice(op.Shape(scores), one, op.Constant(value_ints=[2]), first),
         op.Constant(value_floats=[iou_threshold]),

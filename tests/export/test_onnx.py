@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from detkit.export import DetectorProgram, ExportError, ExportSettings, OnnxModel, export_detector, metadata_of
+from detkit.export import DetectorProgram, ExportError, ExportSettings, OnnxModel, export_detector, formats, metadata_of
 from detkit.export.check import Agreement, compare_outputs
-from detkit.layers import EXPORT_FORMS
+from detkit.layers import EXPORT_FORMS, nms_mask
 from lsnet.convolution import SourceScale, convolve_at
 from tests.export.test_program import CONFIGS, batch, detector
 from tests.export.test_tools import tool
@@ -93,6 +93,28 @@ def test_raw_outputs_and_weights_in_half_precision(tmp_path):
     elements = {kind: sum(np.prod(each.dims, dtype=int) for each in tensors if each.data_type == kind) for kind in (1, 10)}
     weights = sum(parameter.numel() for parameter in detector("FCOS").parameters())
     assert elements[onnx.TensorProto.FLOAT16] > 0.9 * weights and elements[onnx.TensorProto.FLOAT] < 0.1 * weights
+
+
+def test_inverted_boxes_suppress_nothing(tmp_path):
+    needs("onnx", "onnxscript", "onnxruntime")
+    import onnxruntime
+
+    class Suppression(torch.nn.Module):
+        def forward(self, boxes, scores, classes):
+            return nms_mask(boxes, scores, classes, 0.1)
+
+    generator = torch.Generator().manual_seed(0)
+    boxes = 20 * torch.rand(2, 60, 4, generator=generator)
+    assert int((boxes[..., :2] > boxes[..., 2:]).any(-1).sum()) > 60
+    values = boxes, torch.rand(2, 60, generator=generator), torch.randint(2, (2, 60), generator=generator)
+    program = torch.export.export(Suppression(), values)
+    forms = {operator: form.onnx for operator, form in EXPORT_FORMS.items()}
+    torch.onnx.export(program, dynamo=True, opset_version=20, custom_translation_table=forms, verbose=False).save(tmp_path / "x.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "x.onnx"))
+    feed = {node.name: value.numpy() for node, value in zip(session.get_inputs(), values, strict=True)}
+    expected = nms_mask(*values, 0.1)
+    assert expected.sum() < 115
+    assert_close(torch.from_numpy(session.run(None, feed)[0]), expected)
 
 
 def test_convolution_at_landmarks_for_any_size(tmp_path):
@@ -290,6 +312,18 @@ def test_other_models_and_impossible_settings_are_refused(tmp_path):
         ExportSettings(batch=0)
 
 
+def test_what_the_exporter_stumbles_on_is_named(tmp_path, monkeypatch):
+    def stumble(*args, **kwargs):
+        raise torch.onnx.OnnxExporterError("Failed to convert. Next steps:") from TypeError("no number")
+
+    needs("onnx", "onnxscript", "onnxruntime")
+    monkeypatch.setattr(formats, "export_program", lambda *_: None)  # which takes seconds
+    monkeypatch.setattr(torch.onnx, "export", stumble)
+    with pytest.raises(ExportError, match="torch.onnx cannot write FCOS: TypeError: no number"):
+        export_detector(detector("FCOS"), tmp_path / "x.onnx", settings=ExportSettings(size=(160, 192), batch=1))
+    assert not list(tmp_path.iterdir())
+
+
 def test_predictor_refuses_what_it_cannot_read(tmp_path):
     from detkit import OnnxPredictor
 
@@ -314,3 +348,23 @@ def test_counts_of_what_differs():
     assert (agreement.detections, agreement.unmatched, agreement.box) == (2, 0, 0.25)
     compare_outputs(other | {"classes": torch.tensor([[1, 1]])}, expected, agreement)
     assert (agreement.detections, agreement.unmatched) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("box", "score", "kind", "last", "ties"),
+    [
+        ([3.0, 0, 13, 10], 0.9, 0, 0.5, 1),  # a neighbor of the same score took its place
+        ([3.0, 0, 13, 10], 0.8, 0, 0.5, 0),  # of another score
+        ([3.0, 0, 13, 10], 0.9, 1, 0.5, 0),  # of another class
+        ([9.0, 0, 19, 10], 0.9, 0, 0.5, 0),  # it does not suppress it
+        ([80.0, 0, 90, 10], 0.9, 0, 0.9, 1),  # there are no more than two detections, and the second one has its score
+    ],
+)
+def test_which_differences_are_ties(box, score, kind, last, ties):
+    def outputs(box, score, kind):
+        found = {"boxes": torch.tensor([[box, [20.0, 20, 40, 40]]]), "scores": torch.tensor([[score, last]])}
+        return found | {"classes": torch.tensor([[kind, 1]]), "counts": torch.tensor([2])}
+
+    agreement = Agreement()
+    compare_outputs(outputs(box, score, kind), outputs([0.0, 0, 10, 10], 0.9, 0), agreement)
+    assert (agreement.unmatched, agreement.ties) == (1, ties)
