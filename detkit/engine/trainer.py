@@ -34,7 +34,7 @@ from detkit.engine.evaluate import Results, build_test_loader, check_expected_re
 from detkit.engine.exits import exit_code_of
 from detkit.engine.hooks import Evaluation, PeriodicCheckpoint, StopOnRequest
 from detkit.engine.optimizer import build_gradient_clipper, build_optimizer
-from detkit.engine.peers import claim_end, leave_if_others_end, set_rescue
+from detkit.engine.peers import claim_end, leave_if_others_end, say, set_rescue
 from detkit.engine.resuming import Change, changes_since, check_run_state, optimizer_state_for, parameter_names, why_not_resumed
 from detkit.engine.room import checkpoint_size, number_of_checkpoints
 from detkit.engine.run_folder import check_room, folder_in_use
@@ -337,7 +337,7 @@ class Trainer(TrainerBase):
         if isinstance(error, (FloatingPointError, OSError)) or not claim_end(exit_code_of(error)):
             return
         try:
-            logger.info("%s", self.rescue())
+            say(self.rescue())  # in whichever worker: the console of the others is silent
         except Exception:  # the error that is being handled is the one to show
             logger.debug("Not saved:", exc_info=True)
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -46,17 +47,17 @@ class MetricFiles(HookBase):
     def after_step(self) -> None:
         done = self.trainer.iter + 1
         if done % self._period == 0 or done >= self.trainer.max_iter:
-            self._write()
+            self._write(self._writers)
 
     def after_train(self) -> None:
-        self._write()
+        self._write(self._writers[1:])  # not the console: what ends early has no time left to estimate
         for writer in self._writers:
             with contextlib.suppress(OSError):  # what a full disk did not take
                 writer.close()
 
-    def _write(self) -> None:
+    def _write(self, writers: Sequence[EventWriter]) -> None:
         """A disk that is full stops a training when it stops a checkpoint, not before."""
-        for writer in self._writers:
+        for writer in writers:
             try:
                 writer.write()
             except OSError as error:

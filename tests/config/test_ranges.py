@@ -57,6 +57,11 @@ def test_none_and_other_types_are_refused() -> None:
     assert_refused({key: [None, *other[type(value)]] for key, value in DEFAULTS.items() if key not in optional})
 
 
+def test_names_in_lists_are_texts() -> None:
+    names = {key: value for key, value in DEFAULTS.items() if isinstance(value, (list, tuple)) and value and isinstance(value[0], str)}
+    assert_refused({key: [type(value)([*value[:-1], 3])] for key, value in names.items()})
+
+
 def test_nothing_that_is_no_number_gets_through() -> None:
     """NaN in the place of a number, or of the numbers of a list."""
     values = {}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from detkit.engine import read_config, resolve_config, run
-from detkit.engine.launch import Worker, joined_worker, launch
+from detkit.engine.launch import Worker, check_processes, joined_worker, launch
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -42,6 +42,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match=r"--num-gpus 2: this machine has 1 CUDA device.*MODEL.DEVICE cpu"):
         launch(sorted, 2, device="cuda")
+    check_processes(1, device="cuda")
 
 
 def test_a_resolved_config_leaves_nothing_open() -> None:

@@ -78,13 +78,16 @@ class _Fault(HookBase):
         raise DataError("no picture")
 
 
-def test_an_error_saves_the_last_whole_iteration(cfg: Any, tmp_path: Path) -> None:
+def test_an_error_saves_the_last_whole_iteration(cfg: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     cfg.SOLVER.CHECKPOINT_PERIOD, cfg.DATASETS.TEST = 0, ()
     broken = Trainer(cfg)
     broken.register_hooks([_Fault()])
     with pytest.raises(DataError, match="no picture"):
         broken.train()
     assert [path.name for path in Path(cfg.OUTPUT_DIR).glob("*.pth")] == ["model_0000003.pth"]
+    shown = capsys.readouterr()
+    assert "Saved the state after iteration 3. Continue with --resume." in shown.err and "eta:" not in shown.out + shown.err
+    assert json.loads((Path(cfg.OUTPUT_DIR) / "metrics.json").read_text().splitlines()[-1])["iteration"] >= 3
     resumed = Trainer(cfg)
     resumed.resume_or_load(resume=True)
     resumed.train()
