@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from detkit import Predictor
 from detkit.backbones.pretrained import load_pretrained
-from detkit.checkpoint import CheckpointError, CheckpointFolder, load_weights, read_checkpoint
+from detkit.checkpoint import CheckpointError, CheckpointFolder, load_weights, non_finite, read_checkpoint
 from detkit.config import ConfigError
 from tests.toys.detectors import tiny_cfg
 
@@ -225,3 +225,9 @@ def test_weights_of_a_feature_extractor() -> None:
     state = {key: with_a(math.nan)(value) for key, value in network.state_dict().items()}
     with pytest.raises(ConfigError, match=r"MODEL\.BACKBONE\.WEIGHTS 'x' cannot be used: .*'0\.weight'.* NaN or infinite"):
         load_pretrained(network, state, source="x")
+
+
+def test_what_is_not_finite_is_named_wherever_it_stands() -> None:
+    bad = torch.tensor([1.0, torch.inf])
+    tree = {"a": bad, "b": [torch.zeros(1), {"c": (torch.zeros(1), bad)}], 3: bad.to(torch.float16)}
+    assert list(non_finite(tree)) == ["a", "b.1.c.1", "3"]

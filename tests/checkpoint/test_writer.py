@@ -161,3 +161,22 @@ def test_records_that_have_no_end_are_passed_over(tmp_path: Path, name: str) -> 
     found = folder.load_last(read_checkpoint)
     assert found is not None and found[0] == written
     assert folder.last == (None if name == LAST_CHECKPOINT else written)
+
+
+def test_a_record_that_names_nothing_here_is_passed_over(tmp_path: Path) -> None:
+    """Neither a file that is gone nor one of another folder."""
+    folder = CheckpointFolder(tmp_path / "run")
+    folder.save("model_0000001", _state(1.0))
+    other = CheckpointFolder(tmp_path).save("model_0000009", _state(9.0))
+    (folder.folder / LAST_CHECKPOINT).write_text("../model_0000009.pth")
+    assert other.is_file() and _value(folder.load_last(read_checkpoint)[1]) == 1.0
+    (folder.folder / LAST_CHECKPOINT).write_text("model_0000002.pth")
+    assert folder.last is None and _value(folder.load_last(read_checkpoint)[1]) == 1.0
+
+
+def test_checkpoints_of_an_earlier_run_are_passed_over(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    folder.save("model_0000001", _state(1.0) | {"run": "now"})
+    folder.save("model_0000002", _state(2.0) | {"run": "before"})
+    (tmp_path / "run.json").write_text('{"starts": [{"run": "before"}, {"run": "now"}]}')
+    assert _value(folder.load_last(read_checkpoint)[1]) == 1.0

@@ -12,6 +12,7 @@ from detectron2.engine import HookBase
 
 from detkit.checkpoint import read_checkpoint
 from detkit.engine import NonFiniteWeightsError, Trainer
+from detkit.engine.divergence import check_weights
 from tests.toys.sliding import sliding_cfg
 
 
@@ -104,3 +105,12 @@ def test_what_no_run_writes_is_not_resumed(cfg: Any, key: str, value: Any, words
     state = trainer.state_dict() | {key: value}
     with pytest.raises(ValueError, match=words):
         trainer.load_state_dict(state)
+
+
+def test_losses_that_cannot_be_computed_are_a_divergence() -> None:
+    def losses() -> dict[str, float]:
+        raise FloatingPointError("costs are not finite")
+
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    with pytest.raises(NonFiniteWeightsError, match="after 4 iterations what the model gives .* cannot be used: costs are not finite"):
+        check_weights({}, optimizer, losses=losses, done=4)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import time
 
 import pytest
 import torch
@@ -166,3 +167,26 @@ def test_a_look_at_the_losses_changes_nothing() -> None:
     assert step.losses_now() == pytest.approx({name: float(value.detach()) for name, value in expected.items()})
     assert not model.training
     torch.testing.assert_close(model.state_dict(), state)
+
+
+def test_what_comes_before_an_update_finds_gradients_and_the_old_weights() -> None:
+    model = Regression()
+    before, seen = copy.deepcopy(model.state_dict()), []
+
+    def look() -> None:
+        torch.testing.assert_close(model.state_dict(), before)
+        seen.append(model.linear.weight.grad.abs().sum().item() > 0)
+
+    TrainingStep(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=1.0))(iter([_batch()]), iteration=0, before_update=look)
+    assert seen == [True] and not torch.equal(model.state_dict()["linear.weight"], before["linear.weight"])
+
+
+def test_the_wait_for_all_parts_is_counted() -> None:
+    def slow_at_first():
+        time.sleep(0.05)
+        yield _batch()
+        yield _batch()
+
+    model = Regression()
+    step = TrainingStep(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=1.0), parts=2)
+    assert step(slow_at_first(), iteration=0).data_time >= 0.05

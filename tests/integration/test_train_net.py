@@ -120,7 +120,7 @@ def test_an_image_that_breaks_while_training_is_named(command: Callable[..., lis
 @pytest.mark.slow
 def test_bad_input_is_said_once_by_several_processes(train_net: TrainNet, tmp_path: Path) -> None:
     done = train_net("--num-gpus", "2", "--dist-url", f"file://{tmp_path / 'meeting'}", "SOLVER.IMS_PER_BATCH", "3")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert (done.stdout + done.stderr).count("It has to be a multiple of 2 processes") == 1
     assert "Traceback" not in done.stdout + done.stderr
 
