@@ -4,6 +4,7 @@ was not covered, the worst deviations, also over several processes."""
 from __future__ import annotations
 
 import logging
+import signal
 from collections import Counter
 from collections.abc import Iterator
 
@@ -13,6 +14,10 @@ from detectron2.utils.env import seed_all_rng
 from detkit.engine.console import OUR_LOGGERS
 from tests import comparing
 from tests.parity.cases import FULL_FOLDER
+
+# a shell that starts the tests in the background or under nohup passes on that these are ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 comparing.install()
 
