@@ -125,8 +125,10 @@ class TrainingStep:
     def losses_now(self) -> dict[str, float]:
         """The losses of the weights as they are now, on the last batch that was computed; nothing of the model changes.
 
-        In every worker: normalizers are reduced over them.
+        In every worker: normalizers are reduced over them. Empty before the first step.
         """
+        if not self._last_batch:
+            return {}
         model = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
         before, training = {name: buffer.clone() for name, buffer in model.named_buffers()}, model.training
         try:

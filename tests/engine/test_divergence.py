@@ -114,3 +114,10 @@ def test_losses_that_cannot_be_computed_are_a_divergence() -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     with pytest.raises(NonFiniteWeightsError, match="after 4 iterations what the model gives .* cannot be used: costs are not finite"):
         check_weights({}, optimizer, losses=losses, done=4)
+
+
+def test_a_trainer_evaluates_before_its_first_step(cfg: Any) -> None:
+    """There is no batch yet on which losses could be looked at."""
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    assert {task for tasks in trainer.evaluate().values() for task in tasks} == {"bbox"}

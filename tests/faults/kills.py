@@ -96,14 +96,7 @@ class Campaign:
     def _kill_alone(self, kind: str, wait: Callable[[], None]) -> Kill:
         self._output.mkdir(exist_ok=True)
         CheckpointFolder(self._output).remove_leftovers()
-        with self._log.open("w") as log:
-            child = os.fork()
-            if child == 0:
-                os.dup2(log.fileno(), 1)
-                os.dup2(log.fileno(), 2)
-                with contextlib.suppress(SystemExit):
-                    run(self._words)
-                os._exit(1)
+        child = self._start(self._words)
         wait()
         start = time.monotonic()
         os.kill(child, signal.SIGKILL)
@@ -112,17 +105,21 @@ class Campaign:
         done, kept = self._done(), self._kept()
         return Kill(kind, done, kept, self._word_of_the_next_start(kept), seconds)
 
-    def _word_of_the_next_start(self, kept: int) -> str:
-        """What it says before it trains; it is ended then."""
+    def _start(self, words: list[str]) -> int:
+        """Runs a command line in a process of its own, which writes to the log; its number."""
         with self._log.open("w") as log:
             child = os.fork()
             if child == 0:
                 os.dup2(log.fileno(), 1)
                 os.dup2(log.fileno(), 2)
                 with contextlib.suppress(SystemExit):
-                    run([*self._words, "SOLVER.MAX_ITER", str(kept + 2), "SOLVER.CHECKPOINT_PERIOD", "0"])
-                os._exit(0)
-        os.waitpid(child, 0)
+                    run(words)
+                os._exit(1)
+        return child
+
+    def _word_of_the_next_start(self, kept: int) -> str:
+        """What it says before it trains; it is ended then."""
+        os.waitpid(self._start([*self._words, "SOLVER.MAX_ITER", str(kept + 2), "SOLVER.CHECKPOINT_PERIOD", "0"]), 0)
         lines = self._log.read_text().splitlines()
         return next((line for line in lines if _RESUMED.search(line) or "no checkpoint" in line), "")
 
