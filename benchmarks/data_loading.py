@@ -1,4 +1,4 @@
-"""How many images per second does a data worker prepare with LSNet's landmarks, beside Detectron2's mapper with masks?
+"""How many images per second does a data worker prepare, beside Detectron2's mapper?
 
     DETECTRON2_DATASETS=../shared/data python benchmarks/data_loading.py
 
@@ -10,10 +10,13 @@ disturbs little. Median of the rounds.
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import json
 import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -22,7 +25,8 @@ import torch
 from detectron2.data import DatasetCatalog, DatasetMapper
 
 from detkit.config import get_cfg
-from lsnet.mapper import LandmarkMapper
+from detkit.data import build_train_mapper
+from detkit.engine.allocator import keep_freed_memory
 
 Mapper = Callable[[dict[str, Any]], Any]
 
@@ -39,10 +43,14 @@ def mappers() -> dict[str, tuple[str, Mapper]]:
         cfg = get_cfg()
         cfg.DATASETS.TRAIN, cfg.MODEL.MASK_ON, cfg.MODEL.KEYPOINT_ON = (dataset,), mask_on, keypoint_on
         made[f"Detectron2, {name}"] = dataset, DatasetMapper(cfg, True)
+        made[f"detkit, {name}"] = dataset, build_train_mapper(cfg)
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN, cfg.INPUT.RESIZE = (boxes,), "pillow"
+    made["detkit, boxes, INPUT.RESIZE pillow"] = boxes, build_train_mapper(cfg)
     for task, dataset in (("bbox", boxes), ("segm", boxes), ("pose", persons)):
         cfg = get_cfg()
-        cfg.DATASETS.TRAIN, cfg.MODEL.LSNET.TASK = (dataset,), task
-        made[f"LSNet, {task}"] = dataset, LandmarkMapper(cfg, True)
+        cfg.DATASETS.TRAIN, cfg.MODEL.LSNET.TASK, cfg.INPUT.MAPPER = (dataset,), task, "LandmarkMapper"
+        made[f"LSNet, {task}"] = dataset, build_train_mapper(cfg)
     return made
 
 
@@ -76,24 +84,36 @@ def _rates(group: dict[str, Mapper], records: Iterable[dict[str, Any]], seed: in
 
 
 def main() -> None:
-    """Prints a Markdown table."""
+    """Prints a Markdown table, and writes it as json where a file is named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100, help="of each dataset")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--keep-freed-memory", action="store_true", help="with the allocator's settings of a training, for all mappers")
+    parser.add_argument("--json", type=Path, help="file to write")
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    if args.keep_freed_memory:
+        keep_freed_memory()
     rounds = [one_round(args.images, seed) for seed in range(args.rounds)]
-    print(
-        f"{platform.machine()}, Python {platform.python_version()}, OpenCV {cv2.__version__}, {args.images} images, {args.rounds} rounds\n"
+    simplejpeg = "with" if importlib.util.find_spec("simplejpeg") else "without"
+    conditions = (
+        f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}, {simplejpeg} simplejpeg, "
+        f"{args.images} images, {args.rounds} rounds"
     )
-    print("| mapper | images per second | least to greatest | time beside Detectron2's masks |\n|---|---|---|---|")
-    masks = statistics.median(rates["Detectron2, masks"] for rates in rounds)
-    for name in rounds[0]:
-        rates = sorted(rates[name] for rates in rounds)
-        middle = statistics.median(rates)
-        ratio = "" if "keypoints" in name or "pose" in name else f"{masks / middle:.2f}"
-        print(f"| {name} | {middle:.1f} | {rates[0]:.1f} to {rates[-1]:.1f} | {ratio} |")
+    rates = {name: sorted(each[name] for each in rounds) for name in rounds[0]}
+    ratios = {name: statistics.median(each[name] / each[_beside(name)] for each in rounds) for name in rates}
+    print(f"{conditions}\n\n| mapper | images per second | least to greatest | times Detectron2's |\n|---|---|---|---|")
+    for name, each in rates.items():
+        print(f"| {name} | {statistics.median(each):.1f} | {each[0]:.1f} to {each[-1]:.1f} | {ratios[name]:.2f} |")
+    if args.json:
+        args.json.write_text(json.dumps({"conditions": conditions, "images_per_second": rates, "times_detectron2": ratios}, indent=1))
+
+
+def _beside(name: str) -> str:
+    """Detectron2's mapper of the same annotations, or of the nearest."""
+    kinds = {"masks": "masks", "segm": "masks", "keypoints": "keypoints", "pose": "keypoints"}
+    return f"Detectron2, {next((kind for word, kind in kinds.items() if word in name), 'boxes')}"
 
 
 if __name__ == "__main__":
