@@ -39,13 +39,13 @@ def config(dataset: str, **keys: Any) -> CfgNode:
 def mappers() -> dict[tuple[str, str], dict[str, Mapper]]:
     """By (annotations, dataset) and side."""
     found: dict[tuple[str, str], dict[str, Mapper]] = {}
-    for annotations, dataset, keys, task in (
+    for learned, dataset, keys, task in (
         ("boxes", BOXES, {}, "bbox"),
         ("masks", BOXES, {"MODEL__MASK_ON": True}, "segm"),
         ("keypoints", PERSONS, {"MODEL__KEYPOINT_ON": True}, "pose"),
     ):
         landmarks = config(dataset, MODEL__LSNET__TASK=task, INPUT__MAPPER="LandmarkMapper")
-        found[annotations, dataset] = {
+        found[learned, dataset] = {
             "Detectron2": DatasetMapper(config(dataset, **keys), True),
             "detkit": build_train_mapper(config(dataset, **keys)),
             "detkit, INPUT.RESIZE pillow": build_train_mapper(config(dataset, INPUT__RESIZE="pillow", **keys)),
@@ -76,10 +76,10 @@ def main() -> None:
     count = 5 if args.quick else args.images
     decoder = "simplejpeg" if importlib.util.find_spec("simplejpeg") else "Pillow"
     with Report("Data loading", "Time of an image in a data worker", args.json, quick=args.quick, decoder=decoder) as report:
-        for (annotations, dataset), group in mappers().items():
+        for (learned, dataset), group in mappers().items():
             records = [record for record in DatasetCatalog.get(dataset) if record["annotations"]][:count]
             sides: Mapping[str, Callable[[], Sample]] = {side: one_by_one(mapper, records) for side, mapper in group.items()}
-            report.compare({"annotations": annotations}, sides, rounds=count, warm_up=3)
+            report.compare({"annotations": learned}, sides, rounds=count, warm_up=3)
 
 
 if __name__ == "__main__":
