@@ -94,9 +94,9 @@ def _positions(offset: Tensor, kernel_size: int, scale: SourceScale) -> tuple[Te
 def _convolve(x: Tensor, rows: Tensor, columns: Tensor, weight: Tensor) -> Tensor:
     """:func:`convolve_at` without gradients, as one operator of exported programs, from positions (B, k*k, H', W')."""
     height, width = x.shape[-2:]
-    none = rows.new_zeros(1, 1)
+    none, last = rows.new_zeros(1, 1), rows.new_tensor([height - 1, width - 1]).view(2, 1, 1)
     table = ReadingTable(
-        none, none, none, rows.new_tensor([height - 1, width - 1]).view(2, 1, 1), none.int() + width, none.int(), height * width
+        steps=none, cells=none, kernel=none, offset=none, last=last, widths=none.int() + width, starts=none.int(), num_cells=height * width
     )
     positions = torch.stack([rows, columns]).flatten(3).transpose(1, 2)[:, None]
     y = _multiply_and_sum(cells_around(positions, table), weight, x)

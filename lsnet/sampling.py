@@ -112,8 +112,7 @@ class LandmarkSampler(nn.Module):
         """
         if torch.compiler.is_exporting():
             return [self._on_level(features, level, offset) for level, offset in enumerate(offsets)]
-        reading = reading or self.read(features, offsets)
-        convolved = convolve(features, reading, self.weight)
+        convolved = convolve(features, reading or self._read(features, offsets), self.weight)
         merged = self.merge(convolved.transpose(1, 2)[:, :, None]).relu()  # (B, channels, 1, P)
         sizes = [(offset.shape[-2], offset.shape[-1]) for offset in offsets]
         parts = merged.split([height * width for height, width in sizes], dim=3)
@@ -122,8 +121,9 @@ class LandmarkSampler(nn.Module):
     def read(self, features: Sequence[Tensor], offsets: Sequence[Tensor]) -> Reading | None:
         """What the kernels read on all levels, from the arguments of :meth:`forward`. None where it is found there: for the offsets that a
         sampler learns itself, and in exported programs, which go level by level."""
-        if torch.compiler.is_exporting():
-            return None
+        return None if torch.compiler.is_exporting() else self._read(features, offsets)
+
+    def _read(self, features: Sequence[Tensor], offsets: Sequence[Tensor]) -> Reading:
         sizes = tuple((feature.shape[-2], feature.shape[-1]) for feature in features)
         return reading_of(offsets, tuple(tuple(self.sources(sizes, level)) for level in range(len(offsets))), sizes)
 
@@ -173,7 +173,7 @@ class LearnedSampler(LandmarkSampler):
 
     def forward(self, features: Sequence[Tensor], offsets: Sequence[Tensor], reading: Reading | None = None) -> list[Tensor]:
         learned = [self.conv_offset(feature) for feature in features]
-        return super().forward(features, learned, super().read(features, learned))
+        return super().forward(features, learned)
 
     def read(self, features: Sequence[Tensor], offsets: Sequence[Tensor]) -> Reading | None:
         return None
