@@ -38,7 +38,8 @@ def remember(tensor: Any, values: np.ndarray) -> Tensor:
 
 
 def on_host(tensor: Tensor) -> np.ndarray:
-    """The values of a tensor in the host's memory. Waits for the device, unless they came from :func:`send` (or :func:`remember`) and are unchanged since."""
+    """The values of a tensor in the host's memory. Waits for the device, unless they are known from :func:`send` or
+    :func:`remember` and unchanged since."""
     values, version = getattr(tensor, "host_copy", (None, 0))
     if values is not None and version == tensor._version:
         return values
