@@ -15,7 +15,8 @@ from torch.testing import assert_close
 from detkit.export import DetectorProgram, ExportError, ExportSettings, OnnxModel, export_detector, formats, metadata_of
 from detkit.export.check import Agreement, compare_outputs, verify
 from detkit.layers import EXPORT_FORMS, nms_mask
-from lsnet.convolution import SourceScale, convolve_at
+from lsnet.convolution import convolve_at
+from lsnet.reading import SourceScale
 from tests.export.test_program import CONFIGS, batch, detector
 from tests.export.test_tools import tool
 
