@@ -30,7 +30,7 @@ from detkit.engine.console import open_log_file, setup_logging
 from detkit.engine.data_loader import TrainLoader, build_train_loader
 from detkit.engine.divergence import check_weights
 from detkit.engine.ema import WeightAverage
-from detkit.engine.evaluate import Results, build_test_loader, check_expected_results, evaluate, save_results
+from detkit.engine.evaluate import Results, build_test_loader, check_expected_results, evaluate, keeping_loaders, save_results
 from detkit.engine.exits import exit_code_of
 from detkit.engine.hooks import Evaluation, PeriodicCheckpoint, StopOnRequest
 from detkit.engine.optimizer import build_gradient_clipper, build_optimizer
@@ -96,6 +96,7 @@ class Trainer(TrainerBase):
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.stop_request, self.stop_agreed = StopRequest(), False
         self.whole_state = WholeState(self.model)
+        self._kept_test_loader = keeping_loaders(self.build_test_loader)
         self.results: Results = {}
         self.register_hooks(self.build_hooks())
 
@@ -242,7 +243,7 @@ class Trainer(TrainerBase):
         self.results = evaluate(
             self.cfg,
             model,
-            build_loader=self.build_test_loader,
+            build_loader=self._kept_test_loader,
             before_batch=self._stop_if_alone,
             multi_scale=self.iter >= self.max_iter,
         )
