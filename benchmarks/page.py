@@ -17,8 +17,6 @@ from timing import RESULTS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = Path("docs/performance.md")
-#: sides that are no other toolbox
-NO_PEERS = {"ours", "limit"}
 #: columns that are shown in no table
 OF_EACH_SIDE = {"side", "table", "found", "failed", "waits", "memory_mib", "forward", "backward"}
 HIDDEN = re.compile(r"(.*_low|.*_high|rounds|log1p_ms|height|width|.*wall_.*)$")
@@ -43,6 +41,11 @@ too. The last column is the figure of the best other toolbox in multiples of our
 """
 
 
+def _is_ours(side: str) -> bool:
+    """Whether a side is no other toolbox: ours, a variant of it, or the limit."""
+    return side.startswith(("ours", "limit", "today"))
+
+
 def page(results: Mapping[str, dict[str, Any]]) -> str:
     """The whole page."""
     parts = [INTRODUCTION, *(f"{text}\n" for name, text in NOT_RUN.items() if name not in results)]
@@ -50,7 +53,7 @@ def page(results: Mapping[str, dict[str, Any]]) -> str:
 
 
 def _section(name: str, result: dict[str, Any]) -> str:
-    parts = [f"## {result['title']}\n", f"{result['question']}\n"]
+    parts = [f"## {result['title']}\n", f"{result['question'].replace('``', '`')}\n"]
     if not result["finished"]:
         parts.append("The run was interrupted: rows are missing.\n")
     for title, rows in _groups(result):
@@ -70,7 +73,7 @@ def _compared(rows: Sequence[dict[str, Any]], result: dict[str, Any]) -> str:
     """A line for what was measured, a column for each side, and how the best of the others stands to ours."""
     index, value = result["index"], result["value"]
     sides = list(dict.fromkeys(row["side"] for row in rows))
-    peers = [side for side in sides if side not in NO_PEERS]
+    peers = [side for side in sides if not _is_ours(side)]
     shown = [key for key in rows[0] if key not in {*index, *OF_EACH_SIDE, value} and not HIDDEN.match(key)]
     columns = [key for key in index if any(key in row for row in rows)]
     lines = [[*columns, *sides, *(WORDS.get(key, key) for key in shown), *(["best other / ours"] if "ours" in sides and peers else [])]]
@@ -157,7 +160,7 @@ def _ratios(rows: Sequence[dict[str, Any]], value: str, **where: Any) -> list[fl
         if all(row.get(key) == wanted for key, wanted in where.items()):
             what = json.dumps({key: row.get(key) for key in ("state", "method", "objects", "proposals", "scores")})
             of.setdefault(what, {})[row["side"]] = row[value]
-    pairs = [(sides["ours"], [t for side, t in sides.items() if side not in NO_PEERS]) for sides in of.values() if "ours" in sides]
+    pairs = [(sides["ours"], [t for side, t in sides.items() if not _is_ours(side)]) for sides in of.values() if "ours" in sides]
     return [min(others) / ours for ours, others in pairs if others]
 
 

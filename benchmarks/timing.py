@@ -133,7 +133,15 @@ class Report:
     """
 
     def __init__(
-        self, title: str, question: str, path: Path | None, *, quick: bool = False, index: Sequence[str] = (), value: str = "cpu_ms"
+        self,
+        title: str,
+        question: str,
+        path: Path | None,
+        *,
+        quick: bool = False,
+        index: Sequence[str] = (),
+        value: str = "cpu_ms",
+        **extra: Any,
     ) -> None:
         command = shlex.join(["python", *(Path(arg).name if i == 0 else arg for i, arg in enumerate(_without_json(sys.argv)))])
         self.path = path
@@ -147,6 +155,7 @@ class Report:
             "environment": environment(),
             "index": list(index),
             "value": value,
+            **extra,
             "rows": self._kept(command.replace("python ", "python benchmarks/", 1)),
         }
 

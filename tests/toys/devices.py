@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from detkit.assigners import hungarian, windows
+from lsnet import reading
 from tests.toys.launches import Launches
 
 
 @contextlib.contextmanager
 def no_tables_kept() -> Iterator[None]:
     """Forgets tables of indices on devices that are not there."""
-    kept = (windows.level_table, windows.rank_pairs)
+    kept = (windows.level_table, windows.rank_pairs, reading.reading_table)
     try:
         for table in kept:
             table.cache_clear()
