@@ -124,7 +124,8 @@ def verify(program: DetectorProgram, run: Runner, inputs: Sequence[tuple[Tensor,
     """Runs the model and its file on the same inputs.
 
     Raises:
-        ExportError: the file does not run; no detection to compare; more than 1 of 100 differs, or raw outputs by more than 1e-3 of their largest value.
+        ExportError: the file does not run; no detection to compare; more than 1 of 100 differs, or raw outputs by more than 1e-3 of their
+            largest value.
     """
     agreement = Agreement()
     for images, sizes in inputs:
