@@ -40,6 +40,7 @@ class IoUAssigner(Assigner):
     """
 
     config_section = "IOU"
+    compiles = True
     needs_anchors = True
 
     def __init__(
