@@ -35,6 +35,7 @@ from detkit.engine.exits import exit_code_of
 from detkit.engine.hooks import Evaluation, PeriodicCheckpoint, StopOnRequest
 from detkit.engine.optimizer import build_gradient_clipper, build_optimizer
 from detkit.engine.peers import claim_end, leave_if_others_end, say, set_rescue
+from detkit.engine.prepare import prepare_for_training
 from detkit.engine.resuming import Change, changes_since, check_run_state, optimizer_state_for, parameter_names, why_not_resumed
 from detkit.engine.room import checkpoint_size, number_of_checkpoints
 from detkit.engine.run_folder import check_room, folder_in_use
@@ -78,7 +79,7 @@ class Trainer(TrainerBase):
             setup_logging(cfg.OUTPUT_DIR, get_rank())
         self.cfg = cfg = resolve_config(cfg)
         seed_everything(cfg.SEED)
-        self.model = self.build_model(cfg)
+        self.model = prepare_for_training(cfg, self.build_model(cfg))
         self.optimizer = self.build_optimizer(cfg, self.model)
         self.scheduler = self.build_lr_scheduler(cfg, self.optimizer)
         self.ema = WeightAverage(self.model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
