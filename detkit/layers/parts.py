@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,8 @@ class CompiledParts:
     def __init__(
         self, *, training: bool = True, inference: bool = True, backend: str = "inductor", dynamic: bool = True, graphs: int = 64
     ) -> None:
+        # tables that are kept for the sizes seen last become part of the program
+        warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
         self.training = training
         self.inference = inference
         self.backend = backend
@@ -58,6 +61,10 @@ class CompiledParts:
             logger.debug("Not compiled:", exc_info=True)
         return part(*args)
 
+    def __deepcopy__(self, memo: Any) -> CompiledParts:
+        """Itself: copies of a detector run the same programs."""
+        return self
+
 
 class InParts:
     """Mixed into detectors that run their parts, methods of tensors, by :meth:`run_part`."""
@@ -72,5 +79,6 @@ class InParts:
 
     def run_part(self, name: str, *args: Any) -> Any:
         """What the method ``name`` gives, compiled where ``compiled`` says so."""
-        part = getattr(type(self), name)
-        return part(self, *args) if self.compiled is None else self.compiled(part, self, *args)
+        if self.compiled is None:
+            return getattr(self, name)(*args)
+        return self.compiled(getattr(type(self), name), self, *args)
