@@ -32,8 +32,8 @@ def compile_parts(cfg: CfgNode, model: nn.Module, *, training: bool) -> None:
     backend, device = Section(cfg, "MODEL").COMPILE_BACKEND, next(model.parameters()).device.type
     if problem := _why_not(backend, device):
         raise ConfigError(
-            f"{section.path}.COMPILE is True, but torch.compile makes no program for {device} here: {problem} Install a C++ compiler (Debian: "
-            f"g++ and python3-dev; CXX names another one), or set {section.path}.COMPILE False."
+            f"{section.path}.COMPILE is True, but torch.compile makes no program for {device} here: {problem} Install a C++ compiler "
+            f"(Debian: g++ and python3-dev; CXX names another one), or set {section.path}.COMPILE False."
         )
     model.compiled = _parts(training, backend, cfg.MODEL.COMPILE_DYNAMIC)
     logger.debug("%s is compiled for %s by %s.", type(model).__name__, "training" if training else "inference", backend)

@@ -1,6 +1,7 @@
 """Which form a network takes to run fast: the one place that decides what is done to it, and in which order.
 
-For training: the layout of its weights. For inference, on a copy: norms folded, the precision of its weights, their layout. Either may be compiled.
+For training: the layout of its weights. For inference, on a copy: norms folded, the precision of its weights, their layout.
+Either may be compiled.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import torch.fx.experimental._config as symbolic_config
-from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 __all__ = ["CompiledParts", "InParts"]
 
@@ -53,9 +52,9 @@ class CompiledParts:
         if part not in self._compiled:
             self._compiled[part] = torch.compile(part, fullgraph=True, dynamic=self.dynamic, backend=self.backend)
         try:
-            with torch._dynamo.config.patch(recompile_limit=self.graphs), symbolic_config.patch(use_duck_shape=False):
+            with torch._dynamo.config.patch(recompile_limit=self.graphs), _sizes_that_happen_to_be_equal_may_differ():
                 return self._compiled[part](*args)
-        except (TorchDynamoException, FailOnRecompileLimitHit) as error:  # nothing of the part has run yet
+        except _compiler_errors() as error:  # nothing of the part has run yet
             self.failed[name] = str(error)
             logger.warning("%s cannot be compiled and runs as it is: %s", name, str(error).strip().partition("\n")[0])
             logger.debug("Not compiled:", exc_info=True)
@@ -64,6 +63,18 @@ class CompiledParts:
     def __deepcopy__(self, memo: Any) -> CompiledParts:
         """Itself: copies of a detector run the same programs."""
         return self
+
+
+def _sizes_that_happen_to_be_equal_may_differ() -> Any:
+    """As many objects as classes, for instance, in the batch that is compiled first."""
+    return symbolic_config.patch(use_duck_shape=False)  # type: ignore[attr-defined]
+
+
+def _compiler_errors() -> tuple[type[Exception], ...]:
+    """What compiling may raise; looked up where it is needed, since importing the compiler takes seconds."""
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
+
+    return TorchDynamoException, FailOnRecompileLimitHit
 
 
 class InParts:

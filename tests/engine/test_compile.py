@@ -42,6 +42,7 @@ METHODS = pytest.mark.parametrize("name", [pytest.param(name, marks=() if name =
 @pytest.fixture(autouse=True)
 def forgotten() -> None:
     """What was compiled and counted before."""
+    compile._why_not("eager", "cpu")
     torch.compiler.reset()
     counters.clear()
 
