@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from detkit.assigners import hungarian, windows
+from lsnet import reading
 
 #: operations that launch nothing: views are known by themselves
 FREE = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "detach", "_unsafe_view", "lift_fresh", "alias"}
@@ -43,7 +44,7 @@ class Launches(TorchDispatchMode):
 @contextlib.contextmanager
 def no_tables_kept() -> Iterator[None]:
     """Forgets tables of indices on devices that are not there."""
-    kept = (windows.level_table, windows.rank_pairs)
+    kept = (windows.level_table, windows.rank_pairs, reading.reading_table)
     try:
         for table in kept:
             table.cache_clear()
