@@ -77,7 +77,7 @@ class DensePipeline:
             valid_sizes=self.valid_sizes(priors, image_sizes),
             image_sizes=send(np.asarray(image_sizes, np.float32), gt.boxes.device) if sees_predictions else None,
         )
-        return replace(context, pairs=self.assigner.listed(context))
+        return replace(context, ahead=self.assigner.ahead(context))
 
     def assign_planned(self, plan: AssignContext, predictions: Predictions | None = None) -> Assignment:
         """The assignment of a batch, of which :meth:`plan` has made all that the host has to know."""

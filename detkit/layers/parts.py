@@ -52,7 +52,11 @@ class CompiledParts:
         if part not in self._compiled:
             self._compiled[part] = torch.compile(part, fullgraph=True, dynamic=self.dynamic, backend=self.backend)
         try:
-            with torch._dynamo.config.patch(recompile_limit=self.graphs), _sizes_that_happen_to_be_equal_may_differ():
+            with (
+                torch._dynamo.config.patch(recompile_limit=self.graphs),
+                _sizes_that_happen_to_be_equal_may_differ(),
+                torch.set_grad_enabled(torch.is_grad_enabled()),  # an error in a program leaves it as it is at that place
+            ):
                 return self._compiled[part](*args)
         except _compiler_errors() as error:  # nothing of the part has run yet
             self.failed[name] = str(error)
