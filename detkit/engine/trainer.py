@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, NoReturn
 
@@ -32,26 +32,24 @@ from detkit.engine.divergence import check_weights
 from detkit.engine.ema import WeightAverage
 from detkit.engine.evaluate import Results, build_test_loader, check_expected_results, evaluate, save_results
 from detkit.engine.exits import exit_code_of
-from detkit.engine.hooks import Evaluation, PeriodicCheckpoint, StopOnRequest
+from detkit.engine.hooks import Evaluation, PeriodicCheckpoint, Settling, StopOnRequest
 from detkit.engine.optimizer import build_gradient_clipper, build_optimizer
 from detkit.engine.peers import claim_end, leave_if_others_end, say, set_rescue
-from detkit.engine.prepare import prepare_for_training
+from detkit.engine.prepare import prepare_for_training, training_dtype
 from detkit.engine.resuming import Change, changes_since, check_run_state, optimizer_state_for, parameter_names, why_not_resumed
 from detkit.engine.room import checkpoint_size, number_of_checkpoints
 from detkit.engine.run_folder import check_room, folder_in_use
 from detkit.engine.run_record import save_run_record
 from detkit.engine.seeding import seed_everything
 from detkit.engine.setup import resolve_config
-from detkit.engine.step import TrainingStep
+from detkit.engine.step import StepReport, TrainingStep
 from detkit.engine.stopping import StopRequest
 from detkit.engine.whole_state import WholeState
-from detkit.engine.writers import MetricFiles, ProgressBar
+from detkit.engine.writers import PERIOD, MetricFiles, ProgressBar
 
 __all__ = ["Trainer"]
 
 logger = logging.getLogger(__name__)
-
-_AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 class Trainer(TrainerBase):
@@ -87,7 +85,7 @@ class Trainer(TrainerBase):
             model=data_parallel(self.model),
             optimizer=self.optimizer,
             parts=cfg.SOLVER.ACCUMULATE,
-            amp_dtype=_amp_dtype(cfg),
+            amp_dtype=training_dtype(cfg),
             clip=build_gradient_clipper(cfg),
         )
         self.checkpoints = CheckpointFolder(cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINT_KEEP)
@@ -144,7 +142,7 @@ class Trainer(TrainerBase):
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
             data = self.build_train_loader(cfg)
             built.append(hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, data, cfg.TEST.PRECISE_BN.NUM_ITER))
-        built += [PeriodicCheckpoint(cfg.SOLVER.CHECKPOINT_PERIOD), StopOnRequest(), Evaluation(cfg.TEST.EVAL_PERIOD)]
+        built += [PeriodicCheckpoint(cfg.SOLVER.CHECKPOINT_PERIOD), StopOnRequest(), Evaluation(cfg.TEST.EVAL_PERIOD), Settling(PERIOD)]
         if comm.is_main_process():
             built.append(MetricFiles(cfg.OUTPUT_DIR))
             if sys.stdout.isatty():
@@ -217,17 +215,38 @@ class Trainer(TrainerBase):
         """One iteration. Its randomness depends on the seed, the worker and the iteration alone."""
         self.model.train()
         seed_everything(self.cfg.SEED, get_rank(), self.iter)
-        try:
+        with self._kept_for_inquiry():
             report = self.training_step(
                 self._batches, iteration=self.iter, stop=bool(self.stop_request), before_update=self.whole_state.changing
             )
-        except FloatingPointError:
-            self._save(f"model_nan_iter{self.iter:07d}", resumable=False)
-            raise
         if self.ema is not None:
             self.ema.update(self.model)
-        self.stop_agreed = report.stop
-        self.storage.put_scalars(total_loss=sum(report.losses.values()), data_time=report.data_time, **report.losses)
+        self._take(report)
+
+    def settle(self) -> None:
+        """Waits for what the last step has found, where that is read late (see :class:`TrainingStep`). In every worker.
+
+        Raises:
+            FloatingPointError: as in :meth:`train`.
+        """
+        with self._kept_for_inquiry():
+            report = self.training_step.settle()
+        self._take(report)
+
+    def _take(self, report: StepReport | None) -> None:
+        if report is not None:
+            self.stop_agreed = report.stop
+            values = {"total_loss": sum(report.losses.values()), "data_time": report.data_time, **report.losses}
+            self.storage.put_scalars(cur_iter=report.iteration, **values)
+
+    @contextlib.contextmanager
+    def _kept_for_inquiry(self) -> Iterator[None]:
+        """Weights that have led to what is not finite are saved."""
+        try:
+            yield
+        except FloatingPointError as error:
+            self._save(f"model_nan_iter{getattr(error, 'iteration', self.iter):07d}", resumable=False)
+            raise
 
     def after_train(self) -> None:
         """Runs the hooks' last part."""
@@ -304,6 +323,7 @@ class Trainer(TrainerBase):
         self._save("model_final" if last else f"model_{self.iter:07d}")
 
     def _require_sound_weights(self) -> None:
+        self.settle()
         check_weights(
             {"model": self.model, **({"moving average": self.ema.model} if self.ema is not None else {})},
             self.optimizer,
@@ -327,6 +347,8 @@ class Trainer(TrainerBase):
                 return f"No iteration was done. {kept}"
             if iteration + 1 >= self.max_iter:
                 return "All iterations are done and saved: evaluate with --eval-only --resume."
+            if not self.training_step.is_sound:
+                return f"What iteration {iteration} gave is not finite. {kept}"
             path = self.checkpoints.folder / f"model_{iteration:07d}.pth"
             if last != path:
                 self.checkpoints.save(path.stem, self.state_dict() | {"iteration": iteration})
@@ -405,9 +427,3 @@ class Trainer(TrainerBase):
         self.cfg.defrost()
         self.cfg.merge_from_list([word for pair in values.items() for word in pair])
         self.cfg.freeze()
-
-
-def _amp_dtype(cfg: CfgNode) -> torch.dtype | None:
-    if not cfg.SOLVER.AMP.ENABLED:
-        return None
-    return Section(cfg, "SOLVER.AMP").choice("DTYPE", _AMP_DTYPES)
