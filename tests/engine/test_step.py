@@ -225,9 +225,8 @@ def test_reports_come_one_step_late_or_when_asked_for() -> None:
 @pytest.mark.parametrize("ask", [False, True], ids=["in the next step", "when asked for"])
 def test_a_nan_read_late_has_changed_nothing_and_is_named_as_ever(optimizer: type, amp_dtype: Any, ask: bool) -> None:
     model = Regression()
-    step = _late(
-        model, optimizer=optimizer, momentum=0.9, amp_dtype=amp_dtype, clip=lambda parameters: nn.utils.clip_grad_value_(parameters, 1.0)
-    )
+    clip = functools.partial(nn.utils.clip_grad_value_, clip_value=1.0)
+    step = _late(model, optimizer=optimizer, momentum=0.9, amp_dtype=amp_dtype, clip=clip)
     step(iter([_batch()]), iteration=6)
     before, state = copy.deepcopy(model.state_dict()), copy.deepcopy(step.optimizer.state_dict()["state"])
     step(iter([_bad_batch()]), iteration=7)
