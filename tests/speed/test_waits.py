@@ -35,7 +35,7 @@ def cfg_of(name):
 
 
 @pytest.mark.parametrize("ignore_padding", [False, True])
-@pytest.mark.parametrize("name", ["FCOS", "ATSS", "DW", *(f"DW {name}Assigner" for name in WEIGHTINGS)])
+@pytest.mark.parametrize("name", ["FCOS", "ATSS", "ATSS IoUAssigner", "DW", *(f"DW {name}Assigner" for name in WEIGHTINGS)])
 def test_a_training_step_reads_nothing(name, ignore_padding):
     cfg = cfg_of(name)
     cfg.MODEL[name.split()[0]].IGNORE_PADDING = ignore_padding
