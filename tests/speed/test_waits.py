@@ -4,6 +4,8 @@ fake one have shapes alone, so that reading a value, or a shape that depends on 
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,11 +23,30 @@ from tests.toys.devices import fake_gpu, matched_by_hand, on_fake_gpu
 
 #: all that find their candidates among the locations inside an object
 WEIGHTINGS = ("AutoAssign", "FoveaBox", "MuSu", "PAA", "SimOTA", "TaskAligned")
+#: what LSNet learns, by name: keys of its section, and how many landmarks an object has
+LANDMARKS = {
+    "LSNet bbox": ({}, 4),
+    "LSNet segm": ({"TASK": "segm"}, 36),
+    "LSNet pose": ({"TASK": "pose"}, 17),
+    "LSNet corners": ({"CPV.ENABLED": True}, 4),
+}
+
+
+def inputs_of(name):
+    """Two images with the landmarks that the detector of this name learns."""
+    inputs = random_inputs()
+    for item in inputs:
+        item["instances"].gt_landmarks = torch.ones(3, LANDMARKS.get(name, ({}, 1))[1], 3)
+    return inputs
 
 
 def cfg_of(name):
     if name == "SparseRCNN":
         return tiny_sparse_cfg()
+    if name in LANDMARKS:
+        cfg = tiny_cfg("LSNet")
+        cfg.merge_from_list([part for key, value in LANDMARKS[name][0].items() for part in (f"MODEL.LSNET.{key}", value)])
+        return cfg
     method, _, assigner = name.partition(" ")
     cfg = tiny_cfg(method)
     if assigner:
@@ -35,11 +56,11 @@ def cfg_of(name):
 
 
 @pytest.mark.parametrize("ignore_padding", [False, True])
-@pytest.mark.parametrize("name", ["FCOS", "ATSS", "ATSS IoUAssigner", "DW", *(f"DW {name}Assigner" for name in WEIGHTINGS)])
+@pytest.mark.parametrize("name", ["FCOS", "ATSS", "ATSS IoUAssigner", "DW", *LANDMARKS, *(f"DW {name}Assigner" for name in WEIGHTINGS)])
 def test_a_training_step_reads_nothing(name, ignore_padding):
     cfg = cfg_of(name)
-    cfg.MODEL[name.split()[0]].IGNORE_PADDING = ignore_padding
-    losses = on_fake_gpu(cfg, random_inputs(), train=True)
+    cfg.MODEL[name.split()[0].upper()].IGNORE_PADDING = ignore_padding
+    losses = on_fake_gpu(cfg, inputs_of(name), train=True)
     assert losses and all(loss.device.type == "cuda" and loss.shape == () for loss in losses.values())
 
 
@@ -103,10 +124,15 @@ def test_what_was_sent_is_known_on_the_host_until_it_changes():
     assert on_host(here).tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("name", ["FCOS", "ATSS", "DW", "SparseRCNN"])
+@pytest.mark.parametrize("name", ["FCOS", "ATSS", "DW", *LANDMARKS, "SparseRCNN"])
 def test_inference_reads_the_numbers_of_detections_at_the_end_and_nothing_else(name, monkeypatch):
-    read = []
-    monkeypatch.setattr(Detections, "to_instances", lambda self, sizes: read.append(self) or [None] * len(sizes))
+    read, to_instances = [], Detections.to_instances
+
+    def read_once(found, sizes):
+        read.append(found)
+        return to_instances(replace(found, counts=SimpleNamespace(tolist=lambda: [3, 0])), sizes)
+
+    monkeypatch.setattr(Detections, "to_instances", read_once)
     assert len(on_fake_gpu(cfg_of(name), random_inputs(), train=False)) == 2
     (found,) = read
     assert found.boxes.device.type == found.counts.device.type == "cuda"
