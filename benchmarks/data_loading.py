@@ -47,9 +47,9 @@ def mappers() -> dict[tuple[str, str], dict[str, Mapper]]:
         landmarks = config(dataset, MODEL__LSNET__TASK=task, INPUT__MAPPER="LandmarkMapper")
         found[learned, dataset] = {
             "Detectron2": DatasetMapper(config(dataset, **keys), True),
-            "detkit": build_train_mapper(config(dataset, **keys)),
-            "detkit, INPUT.RESIZE pillow": build_train_mapper(config(dataset, INPUT__RESIZE="pillow", **keys)),
-            "detkit, LSNet's landmarks": build_train_mapper(landmarks),
+            "ours": build_train_mapper(config(dataset, **keys)),
+            "ours, INPUT.RESIZE pillow": build_train_mapper(config(dataset, INPUT__RESIZE="pillow", **keys)),
+            "ours, LSNet's landmarks": build_train_mapper(landmarks),
         }
     return found
 
@@ -75,7 +75,8 @@ def main() -> None:
     cv2.setNumThreads(0)
     count = 5 if args.quick else args.images
     decoder = "simplejpeg" if importlib.util.find_spec("simplejpeg") else "Pillow"
-    with Report("Data loading", "Time of an image in a data worker", args.json, quick=args.quick, decoder=decoder) as report:
+    title, question = "Data loading, an image in a data worker", str(__doc__).split("\n\n")[2]
+    with Report(title, question, args.json, quick=args.quick, index=["annotations"], decoder=decoder) as report:
         for (learned, dataset), group in mappers().items():
             records = [record for record in DatasetCatalog.get(dataset) if record["annotations"]][:count]
             sides: Mapping[str, Callable[[], Sample]] = {side: one_by_one(mapper, records) for side, mapper in group.items()}

@@ -126,12 +126,23 @@ class Report:
 
     Args:
         title, question: what the page says above the rows.
+        index: columns that name what was measured. With them the page shows a row for each, and a column for each ``side``.
+        value: the figure that it compares, ``cpu_ms`` unless another one is named; smaller is better.
         path: of the json; None: only printed.
         quick: whether figures mean anything.
-        extra: more of the file's own, for all rows.
     """
 
-    def __init__(self, title: str, question: str, path: Path | None, *, quick: bool = False, **extra: Any) -> None:
+    def __init__(
+        self,
+        title: str,
+        question: str,
+        path: Path | None,
+        *,
+        quick: bool = False,
+        index: Sequence[str] = (),
+        value: str = "cpu_ms",
+        **extra: Any,
+    ) -> None:
         command = shlex.join(["python", *(Path(arg).name if i == 0 else arg for i, arg in enumerate(_without_json(sys.argv)))])
         self.path = path
         self.content: dict[str, Any] = {
@@ -142,6 +153,8 @@ class Report:
             "quick": quick,
             "finished": False,
             "environment": environment(),
+            "index": list(index),
+            "value": value,
             **extra,
             "rows": self._kept(command.replace("python ", "python benchmarks/", 1)),
         }
@@ -151,8 +164,12 @@ class Report:
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         if kind is None:
-            self.content["finished"] = True
-            self._write()
+            self.finish()
+
+    def finish(self) -> None:
+        """Marks the file as finished."""
+        self.content["finished"] = True
+        self._write()
 
     @property
     def rows(self) -> list[Row]:
