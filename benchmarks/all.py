@@ -38,6 +38,8 @@ BENCHMARKS = {
     "losses": Benchmark(4),
     "inference": Benchmark(5),
     "launches": Benchmark(1.5),
+    "since": Benchmark(1.5),
+    "landmark_convolution": Benchmark(1),
     "assigners": Benchmark(1),
     "weightings": Benchmark(2),
     "matching": Benchmark(1),

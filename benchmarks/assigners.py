@@ -22,7 +22,7 @@ from torch import Tensor
 
 from detkit.assigners import AssignContext, Assigner, ATSSAssigner, FCOSAssigner, IoUAssigner
 from detkit.geometry import Grid, Priors, boxes_to_ltrb, elementwise_iou, square_anchors
-from detkit.structures import GroundTruth
+from detkit.structures import GroundTruth, HardAssignment
 
 RANGES = [(-1.0, 64.0), (64.0, 128.0), (128.0, 256.0), (256.0, 512.0), (512.0, float("inf"))]
 
@@ -91,9 +91,11 @@ def main() -> None:
             for count in counts:
                 boxes, classes = objects(count)
                 context = AssignContext(GroundTruth(boxes[None], classes[None], torch.ones(1, count, dtype=torch.bool)), priors)
-                if not assigner(context).gt_index[0].equal(dense(boxes, priors)):
+                assignment = assigner(context)
+                assert isinstance(assignment, HardAssignment)
+                if not assignment.gt_index[0].equal(dense(boxes, priors)):
                     sys.exit(f"{name} with {count} objects: the two do not give the same labels, so there is nothing to compare.")
-                ways = {"ours": partial(assigner, context), "dense": partial(dense, boxes, priors)}
+                ways: dict[str, Callable[[], object]] = {"ours": partial(assigner, context), "dense": partial(dense, boxes, priors)}
                 sides = {side: partial(clocked, way) for side, way in ways.items()}
                 report.compare({"rule": name, "objects": count}, sides, rounds=rounds, warm_up=2, seconds=5)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 import torchvision_fcos as peer
 from trainings import collect, parse_arguments, print_table, train
@@ -28,7 +29,7 @@ def run_ours(method: str, args: argparse.Namespace, seed: int, factor: float) ->
 
 def run_peer(args: argparse.Namespace, seed: int, factor: float) -> dict[str, float]:
     """Trains and evaluates torchvision's FCOS."""
-    folders = {}
+    folders: dict[str, Any] = {}
     for split, json_file in (("train", args.train_json), ("val", args.val_json)):
         first = json.loads(json_file.read_text())["images"][0]["file_name"]
         folders |= {f"{split}_json": json_file, f"{split}_images": find_image_folder(json_file, first)}

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou
 
 from detkit.assigners import AssignContext, HungarianAssigner
-from detkit.structures import GroundTruth, Predictions
+from detkit.structures import GroundTruth, HardAssignment, Predictions
 
 SIDE = 1000.0
 
@@ -50,7 +50,9 @@ def per_stage(logits: Tensor, boxes: Tensor, gt: GroundTruth) -> Tensor:
 
 def all_at_once(logits: Tensor, boxes: Tensor, gt: GroundTruth) -> Tensor:
     """The same by :class:`detkit.assigners.HungarianAssigner`."""
-    return HungarianAssigner()(context_of(logits, boxes, gt)).gt_index.unflatten(0, logits.shape[:2])
+    assignment = HungarianAssigner()(context_of(logits, boxes, gt))
+    assert isinstance(assignment, HardAssignment)
+    return assignment.gt_index.unflatten(0, logits.shape[:2])
 
 
 def context_of(logits: Tensor, boxes: Tensor, gt: GroundTruth) -> AssignContext:
