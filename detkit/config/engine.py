@@ -63,6 +63,9 @@ def add_engine_config(cfg: CN) -> None:
     """Adds them below ``SOLVER`` and ``TEST``."""
     solver = cfg.SOLVER
     solver.OPTIMIZER = "SGD"  # or "AdamW"
+    # One kernel for the step of all parameters, where torch has one: on CPUs and CUDA. On a GPU it is also what lets a step end without
+    # waiting for the device: a step whose losses or gradients are not finite is left out there, and named one iteration later.
+    solver.FUSED = True
     # [[prefix of parameter names, factor on the learning rate, factor on the weight decay], ...]; the longest matching prefix counts.
     # BIAS_LR_FACTOR, WEIGHT_DECAY_BIAS and WEIGHT_DECAY_NORM are Detectron2's.
     solver.PARAMETER_FACTORS = []

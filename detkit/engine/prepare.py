@@ -17,10 +17,9 @@ from torch import nn
 from detkit.config import Section
 from detkit.layers import fold_norms, foldable_norms
 
-__all__ = ["prepare_for_inference", "prepare_for_training", "set_float32_precision"]
+__all__ = ["prepare_for_inference", "prepare_for_training", "set_float32_precision", "training_dtype"]
 
-#: of ``TEST.PRECISION`` and ``SOLVER.AMP.DTYPE``
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 #: layers that do nothing with their weights but one operation that autocast knows
 _CAST = (nn.Conv2d, Conv2d, nn.ConvTranspose2d, nn.Linear)
 
@@ -45,7 +44,7 @@ def prepare_for_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
         model: a detector with its weights, on its device.
     """
     set_float32_precision(cfg)
-    dtype, layout = Section(cfg, "TEST").choice("PRECISION", DTYPES), _memory_format(cfg, model)
+    dtype, layout = Section(cfg, "TEST").choice("PRECISION", {"float32": torch.float32, **_HALF}), _memory_format(cfg, model)
     fold = cfg.TEST.FOLD_NORMS and foldable_norms(model) > 0
     other_layout = any(not p.is_contiguous(memory_format=layout) for p in model.parameters() if p.dim() == 4)
     if not (fold or other_layout or dtype != torch.float32):
@@ -58,6 +57,11 @@ def prepare_for_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
     if other_layout or fold:
         _lay_out(prepared, layout)
     return prepared
+
+
+def training_dtype(cfg: CfgNode) -> torch.dtype | None:
+    """What autocast computes in while training, as ``SOLVER.AMP`` says; None: there is no mixed precision."""
+    return Section(cfg, "SOLVER.AMP").choice("DTYPE", _HALF) if cfg.SOLVER.AMP.ENABLED else None
 
 
 def set_float32_precision(cfg: CfgNode) -> None:
