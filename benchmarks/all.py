@@ -38,6 +38,8 @@ BENCHMARKS = {
     "losses": Benchmark(4),
     "inference": Benchmark(5),
     "launches": Benchmark(1.5),
+    "network": Benchmark(3),
+    "data_loading": Benchmark(1),
     "since": Benchmark(1.5),
     "landmark_convolution": Benchmark(1),
     "assigners": Benchmark(1),
