@@ -38,6 +38,7 @@ BENCHMARKS = {
     "losses": Benchmark(4),
     "inference": Benchmark(5),
     "launches": Benchmark(1.5),
+    "growth": Benchmark(4),
     "network": Benchmark(3),
     "data_loading": Benchmark(1),
     "since": Benchmark(1.5),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -69,10 +69,10 @@ def instances(count: int, size: tuple[int, int] = SIZE, batch: int = 2) -> list[
     return made
 
 
-def losses(method: str, count: int, size: tuple[int, int] = SIZE) -> Callable[[], object]:
-    """From the maps of a head and the objects of a batch of 2 to the gradient of the maps."""
+def losses(method: str, count: int, size: tuple[int, int] = SIZE, changes: Sequence[Any] = ()) -> Callable[[], object]:
+    """From the maps of a head and the objects of a batch of 2 to the gradient of the maps; with ``changes`` of the config."""
     size = (size[0], size[1])
-    model: Any = build(method).train()
+    model: Any = build(method, *changes).train()
     logits, boxes, quality = dense_maps(CONFIGS[method][1], size=size)
     if getattr(model.box_coder, "form", "") == "exp":  # the same boxes
         boxes = [(x * stride).log() for x, stride in zip(boxes, model.prior_generator.strides, strict=True)]
