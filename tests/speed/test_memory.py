@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from tests.speed.test_waits import WEIGHTINGS, cfg_of
 from tests.toys.detectors import random_inputs
-from tests.toys.devices import matched_by_hand, launches_of_step
+from tests.toys.devices import launches_of_step, matched_by_hand
 
 SIZE, OBJECTS = (800, 1344), 2000
 GIGABYTE = 1 << 30
