@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,14 +13,22 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
-from inputs import NUM_CLASSES, SIZE, dense_maps, objects, proposals
+from inputs import LEVELS, NUM_CLASSES, SIZE, dense_maps, objects, proposals
 from torch import Tensor, nn
 
 from detkit import __version__, get_config_file
 from detkit.config import get_cfg
-from detkit.engine.prepare import prepare_for_inference, prepare_for_training
 from detkit.structures import DenseOutputs, GroundTruth
 from sparsercnn.head import StageOutputs
+
+try:
+    from detkit.engine.prepare import prepare_for_inference, prepare_for_training
+except ModuleNotFoundError:  # an earlier commit (benchmarks/since.py)
+
+    def prepare_for_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
+        return model
+
+    prepare_for_training = prepare_for_inference
 
 __all__ = ["CASES", "CONFIGS", "build", "instances"]
 
@@ -61,10 +69,10 @@ def instances(count: int, size: tuple[int, int] = SIZE, batch: int = 2) -> list[
     return made
 
 
-def losses(method: str, count: int, size: tuple[int, int] = SIZE) -> Callable[[], object]:
-    """From the maps of a head and the objects of a batch of 2 to the gradient of the maps."""
+def losses(method: str, count: int, size: tuple[int, int] = SIZE, changes: Sequence[Any] = ()) -> Callable[[], object]:
+    """From the maps of a head and the objects of a batch of 2 to the gradient of the maps; with ``changes`` of the config."""
     size = (size[0], size[1])
-    model: Any = build(method).train()
+    model: Any = build(method, *changes).train()
     logits, boxes, quality = dense_maps(CONFIGS[method][1], size=size)
     if getattr(model.box_coder, "form", "") == "exp":  # the same boxes
         boxes = [(x * stride).log() for x, stride in zip(boxes, model.prior_generator.strides, strict=True)]
@@ -156,6 +164,31 @@ def launches(method: str) -> dict[str, int]:
     return {"forward": forward, "backward": backward, "launches": forward + backward, "waits": len(read) // 2}
 
 
+def head(method: str, training: bool) -> Callable[[], object]:
+    """A head alone, from the pyramid of one image to raw outputs; in training with the gradient of their sum."""
+    model: Any = build(method).train(training)
+    features = [torch.randn(1, 256, *size).requires_grad_(training) for size in LEVELS]
+    leaves = [*features, *(p for p in model.head.parameters() if p.requires_grad)]
+
+    def run() -> None:
+        with torch.set_grad_enabled(training):
+            values = list(_tensors(vars(model.head(features))))
+        if training:
+            torch.autograd.grad(torch.stack([value.sum() for value in values]).sum(), leaves, allow_unused=True)
+
+    return run
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _tensors(each)
+
+
 def cost(method: str, size: tuple[int, int]) -> dict[str, float]:
     """Millions of parameters and billions of multiply-adds."""
     from detkit.analysis import count_cost
@@ -186,5 +219,6 @@ CASES: dict[str, Callable[..., Any]] = {
     "limit": limit,
     "launches": launches,
     "cost": cost,
+    "head": head,
     "version": version,
 }

@@ -51,9 +51,9 @@ def matched_by_hand(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return read
 
 
-def on_fake_gpu(cfg: Any, data: list[dict[str, Any]], *, train: bool) -> Any:
-    """What a detector gives on a GPU of fake tensors, where it is an error to read a value or to mix devices."""
-    model = build_model(cfg).train(train)
+@contextlib.contextmanager
+def fake_gpu(model: nn.Module, data: list[dict[str, Any]]) -> Iterator[None]:
+    """Within it the model lies on a GPU of fake tensors, where it is an error to read a value or to mix devices."""
     with no_tables_kept(), FakeTensorMode(allow_non_fake_inputs=True):
         make = partial(torch.empty, device="cuda")
         for module in model.modules():
@@ -62,6 +62,13 @@ def on_fake_gpu(cfg: Any, data: list[dict[str, Any]], *, train: bool) -> Any:
             for name, b in module._buffers.items():
                 module._buffers[name] = b if b is None else make(b.shape, dtype=b.dtype)
         without_preprocessing(model, data, make)
+        yield
+
+
+def on_fake_gpu(cfg: Any, data: list[dict[str, Any]], *, train: bool) -> Any:
+    """What a detector gives there."""
+    model = build_model(cfg).train(train)
+    with fake_gpu(model, data):
         return model(data)
 
 
