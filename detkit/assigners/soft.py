@@ -11,10 +11,9 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from detkit.losses import negative_log_rest
+from detkit.losses import in_memory_order, negative_log_rest, softplus
 from detkit.structures import GroundTruth, HardAssignment, Predictions
 
 __all__ = ["Assignment", "BagAssignment", "PairValues", "Pairs", "SoftAssignment", "hard_pairs"]
@@ -48,13 +47,21 @@ class Pairs:
 
     def look_up(self, predictions: Predictions, gt: GroundTruth) -> PairValues:
         """What the detector predicts for each pair, with gradient if the predictions have one."""
-        index = self.score_index(gt, predictions.logits.shape[-1])
         return PairValues(
-            logit=predictions.logits.flatten().gather(0, index),
+            logit=self._logits(predictions.logits, self.classes(gt)),
             quality=None if predictions.quality is None else predictions.quality.flatten().gather(0, self.prior_index),
             boxes=predictions.boxes.flatten(0, 1).index_select(0, self.prior_index),
             gt_boxes=self.gt_boxes(gt),
         )
+
+    def _logits(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """(M,) the logits of the pairs' priors for these classes, of logits (B, P, K) as they lie in memory."""
+        tables, dimension = in_memory_order(logits)
+        num_priors, num_classes = logits.shape[1:]
+        if dimension == 2:
+            return tables.flatten().gather(0, self.prior_index * num_classes + classes)
+        image = torch.div(self.prior_index, num_priors, rounding_mode="floor")
+        return tables.flatten().gather(0, self.prior_index + (image * (num_classes - 1) + classes) * num_priors)
 
     def select(self, keep: Tensor) -> Pairs:
         """The pairs that a mask (M,) or indices choose. A mask waits for the device."""
@@ -99,12 +106,12 @@ class PairValues:
     @property
     def positive_nll(self) -> Tensor:
         """(M,) ``-ln(s)``."""
-        return F.softplus(-self.logit) if self.quality is None else F.softplus(-self.logit) + F.softplus(-self.quality)
+        return softplus(-self.logit) if self.quality is None else softplus(-self.logit) + softplus(-self.quality)
 
     @property
     def negative_nll(self) -> Tensor:
         """(M,) ``-ln(1 - s)``."""
-        return F.softplus(self.logit) if self.quality is None else negative_log_rest(self.score)
+        return softplus(self.logit) if self.quality is None else negative_log_rest(self.score)
 
     def distance_to(self, target: Tensor, gamma: float = 2.0) -> Tensor:
         """(M,) ``|s - target| ** gamma``: how far scores are from what they should be (quality focal loss)."""
