@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detkit.host import values_are_at_hand
 from detkit.losses import in_memory_order, negative_log_rest, softplus
 from detkit.structures import GroundTruth, HardAssignment, Predictions
 
-__all__ = ["Assignment", "BagAssignment", "PairValues", "Pairs", "SoftAssignment", "hard_pairs"]
+__all__ = ["Assignment", "BagAssignment", "PairValues", "Pairs", "SoftAssignment", "counted_pairs", "hard_pairs"]
 
 
 @dataclass(frozen=True)
@@ -173,17 +174,18 @@ class SoftAssignment(_WeightedPairs):
     @classmethod
     def from_hard(cls, assignment: HardAssignment, gt: GroundTruth, predictions: Predictions, *, alpha: float = 0.25) -> SoftAssignment:
         """Hard labels as weights, so that a loss written for weighted pairs serves both: with focal loss (Lin et al., ICCV 2017)."""
-        pairs = hard_pairs(assignment, gt)
+        pairs, counts = counted_pairs(assignment, gt)
         values = pairs.look_up(predictions, gt)
-        one = torch.ones_like(values.logit)
+        one = counts.to(values.logit)
         return cls(
             pairs=pairs,
             values=values,
-            positive_weight=alpha * values.distance_to(one),
+            positive_weight=alpha * one * values.distance_to(one),
             negative_weight=torch.zeros_like(one),
             box_weight=one,
             normalizers=one.sum().expand(3),
             background_factor=1 - alpha,
+            counts_negative=counts,
             ignore=assignment.ignore,
         )
 
@@ -221,3 +223,23 @@ def hard_pairs(assignment: Assignment, gt: GroundTruth) -> Pairs:
     num_priors, num_gts = assignment.gt_index.shape[1], gt.classes.shape[1]
     gt_index, order = (image * num_gts + assignment.gt_index[image, prior]).sort(stable=True)
     return Pairs((image * num_priors + prior)[order], gt_index)
+
+
+def counted_pairs(assignment: Assignment, gt: GroundTruth) -> tuple[Pairs, Tensor]:
+    """The positive priors of hard labels, each with its object, without waiting for the device.
+
+    Returns:
+        pairs, and (M,) bool which of them count: on the host they are :func:`hard_pairs`, which all do; on a device, which knows how many
+        there are, every prior is in a pair (in the order of priors) and the positive ones count.
+
+    Raises:
+        TypeError: the assignment weights pairs.
+    """
+    if not isinstance(assignment, HardAssignment) or values_are_at_hand(assignment.gt_index):
+        pairs = hard_pairs(assignment, gt)
+        return pairs, torch.ones_like(pairs.gt_index, dtype=torch.bool)
+    batch, num_gts = gt.classes.shape
+    gt_index = assignment.gt_index if num_gts else assignment.gt_index[:, :0]
+    images = torch.arange(batch, device=gt_index.device)[:, None]
+    priors = torch.arange(gt_index.shape[1], device=gt_index.device) + images * assignment.gt_index.shape[1]
+    return Pairs(priors.flatten(), (images * num_gts + gt_index.clamp(min=0)).flatten()), (gt_index >= 0).flatten()

@@ -1,5 +1,7 @@
 """Nothing in a training step reads a value of the device, which would wait for all that is launched. Proven without a device: tensors on a
-fake one have shapes alone, so that reading a value, or a shape that depends on values, is an error."""
+fake one have shapes alone, so that reading a value, or a shape that depends on values, is an error.
+
+The backward pass is not run there, since autograd asks for a GPU's context; test_launches.py runs it on another device without values."""
 
 from __future__ import annotations
 
@@ -10,13 +12,26 @@ import torch
 from detectron2.modeling.postprocessing import detector_postprocess
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
+from detkit.assigners import ASSIGNER_REGISTRY
 from detkit.host import on_host, send
 from detkit.structures import Detections
 from tests.toys.detectors import random_inputs, tiny_cfg, tiny_sparse_cfg
 from tests.toys.devices import matched_by_hand, on_fake_gpu
 
-#: all that find their candidates among the locations inside an object
-WEIGHTINGS = ("AutoAssign", "FoveaBox", "MuSu", "PAA", "SimOTA", "TaskAligned")
+ASSIGNERS = sorted(name for name, _ in ASSIGNER_REGISTRY)
+HARD = [name for name in ASSIGNERS if not ASSIGNER_REGISTRY.get(name).gives_weights]
+
+#: heads and losses beside the default ones: method, and keys of its section with their values
+VARIANTS = {
+    "nine anchors": ("ATSS", "ASSIGNER", "IoUAssigner", "ANCHORS.SCALES", [4.0, 5.04, 6.35], "ANCHORS.RATIOS", [0.5, 1.0, 2.0]),
+    "TOOD": ("DW", "HEAD.NAME", "TOODHead", "HEAD.QUALITY", "none", "BOX_CODER.NAME", "linear"),
+    "refined": ("DW", "HEAD.NAME", "RefiningHead"),
+    "quality of IoU": ("FCOS", "LOSS.QUALITY", "iou"),
+    "quality of the boxes": ("FCOS", "TEST.QUALITY_FROM", "box"),
+    "smooth L1": ("ATSS", "LOSS.BOX", "smooth_l1"),
+    "deltas for points": ("FCOS", "BOX_CODER.NAME", "delta", "LOSS.NORMALIZER", "all"),
+    "moving average": ("FCOS", "LOSS.NORMALIZER", "ema", "LOSS.BOX_WEIGHTING", "uniform"),
+}
 
 
 def cfg_of(name):
@@ -30,13 +45,40 @@ def cfg_of(name):
     return cfg
 
 
-@pytest.mark.parametrize("ignore_padding", [False, True])
-@pytest.mark.parametrize("name", ["FCOS", "ATSS", "DW", *(f"DW {name}Assigner" for name in WEIGHTINGS)])
-def test_a_training_step_reads_nothing(name, ignore_padding):
-    cfg = cfg_of(name)
-    cfg.MODEL[name.split()[0]].IGNORE_PADDING = ignore_padding
+def variant(name):
+    method, *changes = VARIANTS[name]
+    cfg = cfg_of(method)
+    cfg.merge_from_list([f"MODEL.{method}.{part}" if place % 2 == 0 else part for place, part in enumerate(changes)])
+    return cfg
+
+
+def read_in_training(cfg, monkeypatch):
+    """Shapes of what a training step reads, which gives a loss of each kind."""
+    read = matched_by_hand(monkeypatch)
     losses = on_fake_gpu(cfg, random_inputs(), train=True)
     assert losses and all(loss.device.type == "cuda" and loss.shape == () for loss in losses.values())
+    return read
+
+
+@pytest.mark.parametrize("ignore_padding", [False, True])
+@pytest.mark.parametrize("name", ["FCOS", "ATSS", *(f"DW {name}" for name in ASSIGNERS)])
+def test_a_training_step_reads_nothing(name, ignore_padding, monkeypatch):
+    cfg = cfg_of(name)
+    cfg.MODEL[name.split()[0]].IGNORE_PADDING = ignore_padding
+    costs = [(2, 252, 3)] if "Hungarian" in name else []  # which have to be read, once, where they are matched
+    assert read_in_training(cfg, monkeypatch) == costs
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_hard_labels_with_weights_read_nothing(name, monkeypatch):
+    cfg = cfg_of(f"FCOS {name}")
+    cfg.MODEL.FCOS.LOSS.CRITERION = "weighted"
+    assert read_in_training(cfg, monkeypatch) == ([(2, 252, 3)] if "Hungarian" in name else [])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_heads_and_losses_read_nothing(name, monkeypatch):
+    assert read_in_training(variant(name), monkeypatch) == []
 
 
 def test_sparse_rcnn_reads_the_costs_of_all_stages_at_once_and_nothing_else(monkeypatch):
@@ -66,11 +108,11 @@ def test_what_was_sent_is_known_on_the_host_until_it_changes():
     assert on_host(here).tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("name", ["FCOS", "ATSS", "DW", "SparseRCNN"])
+@pytest.mark.parametrize("name", ["FCOS", "ATSS", "DW", "SparseRCNN", "nine anchors", "TOOD", "refined", "quality of the boxes"])
 def test_inference_reads_the_numbers_of_detections_at_the_end_and_nothing_else(name, monkeypatch):
     read = []
     monkeypatch.setattr(Detections, "to_instances", lambda self, sizes: read.append(self) or [None] * len(sizes))
-    assert len(on_fake_gpu(cfg_of(name), random_inputs(), train=False)) == 2
+    assert len(on_fake_gpu(variant(name) if name in VARIANTS else cfg_of(name), random_inputs(), train=False)) == 2
     (found,) = read
     assert found.boxes.device.type == found.counts.device.type == "cuda"
 
