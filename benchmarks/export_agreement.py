@@ -97,8 +97,8 @@ def detector(name: str, backbone: str, photos: Sequence[Tensor]) -> nn.Module:
     cfg.merge_from_file(get_config_file(f"{large}.yaml" if backbone == "R50" else f"quick/{small}_mobilenetv2.yaml"))
     if backbone == "MobileNetV2":
         cfg.merge_from_list(changes)
-    elif name == "LSNet, corners":
-        cfg.merge_from_list(_CORNERS)
+    elif name.startswith("LSNet"):  # landmarks around nothing are hardly ever in an order that makes a box
+        cfg.merge_from_list(["MODEL.LSNET.HEAD.START_SIZE", 3.0, *(_CORNERS if name == "LSNet, corners" else [])])
     cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", "", "MODEL.BACKBONE.WEIGHTS", ""])
     model = build_model(cfg).eval()
     draw_weights(model)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["on_host", "send", "values_are_at_hand"]
+__all__ = ["on_host", "remember", "send", "values_are_at_hand"]
 
 
 def send(values: np.ndarray | Tensor, device: torch.device | str) -> Tensor:
@@ -27,14 +27,19 @@ def send(values: np.ndarray | Tensor, device: torch.device | str) -> Tensor:
         return tensor
     if device.type == "cuda" and tensor.device.type == "cpu" and torch.cuda.is_available():
         tensor = tensor.pin_memory()
-    sent: Any = tensor.to(device, non_blocking=device.type != "cpu")
-    if isinstance(values, np.ndarray):
-        sent.host_copy = (values, sent._version)
-    return sent
+    sent = tensor.to(device, non_blocking=device.type != "cpu")
+    return remember(sent, values) if isinstance(values, np.ndarray) else sent
+
+
+def remember(tensor: Any, values: np.ndarray) -> Tensor:
+    """The same tensor, of which :func:`on_host` gives these values until it is changed."""
+    tensor.host_copy = (values, tensor._version)
+    return tensor
 
 
 def on_host(tensor: Tensor) -> np.ndarray:
-    """The values of a tensor in the host's memory. Waits for the device, unless they came from :func:`send` and are unchanged since."""
+    """The values of a tensor in the host's memory. Waits for the device, unless they are known from :func:`send` or
+    :func:`remember` and unchanged since."""
     values, version = getattr(tensor, "host_copy", (None, 0))
     if values is not None and version == tensor._version:
         return values

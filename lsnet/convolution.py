@@ -1,8 +1,9 @@
-"""A convolution that reads a map of another resolution at given positions, in PyTorch and in ONNX (LSNet, section 3.4)."""
+"""A convolution that reads maps of other resolutions at given positions, in PyTorch and in ONNX (LSNet, section 3.4)."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,19 +12,32 @@ from torch.utils.checkpoint import checkpoint
 
 from detkit.layers import export_as
 
-__all__ = ["SourceScale", "convolve_at"]
+from .reading import Reading, ReadingTable, SourceScale, cells_around, reading_of
+
+__all__ = ["convolve", "convolve_at"]
 
 
-class SourceScale(NamedTuple):
-    """How positions on one level become positions on another one, as (y, x).
+def convolve(features: Sequence[Tensor], reading: Reading, weight: Tensor) -> Tensor:
+    """Deformable convolution on all levels of a pyramid at once, with the weight that they share.
 
-    Attributes:
-        kernel: factor of the regular kernel grid around an output cell.
-        offset: factor of the offsets from that grid.
+    All cells are multiplied with all points of the kernel first, in one product; then every output cell adds up the rows that it reads. So
+    a cell is multiplied once, however many levels read it. Memory while it runs: K * C' numbers in float32 for every cell of the features,
+    in the backward pass twice. Between the two the positions alone are kept, 288 bytes per source and output cell of a 3 x 3 kernel,
+    once for all convolutions that share them; the products are made again.
+
+    Args:
+        features: (B, C, H, W) per level.
+        reading: of :func:`lsnet.reading.reading_of`.
+        weight: (C', C, k, k).
+
+    Returns:
+        (B, P, S * C'), P counting the output cells of all levels, S the sources of each.
     """
-
-    kernel: tuple[float, float]
-    offset: tuple[float, float]
+    if torch.is_grad_enabled():
+        y = checkpoint(_multiply_and_sum, reading, weight, *features, use_reentrant=False, preserve_rng_state=False)
+    else:
+        y = _multiply_and_sum(reading, weight, *features)
+    return y.to(features[0].dtype)
 
 
 def convolve_at(x: Tensor, offset: Tensor, weight: Tensor, scale: SourceScale | None = None) -> Tensor:
@@ -31,9 +45,7 @@ def convolve_at(x: Tensor, offset: Tensor, weight: Tensor, scale: SourceScale | 
 
     Kernel point (i, j) of output cell (row, col) reads x at ``(row + i - center) * scale.kernel + offset * scale.offset``, bilinearly and
     with zeros outside. At equal resolution this is :func:`detkit.layers.deform_conv2d` with padding; on a CPU it takes a fraction of its
-    time. Memory: kernel points x channels x output cells while it runs, forward and backward, for the features that it reads. Between the
-    two it keeps the positions alone, 68 bytes per kernel point and output cell, and reads the features again, which takes about a sixth
-    more time than to keep them (``benchmarks/landmark_convolution.py``).
+    time. This is :func:`convolve` of one level, and what exported programs have for each level.
 
     Args:
         x: (B, C, H, W).
@@ -47,26 +59,23 @@ def convolve_at(x: Tensor, offset: Tensor, weight: Tensor, scale: SourceScale | 
     height, width = offset.shape[-2:]
     if scale is None:
         scale = SourceScale((x.shape[-2] / height, x.shape[-1] / width), (1.0, 1.0))
-    offset = offset.to(torch.promote_types(offset.dtype, torch.float32))
-    if torch.compiler.is_compiling():
-        rows, columns = _positions(offset, weight.shape[-1], scale)
-        convolve = _convolve_grid_samples if torch.is_grad_enabled() else _convolve
-        return convolve(x, rows, columns, weight)
-    down, right = offset.unflatten(1, (-1, 2)).permute(2, 0, 3, 4, 1)  # (B, H', W', k*k) each
-    grid_rows, grid_columns = _kernel_grid(height, width, weight.shape[-1], offset.device)
-    rows = grid_rows * scale.kernel[0] + down * scale.offset[0]
-    columns = grid_columns * scale.kernel[1] + right * scale.offset[1]
-    cells, shares = _cells_around(rows.flatten(1), columns.flatten(1), (x.shape[-2], x.shape[-1]))
-    y = checkpoint(_sample_and_merge, x, cells, shares, weight, use_reentrant=False, preserve_rng_state=False)
-    return y.transpose(1, 2).unflatten(2, (height, width)).to(x.dtype)
+    if torch.compiler.is_exporting():
+        offset = offset.to(torch.promote_types(offset.dtype, torch.float32))
+        return _convolve(x, *_positions(offset, weight.shape[-1], scale), weight)
+    reading = reading_of([offset], (((0, scale),),), ((x.shape[-2], x.shape[-1]),))
+    return convolve([x], reading, weight).transpose(1, 2).unflatten(2, (height, width))
 
 
-def _kernel_grid(height: int, width: int, kernel_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows (H, 1, k*k) and columns (1, W, k*k) that a plain convolution with padding reads for each output cell."""
-    centered = torch.arange(kernel_size, dtype=torch.float32, device=device) - kernel_size // 2
-    rows = torch.arange(height, dtype=torch.float32, device=device)[:, None, None] + centered.repeat_interleave(kernel_size)
-    columns = torch.arange(width, dtype=torch.float32, device=device)[None, :, None] + centered.repeat(kernel_size)
-    return rows, columns
+def _multiply_and_sum(reading: Reading, weight: Tensor, *features: Tensor) -> Tensor:
+    """(B, P, S * C') in float32 or, if the features are, in float64."""
+    cells = torch.cat([x.flatten(2).transpose(1, 2) for x in features], dim=1)  # (B, cells, C)
+    kernel = weight.permute(2, 3, 0, 1).flatten(0, 2).to(cells.dtype)  # (k * k * C', C)
+    products = F.linear(cells, kernel).view(-1, len(weight))
+    dtype = torch.promote_types(cells.dtype, torch.float32)
+    # sums of rows of a table are an operation that exists fast and with all gradients on CPU and GPU
+    with torch.autocast(cells.device.type, enabled=False):
+        sums = F.embedding_bag(reading.rows, products.to(dtype), per_sample_weights=reading.shares.to(dtype), mode="sum")
+    return sums.view(reading.batch, -1, reading.num_sources * len(weight))
 
 
 def _positions(offset: Tensor, kernel_size: int, scale: SourceScale) -> tuple[Tensor, Tensor]:
@@ -83,10 +92,14 @@ def _positions(offset: Tensor, kernel_size: int, scale: SourceScale) -> tuple[Te
 
 @torch.library.custom_op("lsnet::convolve", mutates_args=())
 def _convolve(x: Tensor, rows: Tensor, columns: Tensor, weight: Tensor) -> Tensor:
-    """:func:`convolve_at` without gradients, as one operator of compiled and exported programs, from positions (B, k*k, H', W')."""
-    down, right = (positions.movedim(1, -1).flatten(1) for positions in (rows, columns))
-    cells, shares = _cells_around(down, right, (x.shape[-2], x.shape[-1]))
-    y = _sample_and_merge(x, cells, shares, weight)
+    """:func:`convolve_at` without gradients, as one operator of exported programs, from positions (B, k*k, H', W')."""
+    height, width = x.shape[-2:]
+    none, last = rows.new_zeros(1, 1), rows.new_tensor([height - 1, width - 1]).view(2, 1, 1)
+    table = ReadingTable(
+        steps=none, cells=none, kernel=none, offset=none, last=last, widths=none.int() + width, starts=none.int(), num_cells=height * width
+    )
+    positions = torch.stack([rows, columns]).flatten(3).transpose(1, 2)[:, None]
+    y = _multiply_and_sum(cells_around(positions, table), weight, x)
     return y.transpose(1, 2).unflatten(2, tuple(rows.shape[-2:])).to(x.dtype).contiguous()
 
 
@@ -130,41 +143,3 @@ def _convolve_onnx(x: Any, rows: Any, columns: Any, weight: Any) -> Any:
 
 
 export_as(torch.ops.lsnet.convolve.default, plain=_convolve_grid_samples, onnx=_convolve_onnx)
-
-
-def _cells_around(rows: Tensor, columns: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The four cells around positions (B, N), counted through all maps of a batch of (height, width), and their shares: both (B * N, 4)."""
-    height, width = size
-    cell_rows, row_shares = _neighbors(rows, height)
-    cell_columns, column_shares = _neighbors(columns, width)
-    starts = torch.arange(0, len(rows) * height * width, height * width, device=rows.device)[:, None, None, None]
-    cells = starts + cell_rows[..., :, None] * width + cell_columns[..., None, :]  # (B, N, 2, 2)
-    shares = row_shares[..., :, None] * column_shares[..., None, :]
-    return cells.view(-1, 4), shares.view(-1, 4)
-
-
-def _neighbors(positions: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """The two cells of an axis next to each position, and their shares in it, 0 for cells that do not exist: both (..., 2)."""
-    below = positions.detach().floor()
-    beyond = positions - below
-    cells = torch.stack([below, below + 1], dim=-1)
-    shares = torch.stack([1 - beyond, beyond], dim=-1) * ((cells >= 0) & (cells < size))
-    return cells.nan_to_num(0.0).clamp(0, size - 1).long(), shares
-
-
-def _sample_and_merge(x: Tensor, cells: Tensor, shares: Tensor, weight: Tensor) -> Tensor:
-    """What the kernel's points see of x, merged by the kernel: (B, H' * W', C')."""
-    sampled = _weighted_cells(x, cells, shares)
-    kernel = weight.permute(2, 3, 1, 0).flatten(0, 2).to(sampled.dtype)
-    return sampled.view(len(x), -1, len(kernel)) @ kernel
-
-
-def _weighted_cells(x: Tensor, cells: Tensor, shares: Tensor) -> Tensor:
-    """Sums (N, C) of the features in cells (N, 4), weighted by their shares: in float32 or, if x is, in float64.
-
-    Sums of rows of a table are an operation that exists fast and with all gradients on CPU and GPU.
-    """
-    dtype = x.dtype if x.dtype == torch.float64 else torch.float32
-    table = x.to(dtype).permute(0, 2, 3, 1).flatten(0, 2)
-    with torch.autocast(x.device.type, enabled=False):
-        return F.embedding_bag(cells, table, per_sample_weights=shares.to(dtype), mode="sum")

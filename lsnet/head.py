@@ -16,6 +16,7 @@ from detkit.layers import Tower, init_conv
 from .corners import CornerMaps, CornerVerification
 from .cross_iou import cross_coordinates
 from .landmarks import LandmarkSet
+from .reading import Reading
 from .sampling import LandmarkSampler, kernel_offsets
 from .tasks import Task
 
@@ -88,15 +89,12 @@ class _RefineBranch(nn.Module):
         init_conv(self.anchor)
         init_conv(self.out)
 
-    def forward(self, features: Sequence[Tensor], offsets: Sequence[Tensor]) -> list[Tensor]:
-        """Outputs of all levels from features (B, C, H, W) and the kernel offsets (B, 18, H, W) of each."""
-        outputs = []
-        for level, offset in enumerate(offsets):
-            x = self.anchor(features[level])
-            if self.sampler is not None:
-                x = x + self.sampler(features, level, offset)
-            outputs.append(self.out((x if self.norm is None else self.norm(x)).relu()))
-        return outputs
+    def forward(self, features: Sequence[Tensor], offsets: Sequence[Tensor], reading: Reading | None = None) -> list[Tensor]:
+        """Outputs of all levels from features (B, C, H, W) and the kernel offsets (B, 18, H, W) of each; ``reading``: what these read."""
+        summed = [self.anchor(feature) for feature in features]
+        if self.sampler is not None:
+            summed = [x + at_landmarks for x, at_landmarks in zip(summed, self.sampler(features, offsets, reading), strict=True)]
+        return [self.out((x if self.norm is None else self.norm(x)).relu()) for x in summed]
 
 
 class LSHead(nn.Module):
@@ -168,10 +166,12 @@ class LSHead(nn.Module):
         if corners is not None:
             cls_features = _widened(cls_features, corners)
             set_features = {name: _widened(x, corners) for name, x in set_features.items()}
-        logits = self.cls(cls_features, offsets[self.task.landmarks.name])
+        seen = self.task.landmarks.name  # by classes and landmarks alike
+        reading = self.cls.sampler.read(cls_features, offsets[seen]) if self.cls.sampler is not None else None
+        logits = self.cls(cls_features, offsets[seen], reading)
         refine = {}
         for name, branch in self.refine.items():
-            raw = branch(set_features[name], offsets[name])
+            raw = branch(set_features[name], offsets[name], reading if name == seen else None)
             refine[name] = [F.softplus(x + first.detach()) for x, first in zip(raw, init[name], strict=True)]
         return LSOutputs(logits, init, refine, corners)
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from detkit.layers import init_conv
 
-from .convolution import SourceScale, convolve_at
+from .convolution import convolve, convolve_at
 from .landmarks import KERNEL_POINTS, LandmarkSet
+from .reading import Reading, Sizes, SourceScale, reading_of
 
 __all__ = ["LandmarkSampler", "LearnedSampler", "PyramidSampler", "kernel_offsets", "level_scales"]
 
@@ -98,13 +99,42 @@ class LandmarkSampler(nn.Module):
         self.merge = Conv2d(self.num_sources * channels, channels, kernel_size=1)
         init_conv(self.merge)
 
-    def forward(self, features: Sequence[Tensor], level: int, offset: Tensor) -> Tensor:
-        """(B, channels, H, W) on a level, from the features of all levels and offsets (B, 18, H, W) in cells of that level."""
-        convolved = [convolve_at(features[source], offset, self.weight, scale) for source, scale in self.sources(features, level)]
+    def forward(self, features: Sequence[Tensor], offsets: Sequence[Tensor], reading: Reading | None = None) -> list[Tensor]:
+        """Features at landmarks.
+
+        Args:
+            features: (B, in_channels, H, W) of every level.
+            offsets: (B, 18, H, W) per level in cells of that level.
+            reading: what :meth:`read` gave for these offsets, for several samplers that look at the same landmarks.
+
+        Returns:
+            (B, channels, H, W) per level.
+        """
+        if torch.compiler.is_exporting():
+            return [self._on_level(features, level, offset) for level, offset in enumerate(offsets)]
+        convolved = convolve(features, reading or self._read(features, offsets), self.weight)
+        merged = self.merge(convolved.transpose(1, 2)[:, :, None]).relu()  # (B, channels, 1, P)
+        sizes = [(offset.shape[-2], offset.shape[-1]) for offset in offsets]
+        parts = merged.split([height * width for height, width in sizes], dim=3)
+        return [part.squeeze(2).unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
+
+    def read(self, features: Sequence[Tensor], offsets: Sequence[Tensor]) -> Reading | None:
+        """What the kernels read on all levels, from the arguments of :meth:`forward`. None where it is found there: for the offsets that a
+        sampler learns itself, and in exported programs, which go level by level."""
+        return None if torch.compiler.is_exporting() else self._read(features, offsets)
+
+    def _read(self, features: Sequence[Tensor], offsets: Sequence[Tensor]) -> Reading:
+        sizes = tuple((feature.shape[-2], feature.shape[-1]) for feature in features)
+        return reading_of(offsets, tuple(tuple(self.sources(sizes, level)) for level in range(len(offsets))), sizes)
+
+    def _on_level(self, features: Sequence[Tensor], level: int, offset: Tensor) -> Tensor:
+        """One level of exported programs."""
+        sizes = tuple((feature.shape[-2], feature.shape[-1]) for feature in features)
+        convolved = [convolve_at(features[source], offset, self.weight, scale) for source, scale in self.sources(sizes, level)]
         return self.merge(torch.cat(convolved, dim=1)).relu()
 
-    def sources(self, features: Sequence[Tensor], level: int) -> list[tuple[int, SourceScale]]:
-        """The levels to read, and how positions become positions there."""
+    def sources(self, sizes: Sizes, level: int) -> list[tuple[int, SourceScale]]:
+        """The levels to read, of levels of these sizes, and how positions become positions there."""
         return [(level, SourceScale((1.0, 1.0), (1.0, 1.0)))]
 
 
@@ -128,8 +158,7 @@ class PyramidSampler(LandmarkSampler):
         self.strides = tuple(strides)
         self.scales = scales
 
-    def sources(self, features: Sequence[Tensor], level: int) -> list[tuple[int, SourceScale]]:
-        sizes = [(feature.shape[-2], feature.shape[-1]) for feature in features]
+    def sources(self, sizes: Sizes, level: int) -> list[tuple[int, SourceScale]]:
         return level_scales(level, sizes, self.strides, self.scales)
 
 
@@ -142,5 +171,9 @@ class LearnedSampler(LandmarkSampler):
         nn.init.zeros_(self.conv_offset.weight)
         nn.init.zeros_(self.conv_offset.bias)
 
-    def forward(self, features: Sequence[Tensor], level: int, offset: Tensor) -> Tensor:
-        return super().forward(features, level, self.conv_offset(features[level]))
+    def forward(self, features: Sequence[Tensor], offsets: Sequence[Tensor], reading: Reading | None = None) -> list[Tensor]:
+        learned = [self.conv_offset(feature) for feature in features]
+        return super().forward(features, learned)
+
+    def read(self, features: Sequence[Tensor], offsets: Sequence[Tensor]) -> Reading | None:
+        return None

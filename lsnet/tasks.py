@@ -27,6 +27,7 @@ from torch import Tensor
 
 from detkit.config import ConfigError, Section
 from detkit.geometry import fill_polygons
+from detkit.host import send
 from detkit.tta import Averaged, Derived, FieldRule, ScoredPoints, mirror_points
 
 from .config import check_config
@@ -81,7 +82,7 @@ class Task(ABC):
         kept.pop("first_landmarks", None)
         result = Instances(detections.image_size, **kept)
         (height, width), (input_height, input_width) = detections.image_size, input_size
-        self.set_fields(result, landmarks * landmarks.new_tensor([width / input_width, height / input_height]))
+        self.set_fields(result, landmarks * send(np.asarray([width / input_width, height / input_height], np.float32), landmarks.device))
         return result
 
     @abstractmethod

@@ -16,7 +16,7 @@ __all__ = ["best_in_groups", "best_of_each", "group_logsumexp", "group_max", "gr
 
 def group_sum(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
     """(num_groups,) sum of the values (M,) of each group; 0 for an empty one."""
-    return values.new_zeros(num_groups).index_add(0, groups, values)
+    return values.new_zeros(num_groups).scatter_add(0, groups, values)
 
 
 def group_sizes(groups: Tensor, num_groups: int) -> Tensor:
@@ -65,7 +65,7 @@ def group_logsumexp(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
     """(num_groups,) ``ln(sum(exp(values)))`` of each group; -inf for an empty one."""
     largest = group_max(values, groups, num_groups)
     shift = torch.where(largest.isfinite(), largest, torch.zeros_like(largest))
-    return group_sum((values - shift[groups]).exp(), groups, num_groups).log() + shift
+    return group_sum((values - shift.index_select(0, groups)).exp(), groups, num_groups).log() + shift
 
 
 def best_of_each(values: Tensor, groups: Tensor, among: Tensor | None = None) -> Tensor:

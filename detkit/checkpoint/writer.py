@@ -7,6 +7,7 @@ disk, a power cut), the file of that name is either the old one or the new one.
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import json
 import logging
@@ -142,6 +143,22 @@ def state_size(state: Any) -> int:
     return sum(map(state_size, state)) if isinstance(state, (list, tuple)) else 0
 
 
+def _contiguous(state: Any) -> Any:
+    """The same with every tensor contiguous; what holds no other tensor is kept as it is."""
+    if isinstance(state, torch.Tensor):
+        return state.contiguous()
+    if isinstance(state, (list, tuple)):
+        made = [_contiguous(each) for each in state]
+        return state if all(a is b for a, b in zip(made, state, strict=True)) else type(state)(made)
+    if not isinstance(state, dict):
+        return state
+    changed = {key: new for key, value in state.items() if (new := _contiguous(value)) is not value}
+    if changed:
+        state = copy.copy(state)
+        state.update(changed)
+    return state
+
+
 def write_text_atomically(path: str | Path, text: str) -> None:
     """:func:`write_atomically` for text, in UTF-8."""
     write_atomically(path, lambda file: file.write(text.encode()))
@@ -182,7 +199,7 @@ class CheckpointFolder:
         self._keep = keep
 
     def save(self, name: str, data: Mapping[str, Any], *, resumable: bool = True) -> Path:
-        """Writes ``data`` to ``<name>.pth``.
+        """Writes ``data`` to ``<name>.pth``, tensors in the usual order of their numbers, whatever the layout that they are trained in.
 
         Args:
             name: without the suffix.
@@ -194,7 +211,7 @@ class CheckpointFolder:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{name}.pth"
-        write_atomically(path, lambda file: torch.save(dict(data), file), size=state_size(data))
+        write_atomically(path, lambda file: torch.save(_contiguous(dict(data)), file), size=state_size(data))
         if resumable:
             write_text_atomically(self.folder / LAST_CHECKPOINT, path.name)
             self._prune(newest=path)

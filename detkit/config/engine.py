@@ -32,13 +32,18 @@ SOLVER_LIMITS: dict[str, Limit] = {
         lambda value: all(_is_row(row, texts=1, numbers=(1, 2)) for row in value),
     ),
 }
-#: what the keys of a run may be that stand in no section
-RUN_LIMITS: dict[str, Limit] = {"PATIENCE": "(0, inf)"}
+#: what the keys of a run may be that stand in no section of their own
+RUN_LIMITS: dict[str, Limit] = {
+    "PATIENCE": "(0, inf)",
+    "FLOAT32_PRECISION": ("", "ieee", "tf32"),
+    "MODEL.MEMORY_FORMAT": ("auto", "channels_last", "contiguous"),
+}
 #: what the keys below ``TEST`` may be, those of ``TEST.AUG`` left out
 TEST_LIMITS: dict[str, Limit] = {
     "DETECTIONS_PER_IMAGE": "[1, inf)",
     "EVAL_PERIOD": "[0, inf)",
     "KEYPOINT_OKS_SIGMAS": "(0, inf)",
+    "PRECISION": ("float32", "bfloat16", "float16"),
     "PRECISE_BN.NUM_ITER": "[1, inf)",
     "EXPECTED_RESULTS": Form(
         "a list of [task, metric, value, tolerance], such as [['bbox', 'AP', 38.5, 0.2]], the numbers in [0, inf)",
@@ -58,6 +63,9 @@ def add_engine_config(cfg: CN) -> None:
     """Adds them below ``SOLVER`` and ``TEST``."""
     solver = cfg.SOLVER
     solver.OPTIMIZER = "SGD"  # or "AdamW"
+    # One kernel for the step of all parameters, where torch has one: on CPUs and CUDA. On a GPU it is also what lets a step end without
+    # waiting for the device: a step whose losses or gradients are not finite is left out there, and named one iteration later.
+    solver.FUSED = True
     # [[prefix of parameter names, factor on the learning rate, factor on the weight decay], ...]; the longest matching prefix counts.
     # BIAS_LR_FACTOR, WEIGHT_DECAY_BIAS and WEIGHT_DECAY_NORM are Detectron2's.
     solver.PARAMETER_FACTORS = []
@@ -87,4 +95,14 @@ def add_engine_config(cfg: CN) -> None:
 
     solver.CHECKPOINT_KEEP = 0  # newest periodic checkpoints to keep; 0: all
 
+    # How the numbers of the network lie in memory: "channels_last", "contiguous", or "auto": the former on a CPU, where it is faster.
+    # Checkpoints are contiguous whatever it is.
+    cfg.MODEL.MEMORY_FORMAT = "auto"
+    # How GPUs multiply float32: "tf32" (faster, 10 bits of the mantissa), "ieee" (all of them), or "": as torch does by itself, which is
+    # tf32 in convolutions alone.
+    cfg.FLOAT32_PRECISION = ""
+
+    # What the network computes in when it detects; scores, boxes and NMS are float32 in any case. Weights stay float32 in checkpoints.
+    cfg.TEST.PRECISION = "float32"
+    cfg.TEST.FOLD_NORMS = True  # batch norms with fixed statistics become part of the convolutions before them while detecting
     cfg.TEST.PROPOSALS = True  # evaluate the proposals of an R-CNN too: their average recall, AR@100 and AR@1000

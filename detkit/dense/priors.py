@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detkit.geometry import Grid, Priors
+from detkit.host import remember
 
 __all__ = ["PriorGenerator"]
 
@@ -36,7 +37,9 @@ class PriorGenerator(nn.Module):
         self.offset = offset
         self.plus_one = plus_one
         self._kept: dict[tuple[Any, ...], Priors] = {}
-        for level, anchors in enumerate(cell_anchors or [torch.zeros(1, 4)] * len(self.strides)):
+        cell_anchors = list(cell_anchors or [torch.zeros(1, 4)] * len(self.strides))
+        self._on_host = [None if x.is_meta else x.numpy(force=True) for x in cell_anchors]
+        for level, anchors in enumerate(cell_anchors):
             self.register_buffer(f"cell_anchors{level}", anchors, persistent=False)  # beside the network, not copied at every step
 
     @property
@@ -57,6 +60,9 @@ class PriorGenerator(nn.Module):
         key = (sizes, torch.is_inference_mode_enabled())
         priors = self._kept.pop(key, None)
         if priors is None or any(a is not b for a, b in zip(priors.cell_anchors, anchors, strict=True)):
+            for anchor, values in zip(anchors, self._on_host, strict=True):
+                if values is not None and anchor.dtype == torch.float32:
+                    remember(anchor, values)  # an assigner may compare boxes on the host
             priors = self._make(sizes, anchors)
         self._kept[key] = priors  # the last one used is the last one in the dictionary
         if len(self._kept) > MAX_KEPT:

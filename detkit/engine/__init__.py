@@ -10,6 +10,7 @@ from detkit.engine.evaluate import Results, check_expected_results, evaluate, sa
 from detkit.engine.launch import launch
 from detkit.engine.main import main, run
 from detkit.engine.optimizer import build_gradient_clipper, build_optimizer
+from detkit.engine.prepare import prepare_for_inference, prepare_for_training
 from detkit.engine.setup import read_config, resolve_config
 from detkit.engine.step import NonFiniteGradientError, NonFiniteLossError, TrainingStep
 from detkit.engine.trainer import Trainer
@@ -27,6 +28,8 @@ __all__ = [
     "evaluate",
     "launch",
     "main",
+    "prepare_for_inference",
+    "prepare_for_training",
     "quiet_dependencies",
     "read_config",
     "resolve_config",

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from detkit.data import UNREADABLE, DataError, build_test_mapper
 from detkit.engine.data_workers import watched_batches
 from detkit.engine.exits import Exit, ExitCode
+from detkit.engine.prepare import prepare_for_inference
 from detkit.engine.run_record import command_line, write_record
 from detkit.evaluation import build_evaluator, proposals_in_outputs
 from detkit.tta import build_multi_scale_detector
@@ -48,7 +49,8 @@ def evaluate(
     """Runs the model on every set of ``DATASETS.TEST`` and saves its detections below ``OUTPUT_DIR/inference``.
 
     Args:
-        model: its mode (training or not) is restored afterward.
+        model: with its weights as they are trained; see :func:`detkit.engine.prepare.prepare_for_inference` for what runs. Neither they
+            nor its mode (training or not) are changed.
         build_loader: makes the batches of a dataset; None: :func:`build_test_loader`.
         before_batch: called before every batch.
         multi_scale: where ``TEST.AUG.ENABLED``, evaluate by multi-scale testing as well. Its results are named as in Detectron2, with
@@ -58,6 +60,7 @@ def evaluate(
         the results, on the first worker; empty ones on the others, and for a set that has no annotations.
     """
     results = {}
+    model = prepare_for_inference(cfg, model)
     build_loader = build_loader or build_test_loader
     for name in cfg.DATASETS.TEST:
         loader = build_loader(cfg, name)

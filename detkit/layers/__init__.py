@@ -3,6 +3,7 @@
 from .batch_norm import ConstantBatchNorm, FixedStatisticsBatchNorm, keep_constants, train_affine
 from .deform import DeformConv2dPack, deform_conv2d
 from .export_forms import EXPORT_FORMS, ExportForm, export_as
+from .folding import fold_norms, foldable_norms
 from .nms import nms_mask, nms_mask_by_offsets
 from .pooling import PyramidPooler, pool_pyramid, pool_pyramid_densely
 from .ranking import ABSENT, best_indices, gather_rows
@@ -26,6 +27,8 @@ __all__ = [
     "best_indices",
     "deform_conv2d",
     "export_as",
+    "fold_norms",
+    "foldable_norms",
     "gather_rows",
     "init_conv",
     "keep_constants",

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from detkit.checkpoint import CONFIG_FILE, CheckpointError, CheckpointFolder, load_state, local_file, read_checkpoint
 from detkit.config import ConfigError, Section, check_config, get_cfg, method_node, usable_device
-from detkit.data import connection_rules
-from detkit.engine import Trainer
+from detkit.data import connection_rules, transformed_pixels
+from detkit.engine import Trainer, prepare_for_inference
 from detkit.sharing import SHARED_WEIGHTS, fetch_shared_model, read_shared_model
 
 from .images import BGRImage, ImageLike, read_bgr
@@ -132,8 +132,10 @@ class Predictor:
         cfg.freeze()
         Section(cfg, "INPUT").check({"FORMAT": ("BGR", "RGB")})
         self.cfg = cfg
+        #: with its weights as they were read; what detects is a faster form of it, made of the weights as they are now
         self.model: nn.Module = Trainer.build_model(cfg).eval()
         load_state(self.model, state["model"], source=source)
+        self._detector = prepare_for_inference(cfg, self.model)
         self._resize = transforms.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
         self.class_names = self._names(class_names, state.get("classes", []))
         #: of the classes and keypoints, for Detectron2's ``Visualizer`` and whatever else takes metadata
@@ -203,7 +205,7 @@ class Predictor:
         found: list[NamedInstances] = []
         for start in range(0, len(images), batch_size):
             group = list(images[start : start + batch_size])
-            outputs = self.model([self._input(read_bgr(image, deep_images=self.cfg.INPUT.DEEP_IMAGES)) for image in group])
+            outputs = self._detector([self._input(read_bgr(image, deep_images=self.cfg.INPUT.DEEP_IMAGES)) for image in group])
             for image, output in zip(group, outputs, strict=True):
                 found.append(NamedInstances(output["instances"].to("cpu"), self.metadata, image))
         return found
@@ -212,6 +214,6 @@ class Predictor:
         height, width = pixels.shape[:2]
         if self.cfg.INPUT.FORMAT == "RGB":
             pixels = pixels[..., ::-1]
-        resized = self._resize.get_transform(pixels).apply_image(pixels)
+        resized = transformed_pixels(self._resize.get_transform(pixels), pixels, resizing=self.cfg.INPUT.RESIZE)
         image = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)).astype("float32"))
         return {"image": image, "height": height, "width": width}

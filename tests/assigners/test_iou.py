@@ -6,7 +6,7 @@ from detectron2.structures import Boxes, pairwise_iou
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detkit.assigners import AssignContext, IoUAssigner
+from detkit.assigners import AssignContext, IoUAssigner, overlaps
 from detkit.geometry import Grid, Priors, square_anchors
 from tests.assigners import oracles
 from tests.assigners.strategies import assert_same, contexts, padded
@@ -19,15 +19,13 @@ from tests.assigners.strategies import assert_same, contexts, padded
     st.sampled_from([(0.4, 0.5), (0.3, 0.7), (0.5, 0.5)]),
     st.sampled_from([0.0, 0.3]),
     st.booleans(),
-    st.integers(1, 8),
 )
-def test_equals_the_oracle(context, allow_low_quality, thresholds, low_quality_from, only_center_inside, chunk):
+def test_equals_the_oracle(context, allow_low_quality, thresholds, low_quality_from, only_center_inside):
     assigner = IoUAssigner(
         thresholds=thresholds,
         allow_low_quality=allow_low_quality,
         low_quality_from=low_quality_from,
         only_center_inside=only_center_inside,
-        chunk=chunk,
     )
     expected = oracles.iou(context, thresholds, allow_low_quality, low_quality_from, only_center_inside)
     assert_same(assigner(context), expected)
@@ -57,6 +55,50 @@ def test_equals_detectron2(allow_low_quality, raster):
         matches, labels = matcher(pairwise_iou(Boxes(torch.from_numpy(boxes[image])), Boxes(priors.boxes)))
         assert result.gt_index[image].equal(torch.where(labels == 1, matches, -1))
         assert result.ignore[image].equal(labels == -1)
+
+
+def crowd(kind):
+    """Many objects on 256 x 320 pixels, each of which overlaps an anchor."""
+    rng = np.random.default_rng(7)
+    low, high = {"tiny": (0.5, 6), "huge": (200, 900), "long": (2, 400)}.get(kind, (4, 300))
+    sides = np.exp(rng.uniform(np.log(low), np.log(high), (80, 2)))
+    centers = rng.uniform(0, 1, (80, 2)) * [320, 256]
+    if kind == "beyond":
+        centers = np.round(rng.uniform(-0.2, 1.2, (80, 2))) * [320, 256]
+    boxes = np.concatenate([centers - sides / 2, centers + sides / 2], axis=1)
+    if kind == "ties":
+        boxes = np.repeat(np.round(boxes[:40] / 16) * 16, 2, axis=0)
+        boxes[:, 2:] += 16 * (boxes[:, 2:] == boxes[:, :2])
+    return boxes.astype(np.float32)
+
+
+@pytest.mark.parametrize("ratios", [(1.0,), (0.5, 1.0, 2.0)])
+@pytest.mark.parametrize("kind", ["mixed", "tiny", "huge", "long", "beyond", "ties", "one", "none"])
+def test_equals_detectron2_in_a_crowd(kind, ratios):
+    sizes = ((32, 40), (16, 20), (8, 10), (4, 5), (2, 3))
+    grid = Grid(sizes, (8, 16, 32, 64, 128), 0.5, torch.device("cpu"))
+    scales = (8.0,) if len(ratios) == 1 else (4.0, 5.04, 6.35)
+    priors = Priors(grid, square_anchors(grid.strides, scales=scales, ratios=ratios))
+    boxes = crowd(kind)[: {"one": 1, "none": 0}.get(kind)]
+    result = IoUAssigner()(AssignContext(padded([boxes]), priors))
+    matches, labels = Matcher([0.4, 0.5], [0, -1, 1], allow_low_quality_matches=True)(
+        pairwise_iou(Boxes(torch.from_numpy(boxes)), Boxes(priors.boxes))
+    )
+    assert result.gt_index[0].equal(torch.where(labels == 1, matches, -1))
+    assert result.ignore[0].equal(labels == -1)
+
+
+@pytest.mark.parametrize("kind", ["mixed", "tiny", "ties"])
+def test_compares_a_small_part_of_all_pairs(kind, monkeypatch):
+    grid = Grid(((100, 168), (50, 84), (25, 42), (13, 21), (7, 11)), (8, 16, 32, 64, 128), 0.5, torch.device("cpu"))
+    priors, compared = Priors(grid, square_anchors(grid.strides)), []
+    compare = overlaps._Search._compare_rows
+    monkeypatch.setattr(overlaps._Search, "_compare_rows", lambda self, rows, *args: (compared.append(rows), compare(self, rows, *args))[1])
+    boxes = np.concatenate([crowd(kind) + np.float32([x, y, x, y]) for x in (0, 320, 640) for y in (0, 256, 512)])
+    IoUAssigner()(AssignContext(padded([boxes]), priors))
+    numbers = [int(rows.lengths.sum()) for rows in compared]
+    assert 0 < sum(numbers) < 0.02 * len(boxes) * priors.num_priors  # 16 million
+    assert max(numbers) < 2 * overlaps.PAIRS_AT_ONCE
 
 
 def test_object_without_overlap_takes_no_anchor():

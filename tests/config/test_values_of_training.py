@@ -63,6 +63,7 @@ SOLVER = {
     ),
     "MOMENTUM": Row(0.55, lambda t: [group["momentum"] for group in t.optimizer.param_groups]),
     "NESTEROV": Row(True, lambda t: [group["nesterov"] for group in t.optimizer.param_groups]),
+    "FUSED": Row(False, lambda t: [bool(group["fused"]) for group in t.optimizer.param_groups]),
     "WEIGHT_DECAY": Row(0.003, lambda t: [group_of(t, "cls_score.weight")["weight_decay"]]),
     "WEIGHT_DECAY_NORM": Row(0.004, lambda t: [group_of(t, "cls_tower.0.norm.weight")["weight_decay"]]),
     "BIAS_LR_FACTOR": Row(1.9, lambda t: [group_of(t, "cls_score.bias")["initial_lr"] / t.cfg.SOLVER.BASE_LR]),

@@ -149,7 +149,7 @@ class _Signal(HookBase):
             os.kill(os.getpid(), self._signum)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_ends_the_training_with_a_checkpoint(cfg: Any, tmp_path: Path, signum: int) -> None:
     cfg.DATASETS.TEST = ()
     handler = signal.getsignal(signum)

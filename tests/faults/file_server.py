@@ -8,8 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
+
+from tests.toys import servers
 
 __all__ = ["FileServer", "serving"]
 
@@ -173,13 +175,9 @@ def serving() -> Iterator[FileServer]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    files = FileServer(f"http://127.0.0.1:{server.server_address[1]}")
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    try:
-        yield files
-    finally:
-        files.stopped.set()
-        server.shutdown()
-        server.server_close()
+    with servers.serving(Handler) as address:
+        files = FileServer(address)
+        try:
+            yield files
+        finally:
+            files.stopped.set()

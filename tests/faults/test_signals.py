@@ -9,36 +9,13 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from detectron2.engine import HookBase
 
-from detkit.checkpoint import read_checkpoint
-from detkit.engine import Trainer
 from detkit.engine.exits import STOP_SIGNALS, Exit, ExitCode, exit_code_of, interruptible
 from detkit.engine.stopping import StopRequest
 
 ROOT = Path(__file__).parents[2]
-
-
-class _Signal(HookBase):
-    def __init__(self, signum: int) -> None:
-        self._signum = signum
-
-    def before_step(self) -> None:
-        if self.trainer.iter == 1:
-            os.kill(os.getpid(), self._signum)
-
-
-@pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGUSR1])
-def test_a_training_that_is_asked_to_stop_saves(cfg: Any, signum: int, caplog: pytest.LogCaptureFixture) -> None:
-    trainer = Trainer(cfg)
-    trainer.register_hooks([_Signal(signum)])
-    with pytest.raises(SystemExit) as stopped:
-        trainer.train()
-    assert stopped.value.code == 128 + signum
-    assert read_checkpoint(Path(cfg.OUTPUT_DIR) / "model_0000001.pth")["iteration"] == 1
 
 
 def test_nohup_is_respected() -> None:

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from detectron2.structures.masks import polygons_to_bitmask
 from torch import Tensor
 
-from detkit.geometry import fill_polygons
+from detkit.geometry import fill_polygons, polygons
+
+
+@pytest.fixture(autouse=True, params=["_fill_spans", "_fill_by_parity"])
+def _either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a CPU, and as on a GPU."""
+    monkeypatch.setattr(polygons, "_fill_spans", getattr(polygons, request.param))
 
 
 def random_polygons(count: int = 20, vertices: int = 12, seed: int = 0) -> Tensor:
@@ -18,10 +25,10 @@ def random_polygons(count: int = 20, vertices: int = 12, seed: int = 0) -> Tenso
 
 
 def test_pixels_are_inside_if_their_centers_are() -> None:
-    polygons = random_polygons()
-    filled = fill_polygons(polygons, 60, 80)
+    stars = random_polygons()
+    filled = fill_polygons(stars, 60, 80)
     x, y = np.meshgrid(np.arange(80) + 0.5, np.arange(60) + 0.5)
-    for polygon, mask in zip(polygons.numpy(), filled, strict=True):  # slow and obvious: count the edges to the left of each center
+    for polygon, mask in zip(stars.numpy(), filled, strict=True):  # slow and obvious: count the edges to the left of each center
         inside = np.zeros((60, 80), bool)
         for (x0, y0), (x1, y1) in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
             crosses = (y0 <= y) != (y1 <= y)
@@ -31,9 +38,9 @@ def test_pixels_are_inside_if_their_centers_are() -> None:
 
 
 def test_agrees_with_cocos_tools() -> None:
-    polygons = random_polygons(seed=1)
-    filled = fill_polygons(polygons, 60, 80)
-    expected = torch.stack([torch.from_numpy(polygons_to_bitmask([p.ravel().double().numpy()], 60, 80)) for p in polygons])
+    stars = random_polygons(seed=1)
+    filled = fill_polygons(stars, 60, 80)
+    expected = torch.stack([torch.from_numpy(polygons_to_bitmask([p.ravel().double().numpy()], 60, 80)) for p in stars])
     union = (filled | expected).flatten(1).sum(1)
     assert ((filled & expected).flatten(1).sum(1) / union.clamp(min=1))[union > 0].min() > 0.9
     assert (filled != expected).sum() / union.sum() < 0.02

@@ -13,7 +13,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from detkit.engine import TrainingStep
 from lsnet import convolution
-from lsnet.convolution import SourceScale, convolve_at
+from lsnet.convolution import convolve_at
+from lsnet.reading import SourceScale
 from tests.toys.outlines import SIZE
 
 from .test_detector import VARIANTS, batch_of, options
@@ -89,17 +90,17 @@ def test_a_gpu_gives_what_a_cpu_gives() -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_sampled_features_are_not_kept_for_the_backward_pass(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_are_not_kept_for_the_backward_pass(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """They would take most of the memory of a training step."""
     kept: list[StorageWeakRef] = []
 
     def watched(*args: Any, **kwargs: Any) -> Tensor:
-        sampled = embedding_bag(*args, **kwargs)
-        kept.append(StorageWeakRef(sampled.untyped_storage()))
-        return sampled
+        products = linear(*args, **kwargs)
+        kept.append(StorageWeakRef(products.untyped_storage()))
+        return products
 
-    embedding_bag = F.embedding_bag
-    monkeypatch.setattr(F, "embedding_bag", watched)
+    linear = F.linear
+    monkeypatch.setattr(F, "linear", watched)
     leaves = [value.detach().to(device).requires_grad_() for value in random_inputs()]
     y = convolve_at(*leaves)
     assert len(kept) == 1 and kept[0].expired() and y.requires_grad
@@ -108,7 +109,7 @@ def test_sampled_features_are_not_kept_for_the_backward_pass(device: str, monkey
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_reading_features_again_changes_nothing(dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_multiplying_again_changes_nothing(dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
         results.append(values_and_gradients("cpu", random_inputs()))

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
-from lsnet.convolution import SourceScale, convolve_at
+from lsnet.convolution import convolve_at
 from lsnet.cross_iou import cross_coordinates
 from lsnet.landmarks import ExtremePoints
+from lsnet.reading import SourceScale
 from lsnet.sampling import (
     LandmarkSampler,
     LearnedSampler,
@@ -90,13 +91,26 @@ def test_kernel_points_lie_on_the_landmarks_and_give_a_tenth_of_their_gradient()
     torch.testing.assert_close(vectors.grad.abs().amax(), torch.tensor(0.1))
 
 
+def test_all_levels_at_once_are_single_levels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(2, 5, side, side + 1, generator=generator).requires_grad_() for side in (8, 4, 3)]
+    offsets = [(2 * torch.randn(2, 18, *x.shape[-2:], generator=generator)).requires_grad_() for x in features]
+    sampler = PyramidSampler(5, 8, strides=STRIDES[:3], scales="official")
+    leaves = [*features, *offsets, *sampler.parameters()]
+    together = sampler(features, offsets)
+    apart = [sampler._on_level(features, level, offset) for level, offset in enumerate(offsets)]
+    gradients = [torch.autograd.grad(sum(y.square().sum() for y in ys), leaves) for ys in (together, apart)]
+    torch.testing.assert_close(together, apart)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", [LandmarkSampler, LearnedSampler, PyramidSampler])
 def test_samplers(kind: type[LandmarkSampler]) -> None:
     options = {"strides": STRIDES[:3], "scales": "ideal"} if kind is PyramidSampler else {}
     sampler = kind(5, 8, **options)
     features = [torch.randn(2, 5, side, side + 1) for side in (8, 4, 2)]
-    for level, feature in enumerate(features):
-        assert sampler(features, level, torch.zeros(2, 18, *feature.shape[-2:])).shape == (2, 8, *feature.shape[-2:])
+    offsets = [torch.zeros(2, 18, *feature.shape[-2:]) for feature in features]
+    assert [y.shape for y in sampler(features, offsets)] == [(2, 8, side, side + 1) for side in (8, 4, 2)]
 
 
 def test_too_few_levels_are_refused() -> None:

@@ -6,11 +6,12 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.toys.servers import serving
 
 __all__ = ["LocalHub", "served_hub"]
 
@@ -100,10 +101,5 @@ def _mode(path: str) -> str:
 def served_hub() -> Iterator[str]:
     """An empty hub; its address."""
     LocalHub.repositories.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), LocalHub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(LocalHub) as address:
+        yield address

@@ -6,17 +6,23 @@ The backward pass is not run there, since autograd asks for a GPU's context; tes
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from detectron2.modeling.postprocessing import detector_postprocess
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
-from detkit.assigners import ASSIGNER_REGISTRY
+from detkit.assigners import ASSIGNER_REGISTRY, ota, soft
+from detkit.engine import TrainingStep, build_gradient_clipper, build_optimizer, prepare_for_training, reports
+from detkit.engine.ema import WeightAverage
+from detkit.engine.whole_state import WholeState
 from detkit.host import on_host, send
 from detkit.structures import Detections
 from tests.toys.detectors import random_inputs, tiny_cfg, tiny_sparse_cfg
-from tests.toys.devices import matched_by_hand, on_fake_gpu
+from tests.toys.devices import fake_gpu, matched_by_hand, on_fake_gpu
 
 ASSIGNERS = sorted(name for name, _ in ASSIGNER_REGISTRY)
 HARD = [name for name in ASSIGNERS if not ASSIGNER_REGISTRY.get(name).gives_weights]
@@ -32,11 +38,30 @@ VARIANTS = {
     "deltas for points": ("FCOS", "BOX_CODER.NAME", "delta", "LOSS.NORMALIZER", "all"),
     "moving average": ("FCOS", "LOSS.NORMALIZER", "ema", "LOSS.BOX_WEIGHTING", "uniform"),
 }
+#: what LSNet learns, by name: keys of its section, and how many landmarks an object has
+LANDMARKS = {
+    "LSNet bbox": ({}, 4),
+    "LSNet segm": ({"TASK": "segm"}, 36),
+    "LSNet pose": ({"TASK": "pose"}, 17),
+    "LSNet corners": ({"CPV.ENABLED": True}, 4),
+}
+
+
+def inputs_of(name):
+    """Two images with the landmarks that the detector of this name learns."""
+    inputs = random_inputs()
+    for item in inputs:
+        item["instances"].gt_landmarks = torch.ones(3, LANDMARKS.get(name, ({}, 1))[1], 3)
+    return inputs
 
 
 def cfg_of(name):
     if name == "SparseRCNN":
         return tiny_sparse_cfg()
+    if name in LANDMARKS:
+        cfg = tiny_cfg("LSNet")
+        cfg.merge_from_list([part for key, value in LANDMARKS[name][0].items() for part in (f"MODEL.LSNET.{key}", value)])
+        return cfg
     method, _, assigner = name.partition(" ")
     cfg = tiny_cfg(method)
     if assigner:
@@ -52,19 +77,26 @@ def variant(name):
     return cfg
 
 
-def read_in_training(cfg, monkeypatch):
+def read_in_training(cfg, monkeypatch, inputs=None):
     """Shapes of what a training step reads, which gives a loss of each kind."""
     read = matched_by_hand(monkeypatch)
-    losses = on_fake_gpu(cfg, random_inputs(), train=True)
+    losses = on_fake_gpu(cfg, inputs or random_inputs(), train=True)
     assert losses and all(loss.device.type == "cuda" and loss.shape == () for loss in losses.values())
     return read
 
 
 @pytest.mark.parametrize("ignore_padding", [False, True])
-@pytest.mark.parametrize("name", ["FCOS", "ATSS", *(f"DW {name}" for name in ASSIGNERS)])
+@pytest.mark.parametrize("name", ["FCOS", "ATSS", "ATSS IoUAssigner", "DW", *LANDMARKS])
 def test_a_training_step_reads_nothing(name, ignore_padding, monkeypatch):
     cfg = cfg_of(name)
-    cfg.MODEL[name.split()[0]].IGNORE_PADDING = ignore_padding
+    cfg.MODEL[name.split()[0].upper()].IGNORE_PADDING = ignore_padding
+    assert read_in_training(cfg, monkeypatch, inputs_of(name)) == []
+
+
+@pytest.mark.parametrize("name", ASSIGNERS)
+def test_every_assigner_reads_nothing(name, monkeypatch):
+    cfg = cfg_of(f"DW {name}")
+    cfg.MODEL.DW.IGNORE_PADDING = True
     costs = [(2, 252, 3)] if "Hungarian" in name else []  # which have to be read, once, where they are matched
     assert read_in_training(cfg, monkeypatch) == costs
 
@@ -85,6 +117,39 @@ def test_sparse_rcnn_reads_the_costs_of_all_stages_at_once_and_nothing_else(monk
     read = matched_by_hand(monkeypatch)
     losses = on_fake_gpu(cfg_of("SparseRCNN"), random_inputs(), train=True)
     assert read == [(2 * 2, 12, 3)] and len(losses) == 6
+
+
+def test_the_whole_of_an_iteration_reads_what_the_one_before_has_found_and_nothing_else(monkeypatch):
+    """Losses, gradients, clipping, optimizer and average; only the backward pass is left out, for it needs a driver: the launches that
+    are counted beside this file are those of one that reads nothing."""
+    events = []
+
+    class Copy:
+        """As long as nobody reads it, it waits for nothing."""
+
+        def __init__(self, tensor):
+            assert tensor.device.type == "cuda"
+            self.number = tensor.numel()
+            events.append("sent")
+
+        def read(self):
+            events.append("read")
+            return [0.5] * self.number
+
+    monkeypatch.setattr(reports, "HostCopy", Copy)
+    cfg = cfg_of("FCOS")
+    cfg.SOLVER.OPTIMIZER, cfg.SOLVER.CLIP_GRADIENTS.ENABLED, cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "AdamW", True, "full_model"
+    model, data = prepare_for_training(cfg, build_model(cfg).train()), random_inputs()
+    with fake_gpu(model, data):
+        monkeypatch.setattr(torch.Tensor, "backward", lambda loss: [setattr(p, "grad", torch.empty_like(p)) for p in model.parameters()])
+        step = TrainingStep(model=model, optimizer=build_optimizer(cfg, model), clip=build_gradient_clipper(cfg))
+        average, whole = WeightAverage(model, 0.9), WholeState(model)
+        for iteration in range(3):
+            report = step(iter([data]), iteration=iteration, before_update=whole.changing)
+            average.update(model)
+            whole.completed(iteration)
+            assert (report and report.iteration) == (iteration - 1 if iteration else None)
+    assert events == ["sent", "sent"] + 2 * ["sent", "read", "read", "sent"]
 
 
 def test_a_value_that_is_read_would_be_noticed(monkeypatch):
@@ -108,10 +173,17 @@ def test_what_was_sent_is_known_on_the_host_until_it_changes():
     assert on_host(here).tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("name", ["FCOS", "ATSS", "DW", "SparseRCNN", "nine anchors", "TOOD", "refined", "quality of the boxes"])
+@pytest.mark.parametrize(
+    "name", ["FCOS", "ATSS", "DW", *LANDMARKS, "SparseRCNN", "nine anchors", "TOOD", "refined", "quality of the boxes"]
+)
 def test_inference_reads_the_numbers_of_detections_at_the_end_and_nothing_else(name, monkeypatch):
-    read = []
-    monkeypatch.setattr(Detections, "to_instances", lambda self, sizes: read.append(self) or [None] * len(sizes))
+    read, to_instances = [], Detections.to_instances
+
+    def read_once(found, sizes):
+        read.append(found)
+        return to_instances(replace(found, counts=SimpleNamespace(tolist=lambda: [3, 0])), sizes)
+
+    monkeypatch.setattr(Detections, "to_instances", read_once)
     assert len(on_fake_gpu(variant(name) if name in VARIANTS else cfg_of(name), random_inputs(), train=False)) == 2
     (found,) = read
     assert found.boxes.device.type == found.counts.device.type == "cuda"
@@ -134,3 +206,20 @@ def test_all_images_are_resized_as_detectron2_resizes_one():
     large = found.resized(inputs, outputs, min_area=50.0)
     expected = [boxes[boxes.area() > 50].tensor for boxes in (x.pred_boxes for x in actual)]
     assert [x.pred_boxes.tensor.tolist() for x in large.to_instances(outputs)] == [x.tolist() for x in expected]
+
+
+@pytest.mark.parametrize("name", ["FCOS ATSSAssigner", "DW GFLAssigner", "DW VFLAssigner", "DW OTAAssigner"])
+def test_not_knowing_how_many_are_positive_changes_no_loss(name, monkeypatch):
+    cfg = cfg_of(name)
+    cfg.MODEL[name.split()[0]].LOSS.CRITERION = "weighted" if "ATSS" in name else "auto"
+    torch.manual_seed(0)
+    model, inputs, results = build_model(cfg).train(), random_inputs(), []
+    for known in (True, False):
+        monkeypatch.setattr(soft, "values_are_at_hand", lambda tensor, known=known: known)
+        monkeypatch.setattr(ota, "values_are_at_hand", lambda tensor, known=known: known)
+        model.zero_grad()
+        losses = model(inputs)
+        sum(losses.values()).backward()
+        results.append([*losses.values(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    for here, there in zip(*results, strict=True):
+        torch.testing.assert_close(here, there)
