@@ -85,20 +85,20 @@ def lsnet(count: int) -> Callable[[], object]:
     model: Any = our_side.build("LSNet").train()
     logits = [x.requires_grad_() for x in dense_maps("distances")[0]]
     torch.manual_seed(0)
-    stages = [
+    first, second = (
         {s.name: [(2 * torch.rand(2, 4 * s.num_vectors, *size)).requires_grad_() for size in LEVELS] for s in model.task.sets}
         for _ in range(2)
-    ]
+    )
     given = our_side.instances(count)
     for each in given:
         left, top, right, bottom = each.gt_boxes.tensor.unbind(1)
         x, y = (left + right) / 2, (top + bottom) / 2
         points = torch.stack([x, top, left, y, x, bottom, right, y], dim=1).view(-1, 4, 2)
         each.gt_landmarks = torch.cat([points, torch.full((count, 4, 1), 2.0)], dim=2)
-    leaves = [*logits, *(x for stage in stages for maps in stage.values() for x in maps)]
+    leaves = [*logits, *(x for stage in (first, second) for maps in stage.values() for x in maps)]
 
     def run() -> None:
-        found = model.losses(LSOutputs(logits, *stages), model.ground_truth(given), [SIZE, SIZE])
+        found = model.losses(LSOutputs(logits, first, second), model.ground_truth(given), [SIZE, SIZE])
         torch.autograd.grad(sum(found.values()), leaves, allow_unused=True)
 
     return run

@@ -2,7 +2,11 @@
 
 from .box_coding import BoxCoder, DeltaBoxCoder, PointBoxCoder
 from .boxes import box_areas, box_centers, box_sizes, boxes_to_ltrb, centerness_of, elementwise_iou, ltrb_to_boxes
+<<<<<<< HEAD
 from .grid import ChosenPriors, Grid, Priors, square_anchors
+=======
+from .grid import Grid, Priors, computed_once, square_anchors
+>>>>>>> main
 from .polygons import fill_polygons
 
 __all__ = [
@@ -17,6 +21,7 @@ __all__ = [
     "box_sizes",
     "boxes_to_ltrb",
     "centerness_of",
+    "computed_once",
     "elementwise_iou",
     "fill_polygons",
     "ltrb_to_boxes",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 __all__ = ["blocks_of", "in_memory_order"]
@@ -21,8 +22,9 @@ def in_memory_order(logits: Tensor) -> tuple[Tensor, int]:
 
 
 def blocks_of(tables: Tensor) -> list[tuple[slice, slice]]:
-    """Parts of tables (T, R, C) by tables and rows: small enough for a processor's cache on a CPU, all at once on other devices."""
-    if tables.device.type != "cpu":
+    """Parts of tables (T, R, C) by tables and rows: small enough for a processor's cache on a CPU, all at once on other devices, and for
+    compilers, which make blocks of their own."""
+    if tables.device.type != "cpu" or torch.compiler.is_compiling():
         return [(slice(None), slice(None))]
     size = max(CACHED // max(tables.shape[2], 1), 1)
     starts = range(0, tables.shape[1], size)
