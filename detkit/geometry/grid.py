@@ -17,11 +17,7 @@ from torch import Tensor
 
 from detkit.host import send
 
-<<<<<<< HEAD
-__all__ = ["ChosenPriors", "Grid", "Priors", "square_anchors"]
-=======
-__all__ = ["Grid", "Priors", "computed_once", "square_anchors"]
->>>>>>> main
+__all__ = ["ChosenPriors", "Grid", "Priors", "computed_once", "square_anchors"]
 
 
 class computed_once:  # noqa: N801 - used as ``property`` is
