@@ -38,6 +38,7 @@ BENCHMARKS = {
     "losses": Benchmark(4),
     "inference": Benchmark(5),
     "launches": Benchmark(1.5),
+    "network": Benchmark(5),
     "assigners": Benchmark(1),
     "weightings": Benchmark(2),
     "matching": Benchmark(1),
