@@ -204,11 +204,9 @@ def accuracy(report: Report, args: Any) -> None:
         predictor.cfg.defrost()
         prepare_datasets(predictor.cfg, eval_only=True)
         for side in FORMS:
-            keys = DETECTING[side]
-            if not report.has(table="AP in percent", method=name, side=side):
-                report.add(
-                    table="AP in percent", method=name, side=side, **average_precision(with_keys(predictor.cfg, keys), predictor.model)
-                )
+            row = {"table": "AP in percent", "method": name, "side": side}
+            if not report.has(**row):
+                report.add(**row, **average_precision(with_keys(predictor.cfg, DETECTING[side]), predictor.model))
 
 
 def average_precision(cfg: CfgNode, model: nn.Module) -> dict[str, float]:
