@@ -36,12 +36,17 @@ class Benchmark(NamedTuple):
 #: by name of the script, in order of importance
 BENCHMARKS = {
     "losses": Benchmark(4),
+    "postprocessing": Benchmark(1),
     "inference": Benchmark(5),
-    "launches": Benchmark(1.5),
-    "network": Benchmark(5),
+    "since": Benchmark(1.5),
+    "network": Benchmark(2.5),
+    "data_loading": Benchmark(0.5),
+    "launches": Benchmark(1),
+    "growth": Benchmark(4),
+    "landmark_convolution": Benchmark(0.5),
     "assigners": Benchmark(1),
+    "matching": Benchmark(0.5),
     "weightings": Benchmark(2),
-    "matching": Benchmark(1),
 }
 
 

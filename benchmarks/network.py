@@ -12,6 +12,7 @@ weights of the model, whose gradients are there already.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -50,7 +51,7 @@ CONFIGS = {
 PLAIN: dict[str, Any] = {"MODEL.MEMORY_FORMAT": "contiguous", "TEST.FOLD_NORMS": False, "TEST.PRECISION": "float32"}
 LAST, FOLDED, BF16 = {"MODEL.MEMORY_FORMAT": "channels_last"}, {"TEST.FOLD_NORMS": True}, {"TEST.PRECISION": "bfloat16"}
 #: what a network detects in, beside the plain form
-DETECTING = {
+DETECTING: dict[str, dict[str, Any]] = {
     "plain": {},
     "channels last": LAST,
     "folded": FOLDED,
@@ -59,7 +60,7 @@ DETECTING = {
     "bfloat16, channels last, folded": BF16 | LAST | FOLDED,
 }
 AMP = {"SOLVER.AMP.ENABLED": True, "SOLVER.AMP.DTYPE": "bfloat16"}
-TRAINING = {
+TRAINING: dict[str, dict[str, Any]] = {
     "plain": {"SOLVER.FUSED": False},
     "channels last": LAST | {"SOLVER.FUSED": False},
     "channels last, fused (default)": LAST,
@@ -80,8 +81,8 @@ def main() -> None:
     same_conditions(args.threads)
     if args.quick:
         args.size, args.rounds = (128, 160), 1
-    title = "The network itself"
-    with Report(title, (__doc__ or "").splitlines()[0], args.json, quick=args.quick) as report:
+    title, question = "The network itself", (__doc__ or "").split("\n\n")[2]
+    with Report(title, question, args.json, quick=args.quick) as report:
         for part in args.parts:
             PARTS[part](report, args)
 
@@ -123,7 +124,7 @@ def detecting(report: Report, args: Any) -> None:
         forms: dict[str, Any] = {name: prepare_for_inference(with_keys(cfg, keys), model) for name, keys in DETECTING.items()}
         maps = {name: raw_maps(form, padded, size) for name, form in forms.items()}
         apart = {name: distance(found, maps["plain"]) for name, found in maps.items()}
-        sides = {name: partial(form, [image]) for name, form in forms.items()}
+        sides: dict[str, Callable[[], object]] = {name: partial(form, [image]) for name, form in forms.items()}
         what = {"table": "One image, from input to detections", "method": method, "size": f"{size[0]} x {size[1]}"}
         compare(report, what, sides, args.rounds, apart=apart)
 
@@ -153,7 +154,8 @@ def training(report: Report, args: Any) -> None:
     cfg = get_cfg()
     cfg.merge_from_file(get_config_file("quick/fcos_shapes.yaml"))
     cfg.merge_from_list(["MODEL.BACKBONE.WEIGHTS", "", "MODEL.DEVICE", "cpu"])
-    sides, loss = {}, {}
+    sides: dict[str, Callable[[], object]] = {}
+    loss: dict[str, float] = {}
     for name, keys in TRAINING.items():
         torch.manual_seed(0)
         form = with_keys(cfg, keys)
@@ -165,8 +167,8 @@ def training(report: Report, args: Any) -> None:
             clip=build_gradient_clipper(form),
         )
         batch = objects(8, (256, 352), cfg.MODEL.FCOS.NUM_CLASSES)
-        sides[name] = partial(step, iter(lambda batch=batch: batch, None), iteration=0)  # type: ignore[call-overload]
-        loss[name] = float(f"{sum(model(batch).values()).item():.5g}")  # type: ignore[union-attr]
+        sides[name] = partial(step, itertools.repeat(batch), iteration=0)
+        loss[name] = float(f"{sum(model(batch).values()).item():.5g}")
     compare(report, {"table": "One training step", "method": "FCOS", "size": "quick, 8 images"}, sides, args.rounds, loss=loss)
 
 
@@ -187,14 +189,14 @@ def optimizers(report: Report, args: Any) -> None:
     for name, method in (("SGD", "FCOS"), ("AdamW", "Sparse R-CNN")):
         cfg = method_cfg(method)
         cfg.SOLVER.OPTIMIZER = name
-        sides = {}
+        sides: dict[str, Callable[[], object]] = {}
         for side, fused in (("plain", False), ("fused (default)", True)):
             form = with_keys(cfg, LAST | {"SOLVER.FUSED": fused})
             model = prepare_for_training(form, build_model(form))
             for p in model.parameters():
                 p.grad = torch.full_like(p, 1e-6) if p.requires_grad else None
             sides[side] = build_optimizer(form, model).step
-        compare(report, {"table": f"One step of {name}", "method": method}, sides, 3 * args.rounds)  # type: ignore[arg-type]
+        compare(report, {"table": f"One step of {name}", "method": method}, sides, 3 * args.rounds)
 
 
 def accuracy(report: Report, args: Any) -> None:

@@ -18,7 +18,7 @@ from timing import RESULTS
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = Path("docs/performance.md")
 #: columns that are shown in no table
-OF_EACH_SIDE = {"side", "table", "found", "failed", "waits", "memory_mib", "forward", "backward"}
+OF_EACH_SIDE = {"side", "table", "found", "failed", "waits", "memory_mib", "kept_mb", "forward", "backward"}
 HIDDEN = re.compile(r"(.*_low|.*_high|rounds|log1p_ms|height|width|.*wall_.*)$")
 WORDS = {"cpu_ms": "ms", "of_limit": "of the limit", "parameters_m": "million parameters", "multiply_adds_g": "billion multiply-adds"}
 NOT_RUN = {
@@ -43,7 +43,7 @@ too. The last column is the figure of the best other toolbox in multiples of our
 
 def _is_ours(side: str) -> bool:
     """Whether a side is no other toolbox: ours, a variant of it, or the limit."""
-    return side.startswith(("ours", "limit", "today"))
+    return side.startswith(("ours", "limit"))
 
 
 def page(results: Mapping[str, dict[str, Any]]) -> str:
@@ -108,7 +108,11 @@ def _cell(row: dict[str, Any], value: str) -> str:
     """The figure of a side, and what else is told of each side, or why there is none."""
     if value not in row:
         return str(row.get("failed", ""))
-    more = [f"{row[key]} {word}" for key, word in (("waits", "waits"), ("memory_mib", "MiB")) if row.get(key) is not None]
+    more = [
+        f"{row[key]} {word}"
+        for key, word in (("waits", "waits"), ("memory_mib", "MiB"), ("kept_mb", "MB kept"))
+        if row.get(key) is not None
+    ]
     return ", ".join([_measured(row, value), *more])
 
 

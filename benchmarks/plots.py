@@ -10,7 +10,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 __all__ = ["PLOTS"]
 
@@ -35,6 +35,25 @@ def losses(rows: Rows, path: Path) -> None:
     panels[0][0].set_ylabel("ms, forward and backward")
     panels[0][0].legend(fontsize=8)
     _save(figure, path)
+
+
+def growth(rows: Rows, path: Path) -> None:
+    """Time and memory against objects, a line for each loss."""
+    losses_of = list(dict.fromkeys(row["loss"] for row in rows))
+    figure, panels = plt.subplots(1, 2, figsize=(11, 5.2))
+    for number, name in enumerate(losses_of):
+        those = [row for row in rows if row["loss"] == name]
+        style = {"color": plt.get_cmap("tab20")(number % 20), "linestyle": "-" if number % 2 else "--", "marker": "os^v"[number % 4]}
+        for panel, value in zip(panels, ("cpu_ms", "memory_mib"), strict=True):
+            panel.plot(*_columns(those, "objects", value), label=name, markersize=4, linewidth=1.3, **style)
+    for panel, label in zip(panels, ("ms, forward and backward", "MiB at the peak"), strict=True):
+        _logarithmic(panel, "objects per image", sorted({row["objects"] for row in rows}))
+        panel.set_ylabel(label)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    figure.set_layout_engine("constrained")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80, metadata={"Software": None})
+    plt.close(figure)
 
 
 def bars(value: str, label: str) -> Callable[[Rows, Path], None]:
@@ -65,6 +84,7 @@ def _logarithmic(panel: Any, label: str, ticks: Sequence[float]) -> None:
     panel.set_xscale("log")
     panel.set_yscale("log")
     panel.set_xticks(list(ticks))
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axis in (panel.xaxis, panel.yaxis):
         axis.set_major_formatter(ScalarFormatter())
         axis.set_minor_formatter(NullFormatter())
@@ -82,6 +102,7 @@ def _save(figure: Any, path: Path) -> None:
 #: by name of the result: what draws it, and its words for those who do not see it
 PLOTS: dict[str, tuple[Callable[[Rows, Path], None], str]] = {
     "losses": (losses, "Time of losses against objects per image, for each toolbox; dotted in the slow state of log1p"),
+    "growth": (growth, "Time and peak memory of every loss against objects per image, on logarithmic axes"),
     "inference": (bars("cpu_ms", "ms per image"), "Time of inference of each method and toolbox"),
     "launches": (bars("launches", "launches per training step"), "Launches of a training step of each method and toolbox"),
 }

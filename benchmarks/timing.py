@@ -12,6 +12,7 @@ A result is ``{"title", "question", "command", "date", "quick", "finished", "env
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import shlex
@@ -24,7 +25,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["RESULTS", "Report", "Sample", "alternate", "arguments", "clocked", "figures", "same_conditions"]
+__all__ = ["RESULTS", "Report", "Sample", "alternate", "arguments", "clocked", "figures", "peak_growth", "same_conditions"]
 
 RESULTS = Path(__file__).resolve().parent / "results"
 #: glibc hands freed memory back and asks for it again at every large tensor unless told so; read when a process starts
@@ -116,6 +117,21 @@ def figures(samples: Sequence[Sample]) -> Row:
         tenths = statistics.quantiles(milliseconds, n=10, method="inclusive") if len(milliseconds) > 1 else [milliseconds[0]] * 9
         row |= {f"{name}_ms": statistics.median(milliseconds), f"{name}_low": tenths[0], f"{name}_high": tenths[-1]}
     return {key: float(f"{value:.5g}") for key, value in row.items()} | {"rounds": len(samples)}
+
+
+def peak_growth(call: Callable[[], object]) -> float:
+    """MiB by which the resident memory grows at the peak of a call (Linux)."""
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed before would be used again, and not seen
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _status("VmRSS")
+    call()
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> float:
+    """A field of this process's status, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
 
 
 class Report:

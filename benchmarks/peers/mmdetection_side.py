@@ -105,7 +105,7 @@ def _mmdetection() -> Any:
 
 
 @lru_cache(maxsize=1)
-def build(method: str, **head: Any) -> nn.Module:
+def build(method: str, **head: Any) -> Any:
     """A detector of random weights; ``head`` changes the config of its dense head."""
     from mmengine.config import Config
 
@@ -118,7 +118,7 @@ def build(method: str, **head: Any) -> nn.Module:
         model.bbox_head.update(head)
         model.test_cfg.nms.iou_threshold = 0.6
     torch.manual_seed(0)
-    made = MODELS.build(model)
+    made: Any = MODELS.build(model)
     made.init_weights()
     return made
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,14 +13,22 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
-from inputs import NUM_CLASSES, SIZE, dense_maps, objects, proposals
+from inputs import LEVELS, NUM_CLASSES, SIZE, dense_maps, objects, proposals
 from torch import Tensor, nn
 
 from detkit import __version__, get_config_file
 from detkit.config import get_cfg
-from detkit.engine.prepare import prepare_for_inference, prepare_for_training
 from detkit.structures import DenseOutputs, GroundTruth
 from sparsercnn.head import StageOutputs
+
+try:
+    from detkit.engine.prepare import prepare_for_inference, prepare_for_training
+except ModuleNotFoundError:  # an earlier commit (benchmarks/since.py)
+
+    def prepare_for_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
+        return model
+
+    prepare_for_training = prepare_for_inference
 
 __all__ = ["CASES", "CONFIGS", "build", "instances"]
 
@@ -34,6 +42,8 @@ CONFIGS = {
     "Sparse R-CNN, 300": ("sparsercnn/sparsercnn_R_50_FPN_300pro_3x.yaml", ""),
     "LSNet": ("lsnet/lsnet_R_50_FPN_1x.yaml", ""),
 }
+_AS_DETECTRON2 = {"SCORE": "sqrt_product", "THRESHOLD_ON": "score", "SCORE_THRESH": 0.2, "CLIP_BEFORE_NMS": False, "NMS_THRESH": 0.6}
+AS_DETECTRON2 = tuple(word for key, value in _AS_DETECTRON2.items() for word in (f"MODEL.FCOS.TEST.{key}", value))
 #: the label assignment of the peers' FCOS is with center sampling
 CHANGES: dict[str, list[Any]] = {"FCOS": ["MODEL.ASSIGNERS.FCOS.CENTER_RADIUS", 1.5]}
 
@@ -61,10 +71,10 @@ def instances(count: int, size: tuple[int, int] = SIZE, batch: int = 2) -> list[
     return made
 
 
-def losses(method: str, count: int, size: tuple[int, int] = SIZE) -> Callable[[], object]:
-    """From the maps of a head and the objects of a batch of 2 to the gradient of the maps."""
+def losses(method: str, count: int, size: tuple[int, int] = SIZE, changes: Sequence[Any] = ()) -> Callable[[], object]:
+    """From the maps of a head and the objects of a batch of 2 to the gradient of the maps; with ``changes`` of the config."""
     size = (size[0], size[1])
-    model: Any = build(method).train()
+    model: Any = build(method, *changes).train()
     logits, boxes, quality = dense_maps(CONFIGS[method][1], size=size)
     if getattr(model.box_coder, "form", "") == "exp":  # the same boxes
         boxes = [(x * stride).log() for x, stride in zip(boxes, model.prior_generator.strides, strict=True)]
@@ -96,12 +106,29 @@ def criterion(num_proposals: int, count: int) -> Callable[[], object]:
 
 def postprocessing(method: str, scores: str) -> Callable[[], object]:
     """From the maps of a head to the detections of one image."""
-    model: Any = build(method, f"MODEL.{method}.TEST.NMS_THRESH", 0.6).eval()
-    logits, boxes, quality = dense_maps(CONFIGS[method][1], scores=scores, batch=1)
+    detect = _detect(method, scores)
+    return _without_gradients(detect)
+
+
+def _detect(method: str, scores: str) -> Callable[[], Any]:
+    alike, section = method == "FCOS, as Detectron2", method.partition(",")[0]
+    changes = AS_DETECTRON2 if alike else (f"MODEL.{section}.TEST.NMS_THRESH", 0.6)
+    model: Any = build(section, *changes).eval()
+    logits, boxes, quality = dense_maps(CONFIGS[section][1], scores=scores, batch=1)
     if getattr(model.box_coder, "form", "") == "exp":
         boxes = [(x * stride).log() for x, stride in zip(boxes, model.prior_generator.strides, strict=True)]
     outputs = DenseOutputs(logits, boxes, quality)
-    return _without_gradients(lambda: model.detect(outputs, [SIZE]))
+    return lambda: model.detect(outputs, [SIZE])
+
+
+@torch.no_grad()
+def agrees_with_detectron2(scores: str) -> bool:
+    """Whether FCOS with the settings of Detectron2's gives its detections."""
+    from peers import detectron2_side
+
+    (ours,), (theirs,) = _detect("FCOS, as Detectron2", scores)(), detectron2_side.postprocessing("FCOS", scores)()  # type: ignore[misc]
+    same = len(ours) == len(theirs) and ours.pred_classes.equal(theirs.pred_classes) and ours.scores.allclose(theirs.scores)
+    return same and ours.pred_boxes.tensor.allclose(theirs.pred_boxes.tensor, atol=1e-3)
 
 
 def detector(
@@ -156,6 +183,31 @@ def launches(method: str) -> dict[str, int]:
     return {"forward": forward, "backward": backward, "launches": forward + backward, "waits": len(read) // 2}
 
 
+def head(method: str, training: bool) -> Callable[[], object]:
+    """A head alone, from the pyramid of one image to raw outputs; in training with the gradient of their sum."""
+    model: Any = build(method).train(training)
+    features = [torch.randn(1, 256, *size).requires_grad_(training) for size in LEVELS]
+    leaves = [*features, *(p for p in model.head.parameters() if p.requires_grad)]
+
+    def run() -> None:
+        with torch.set_grad_enabled(training):
+            values = list(_tensors(vars(model.head(features))))
+        if training:
+            torch.autograd.grad(torch.stack([value.sum() for value in values]).sum(), leaves, allow_unused=True)
+
+    return run
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _tensors(each)
+
+
 def cost(method: str, size: tuple[int, int]) -> dict[str, float]:
     """Millions of parameters and billions of multiply-adds."""
     from detkit.analysis import count_cost
@@ -182,9 +234,11 @@ CASES: dict[str, Callable[..., Any]] = {
     "losses": losses,
     "criterion": criterion,
     "postprocessing": postprocessing,
+    "agrees_with_detectron2": agrees_with_detectron2,
     "inference": inference,
     "limit": limit,
     "launches": launches,
     "cost": cost,
+    "head": head,
     "version": version,
 }

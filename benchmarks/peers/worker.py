@@ -44,11 +44,13 @@ class Worker:
     Args:
         side: a key of :data:`MODULES`.
 
+        root: of the checkout whose packages are measured; None: this one.
+
     Raises:
         SideMissingError: its environment cannot be made, or it does not start.
     """
 
-    def __init__(self, side: str, threads: int = 1) -> None:
+    def __init__(self, side: str, threads: int = 1, *, root: Path | None = None) -> None:
         self.side = side
         module, elsewhere = MODULES[side]
         try:
@@ -60,7 +62,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=environment_of_sides(threads),
+            env=environment_of_sides(threads) | {"PYTHONPATH": str(root or Path(__file__).resolve().parents[2])},
             text=True,
         )
 

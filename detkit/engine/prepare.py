@@ -2,6 +2,7 @@
 
 For training: the layout of its weights. For inference, on a copy: norms folded, the precision of its weights, their layout, and on a CPU
 the kernels of its convolutions.
+Either may be compiled.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from detectron2.layers import Conv2d
 from torch import nn
 
 from detkit.config import Section
+from detkit.engine.compile import compile_parts
 from detkit.layers import fold_norms, foldable_norms, use_onednn
 
 __all__ = ["prepare_for_inference", "prepare_for_training", "set_float32_precision", "training_dtype"]
@@ -26,17 +28,20 @@ _CAST = (nn.Conv2d, Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 def prepare_for_training(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """The model in the form in which it is trained, in place: ``MODEL.MEMORY_FORMAT``, ``FLOAT32_PRECISION``.
+    """The model in the form in which it is trained, in place: ``MODEL.MEMORY_FORMAT``, ``FLOAT32_PRECISION``,
+    ``SOLVER.COMPILE``.
 
     Before an optimizer, an average or parallel workers take its parameters.
     """
     set_float32_precision(cfg)
     model.to(memory_format=_memory_format(cfg, model))
+    compile_parts(cfg, model, training=True)
     return model
 
 
 def prepare_for_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """The model in the form in which it detects: ``TEST.FOLD_NORMS``, ``TEST.PRECISION``, ``MODEL.MEMORY_FORMAT``.
+    """The model in the form in which it detects: ``TEST.FOLD_NORMS``, ``TEST.PRECISION``, ``MODEL.MEMORY_FORMAT``,
+    ``MODEL.COMPILE``.
 
     The model itself stays as it is, its weights included: where something is to be changed, that happens to a copy in evaluation mode
     that shares with the model all tensors that stay. It does not follow later changes of the model.
@@ -48,9 +53,10 @@ def prepare_for_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
     dtype, layout = Section(cfg, "TEST").choice("PRECISION", {"float32": torch.float32, **_HALF}), _memory_format(cfg, model)
     fold = cfg.TEST.FOLD_NORMS and foldable_norms(model) > 0
     other_layout = any(not p.is_contiguous(memory_format=layout) for p in model.parameters() if p.dim() == 4)
+    compiled = cfg.MODEL.COMPILE
     convolves = any(p.dim() == 4 for p in model.parameters())
-    by_onednn = convolves and layout == torch.channels_last and dtype == torch.float32 and _device(model) == "cpu"
-    if not (fold or other_layout or dtype != torch.float32 or by_onednn):
+    by_onednn = convolves and layout == torch.channels_last and dtype == torch.float32 and _device(model) == "cpu" and not compiled
+    if not (fold or other_layout or dtype != torch.float32 or by_onednn or compiled):
         return model
     prepared = _sharing_copy(model).eval()
     if fold:
@@ -61,6 +67,7 @@ def prepare_for_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
         _lay_out(prepared, layout)
     if by_onednn:
         use_onednn(prepared)
+    compile_parts(cfg, prepared, training=False)
     return prepared
 
 

@@ -34,7 +34,7 @@ def use_onednn(network: nn.Module) -> int:
 
 def _forward(conv: Any, x: Tensor) -> Tensor:
     """Of a convolution, and the norm and the activation that it may hold."""
-    plain = torch.get_num_threads() > 1 or torch.compiler.is_compiling() or torch.is_grad_enabled()
+    plain = torch.compiler.is_compiling() or torch.get_num_threads() > 1 or torch.is_grad_enabled()
     if plain or not x.numel() or not x.dtype == conv.weight.dtype == torch.float32 or torch.is_autocast_enabled("cpu"):
         return type(conv).forward(conv, x)
     x = torch.mkldnn_convolution(x, conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups)
