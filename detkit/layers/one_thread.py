@@ -28,7 +28,7 @@ def use_onednn(network: nn.Module) -> int:
         if type(module) in (nn.Conv2d, Conv2d) and module.padding_mode == "zeros" and not isinstance(module.padding, str)
     ]
     for module in found:
-        module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
+        module.forward = MethodType(_forward, module)
     return len(found)
 
 
