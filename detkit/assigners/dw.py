@@ -118,6 +118,7 @@ class DWAssigner(Assigner):
     """
 
     config_section = "DW"
+    compiles = True
     needs_predictions = True
     gives_weights = True
 
@@ -156,7 +157,7 @@ class DWAssigner(Assigner):
 
     def forward(self, context: AssignContext) -> SoftAssignment:
         gt, predictions = context.gt, context.given_predictions
-        pairs = self._candidates(context)
+        pairs = context.ahead if isinstance(context.ahead, Pairs) else self.ahead(context)
         values = pairs.look_up(predictions, gt)
         positive, probability = self._weights(values.detach(), self._prior(pairs, context), pairs.gt_index, gt.valid.numel())
         counts_negative = pairs.last_of_score(gt, predictions.logits)
@@ -172,7 +173,7 @@ class DWAssigner(Assigner):
             ignore=padding_mask(context.grid_priors, context.valid_sizes),
         )
 
-    def _candidates(self, context: AssignContext) -> Pairs:
+    def ahead(self, context: AssignContext) -> Pairs:
         if self.bag == "threshold":
             return points_near_center(context, self.radius)
         return points_inside(context) if self.bag == "inside" else nearest_points(context, self.topk)

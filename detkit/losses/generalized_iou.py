@@ -31,8 +31,8 @@ class _GIoU(torch.autograd.Function):
     def forward(ctx: Any, pred: Tensor, target: Tensor, offset: float, union_eps: float, eps: float) -> Tensor:
         loss, grad = pred.new_empty(len(pred)), pred.new_empty(4, len(pred))
         size = PAIRS_AT_ONCE if pred.device.type == "cpu" else max(len(pred), 1)
-        for start in range(0, len(pred), size):
-            part = slice(start, start + size)
+        parts = [slice(None)] if torch.compiler.is_compiling() else [slice(at, at + size) for at in range(0, len(pred), size)]
+        for part in parts:  # compilers make parts of their own
             _loss_and_gradient(pred[part].t(), target[part].t(), (offset, union_eps, eps), loss[part], grad[:, part])
         ctx.save_for_backward(grad)
         return loss

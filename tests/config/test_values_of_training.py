@@ -82,6 +82,7 @@ SOLVER = {
     "REFERENCE_BATCH_SIZE": Row(8, lambda t: [4 * 0.01 / t.cfg.SOLVER.BASE_LR]),
     "CHECKPOINT_PERIOD": Row(5, lambda t: [hook_named(t, "PeriodicCheckpoint")._period]),
     "CHECKPOINT_KEEP": Row(2, lambda t: [t.checkpoints._keep]),
+    "COMPILE": Row(True, lambda t: [t.model.compiled is not None and t.model.compiled.training]),
     "EMA.ENABLED": Row(True, lambda t: [t.ema is not None]),
     "EMA.DECAY": Row(0.83, lambda t: [t.ema._decay], {"EMA.ENABLED": True}),
     "AMP.ENABLED": Row(True, lambda t: [t.training_step._amp_dtype is not None, t.training_step.grad_scaler.is_enabled()]),
