@@ -42,9 +42,10 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	@$(PY) -m mypy
+	@MYPYPATH=benchmarks $(PY) -m mypy --explicit-package-bases benchmarks/*.py benchmarks/peers/*.py
 
-bench: $(STAMP)
-	@$(PY) benchmarks/assigners.py
+bench: $(STAMP)  # about half an hour, then docs/performance.md
+	@$(PY) benchmarks/all.py
 
 docs: $(DOCS_STAMP)  # the pages and the API reference; a warning fails
 	@$(PY) -m sphinx -W --keep-going -q -c docs . output/docs

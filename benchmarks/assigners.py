@@ -2,39 +2,28 @@
 
     python benchmarks/assigners.py
 
-One 800x1344 image, five levels (22 400 locations), 1 to 1000 objects. Peers: the dense computation of the same rules, as most codes do
-it (written here), for the IoU thresholds Detectron2's ``Matcher``. Equal labels are asserted before anything is timed.
-The boxes come from ``bench_data.py`` in the folder ``DETKIT_BENCH_DATA`` (default ``../shared/benchmarks``).
+One 800 x 1344 image, five levels (22 400 locations), 1 to 1000 objects. The dense computation of the same rules, as most codes do it, is
+written here; for the IoU thresholds it is Detectron2's ``Matcher``. Equal labels are asserted before anything is timed.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import Boxes, pairwise_iou
+from inputs import LEVELS, STRIDES, objects
+from timing import Report, arguments, clocked, same_conditions
 from torch import Tensor
 
 from detkit.assigners import AssignContext, Assigner, ATSSAssigner, FCOSAssigner, IoUAssigner
 from detkit.geometry import Grid, Priors, boxes_to_ltrb, elementwise_iou, square_anchors
-from detkit.structures import GroundTruth
+from detkit.structures import GroundTruth, HardAssignment
 
-DATA = Path(os.environ.get("DETKIT_BENCH_DATA", Path(__file__).resolve().parents[2] / "shared" / "benchmarks"))
-#: glibc hands freed memory back and asks for it again at every large tensor unless told so; both sides are timed without that
-MALLOC = {
-    "MALLOC_MMAP_THRESHOLD_": "1073741824",
-    "MALLOC_TRIM_THRESHOLD_": "4294967296",
-    "MALLOC_TOP_PAD_": "268435456",
-}
 RANGES = [(-1.0, 64.0), (64.0, 128.0), (128.0, 256.0), (256.0, 512.0), (512.0, float("inf"))]
 
 
@@ -87,57 +76,28 @@ METHODS: dict[str, tuple[Assigner, Callable[[Tensor, Priors], Tensor]]] = {
 }
 
 
-def milliseconds(call: Callable[[], object], seconds: float) -> tuple[float, float, float]:
-    """Median, 10th and 90th percentile of the time of a call, over as many calls as fit (at least 7), after a warm-up."""
-    times: list[float] = []
-    warm_up, end = time.perf_counter() + seconds / 4, time.perf_counter() + 1.25 * seconds
-    while len(times) < 7 or time.perf_counter() < end:
-        start = time.perf_counter()
-        call()
-        elapsed = time.perf_counter() - start
-        if start >= warm_up or elapsed > seconds:
-            times.append(1e3 * elapsed)
-    tenths = statistics.quantiles(times, n=10)
-    return statistics.median(times), tenths[0], tenths[-1]
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = arguments(__doc__, json_name="assigners")
     parser.add_argument("--gts", type=int, nargs="+", default=[1, 8, 32, 128, 512, 1000])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=1.0, help="per measurement")
+    parser.add_argument("--rounds", type=int, default=25)
     args = parser.parse_args()
-    if any(os.environ.get(name) != value for name, value in MALLOC.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | MALLOC)  # read when a process starts
-    if not (DATA / "bench_data.py").is_file():
-        sys.exit(f"{DATA / 'bench_data.py'} does not exist: set DETKIT_BENCH_DATA to the folder that has it.")
-    sys.path.insert(0, str(DATA))
-    import bench_data
-
-    torch.set_num_threads(args.threads)
-    grid = Grid(tuple(bench_data.LEVELS), tuple(bench_data.STRIDES), 0.5, torch.device("cpu"))
+    same_conditions(args.threads)
+    counts, rounds = (args.gts[:2], 2) if args.quick else (args.gts, args.rounds)
+    grid = Grid(tuple(LEVELS), STRIDES, 0.5, torch.device("cpu"))
     priors = Priors(grid, square_anchors(grid.strides))
-    print(f"torch {torch.__version__}, Python {platform.python_version()}, {args.threads} thread(s) of {os.cpu_count()}, {_processor()}")
-    print(f"{priors.num_priors} priors; median ms (10 % .. 90 %)")
-    print(f"{'':24}{'objects':>8}{'ours':>26}{'dense':>30}{'ratio':>8}")
-    for name, (assigner, dense) in METHODS.items():
-        for count in args.gts:
-            boxes, classes = (torch.from_numpy(x) for x in bench_data.gts(count))
-            context = AssignContext(GroundTruth(boxes[None], classes[None], torch.ones(1, count, dtype=torch.bool)), priors)
-            if not assigner(context).gt_index[0].equal(dense(boxes, priors)):
-                sys.exit(f"{name} with {count} objects: the two do not give the same labels, so there is nothing to compare.")
-            ours = milliseconds(lambda: assigner(context), args.seconds)  # noqa: B023
-            theirs = milliseconds(lambda: dense(boxes, priors), args.seconds)  # noqa: B023
-            columns = [f"{median:9.2f} ({low:.2f} .. {high:.2f})" for median, low, high in (ours, theirs)]
-            print(f"{name:24}{count:8}{columns[0]:>26}{columns[1]:>30}{theirs[0] / ours[0]:8.1f}", flush=True)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    title, question = "Label assignment of one image", str(__doc__).split("\n\n")[2]
+    with Report(title, question, args.json, quick=args.quick, index=["rule", "objects"]) as report:
+        for name, (assigner, dense) in METHODS.items():
+            for count in counts:
+                boxes, classes = objects(count)
+                context = AssignContext(GroundTruth(boxes[None], classes[None], torch.ones(1, count, dtype=torch.bool)), priors)
+                assignment = assigner(context)
+                assert isinstance(assignment, HardAssignment)
+                if not assignment.gt_index[0].equal(dense(boxes, priors)):
+                    sys.exit(f"{name} with {count} objects: the two do not give the same labels, so there is nothing to compare.")
+                ways: dict[str, Callable[[], object]] = {"ours": partial(assigner, context), "dense": partial(dense, boxes, priors)}
+                sides = {side: partial(clocked, way) for side, way in ways.items()}
+                report.compare({"rule": name, "objects": count}, sides, rounds=rounds, warm_up=2, seconds=5)
 
 
 if __name__ == "__main__":

@@ -1,99 +1,86 @@
-"""How many images per second does a data worker prepare with LSNet's landmarks, beside Detectron2's mapper with masks?
+"""How long does a data worker take for an image, beside Detectron2's mapper?
 
     DETECTRON2_DATASETS=../shared/data python benchmarks/data_loading.py
 
 Images of ``coco_2017_train`` (for poses ``keypoints_coco_2017_train``), shorter side 800, mirrored at random, as in training. All mappers
-take their turn on every image, in one process with one thread, as a worker does; processor time counts, so other work on the machine
-disturbs little. Median of the rounds.
+take their turn on every image, in one process with one thread, as a worker does.
 """
 
 from __future__ import annotations
 
-import argparse
-import platform
-import statistics
-import time
-from collections.abc import Callable, Iterable
+import importlib.util
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetMapper
+from timing import Report, Sample, arguments, clocked, same_conditions
 
 from detkit.config import get_cfg
-from lsnet.mapper import LandmarkMapper
+from detkit.data import build_train_mapper
 
 Mapper = Callable[[dict[str, Any]], Any]
 
+BOXES, PERSONS = "coco_2017_train", "keypoints_coco_2017_train"
 
-def mappers() -> dict[str, tuple[str, Mapper]]:
-    """Dataset and mapper by name."""
-    boxes, persons = "coco_2017_train", "keypoints_coco_2017_train"
-    made: dict[str, tuple[str, Mapper]] = {}
-    for name, dataset, mask_on, keypoint_on in (
-        ("boxes", boxes, False, False),
-        ("masks", boxes, True, False),
-        ("keypoints", persons, False, True),
+
+def config(dataset: str, **keys: Any) -> CfgNode:
+    """The defaults, with the dataset and these keys, ``__`` for a dot."""
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = (dataset,)
+    cfg.merge_from_list([word for key, value in keys.items() for word in (key.replace("__", "."), value)])
+    return cfg
+
+
+def mappers() -> dict[tuple[str, str], dict[str, Mapper]]:
+    """By (annotations, dataset) and side."""
+    found: dict[tuple[str, str], dict[str, Mapper]] = {}
+    for learned, dataset, keys, task in (
+        ("boxes", BOXES, {}, "bbox"),
+        ("masks", BOXES, {"MODEL__MASK_ON": True}, "segm"),
+        ("keypoints", PERSONS, {"MODEL__KEYPOINT_ON": True}, "pose"),
     ):
-        cfg = get_cfg()
-        cfg.DATASETS.TRAIN, cfg.MODEL.MASK_ON, cfg.MODEL.KEYPOINT_ON = (dataset,), mask_on, keypoint_on
-        made[f"Detectron2, {name}"] = dataset, DatasetMapper(cfg, True)
-    for task, dataset in (("bbox", boxes), ("segm", boxes), ("pose", persons)):
-        cfg = get_cfg()
-        cfg.DATASETS.TRAIN, cfg.MODEL.LSNET.TASK = (dataset,), task
-        made[f"LSNet, {task}"] = dataset, LandmarkMapper(cfg, True)
-    return made
+        landmarks = config(dataset, MODEL__LSNET__TASK=task, INPUT__MAPPER="LandmarkMapper")
+        found[learned, dataset] = {
+            "Detectron2": DatasetMapper(config(dataset, **keys), True),
+            "ours": build_train_mapper(config(dataset, **keys)),
+            "ours, INPUT.RESIZE pillow": build_train_mapper(config(dataset, INPUT__RESIZE="pillow", **keys)),
+            "ours, LSNet's landmarks": build_train_mapper(landmarks),
+        }
+    return found
 
 
-def seconds_of(mapper: Mapper, record: dict[str, Any], seed: int) -> float:
-    """Processor time of one image. All mappers draw the same flip."""
-    np.random.seed(seed)
-    start = time.process_time()
-    mapper(record)
-    return time.process_time() - start
+def one_by_one(mapper: Mapper, records: list[dict[str, Any]]) -> Callable[[], Sample]:
+    """Measures the next image of a mapper. All mappers draw the same flips."""
+    numbers: Iterator[int] = itertools.count()
 
+    def sample() -> Sample:
+        number = next(numbers)
+        np.random.seed(number)
+        return clocked(partial(mapper, records[number % len(records)]))
 
-def one_round(images: int, seed: int) -> dict[str, float]:
-    """Images per second by mapper."""
-    rates: dict[str, float] = {}
-    every = mappers()
-    for dataset in dict.fromkeys(name for name, _ in every.values()):
-        records = [record for record in DatasetCatalog.get(dataset) if record["annotations"]][:images]
-        group = {name: mapper for name, (used, mapper) in every.items() if used == dataset}
-        rates |= _rates(group, records, seed)
-    return rates
-
-
-def _rates(group: dict[str, Mapper], records: Iterable[dict[str, Any]], seed: int) -> dict[str, float]:
-    spent, count = dict.fromkeys(group, 0.0), 0
-    for number, record in enumerate(records):
-        for name, mapper in group.items():
-            taken = seconds_of(mapper, record, seed + number)
-            spent[name] += taken if number >= 3 else 0.0  # the first warm up
-        count += number >= 3
-    return {name: count / seconds for name, seconds in spent.items()}
+    return sample
 
 
 def main() -> None:
-    """Prints a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=100, help="of each dataset")
-    parser.add_argument("--rounds", type=int, default=3)
+    """Prints and writes the times."""
+    parser = arguments(__doc__, json_name="data_loading")
+    parser.add_argument("--images", type=int, default=200, help="of each dataset")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    same_conditions(args.threads)
     cv2.setNumThreads(0)
-    rounds = [one_round(args.images, seed) for seed in range(args.rounds)]
-    print(
-        f"{platform.machine()}, Python {platform.python_version()}, OpenCV {cv2.__version__}, {args.images} images, {args.rounds} rounds\n"
-    )
-    print("| mapper | images per second | least to greatest | time beside Detectron2's masks |\n|---|---|---|---|")
-    masks = statistics.median(rates["Detectron2, masks"] for rates in rounds)
-    for name in rounds[0]:
-        rates = sorted(rates[name] for rates in rounds)
-        middle = statistics.median(rates)
-        ratio = "" if "keypoints" in name or "pose" in name else f"{masks / middle:.2f}"
-        print(f"| {name} | {middle:.1f} | {rates[0]:.1f} to {rates[-1]:.1f} | {ratio} |")
+    count = 5 if args.quick else args.images
+    decoder = "simplejpeg" if importlib.util.find_spec("simplejpeg") else "Pillow"
+    title, question = "Data loading, an image in a data worker", str(__doc__).split("\n\n")[2]
+    with Report(title, question, args.json, quick=args.quick, index=["annotations"], decoder=decoder) as report:
+        for (learned, dataset), group in mappers().items():
+            records = [record for record in DatasetCatalog.get(dataset) if record["annotations"]][:count]
+            sides: Mapping[str, Callable[[], Sample]] = {side: one_by_one(mapper, records) for side, mapper in group.items()}
+            report.compare({"annotations": learned}, sides, rounds=count, warm_up=3)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import detkit.engine  # noqa: F401  before the others: it silences what dependencies say when they are imported
 
@@ -31,10 +32,10 @@ from detkit import get_config_file
 from detkit.config import get_cfg
 from detkit.export import Agreement, DetectorProgram, ExportError, ExportSettings, compare_outputs, example_inputs, export_detector
 
-_NINE = ["MODEL.ATSS.ANCHORS.RATIOS", [0.5, 1.0, 2.0], "MODEL.ATSS.ANCHORS.SCALES", [4.0, 5.039684, 6.349604]]
-_TOOD = ["MODEL.DW.HEAD.NAME", "TOODHead", "MODEL.DW.HEAD.QUALITY", "none", "MODEL.DW.BOX_CODER.NAME", "linear"]
-_CORNERS = ["MODEL.LSNET.CPV.ENABLED", True]
-_DEFORMABLE = ["MODEL.LSNET.HEAD.DEFORMABLE_TOWERS", True]
+_NINE: list[object] = ["MODEL.ATSS.ANCHORS.RATIOS", [0.5, 1.0, 2.0], "MODEL.ATSS.ANCHORS.SCALES", [4.0, 5.039684, 6.349604]]
+_TOOD: list[object] = ["MODEL.DW.HEAD.NAME", "TOODHead", "MODEL.DW.HEAD.QUALITY", "none", "MODEL.DW.BOX_CODER.NAME", "linear"]
+_CORNERS: list[object] = ["MODEL.LSNET.CPV.ENABLED", True]
+_DEFORMABLE: list[object] = ["MODEL.LSNET.HEAD.DEFORMABLE_TOWERS", True]
 #: per detector the config on ResNet-50, the one on MobileNetV2, and changes of the latter
 DETECTORS: dict[str, tuple[str, str, list[object]]] = {
     "FCOS": ("fcos/fcos_R_50_FPN_1x", "fcos", []),
@@ -128,10 +129,10 @@ def draw_weights(model: nn.Module, seed: int = 0) -> None:
 
 
 @torch.no_grad()
-def spread_scores(model: nn.Module, photo: Tensor) -> None:
+def spread_scores(model: Any, photo: Tensor) -> None:
     """Changes the layers that give logits so that few locations of a photo have high scores, far apart, as those of a trained model."""
-    count = getattr(model, "num_classes", None) or model.criterion.num_classes  # type: ignore[union-attr]
-    layers = [each for each in model.modules() if isinstance(each, (nn.Conv2d, nn.Linear)) and each.bias is not None]
+    count = getattr(model, "num_classes", None) or model.criterion.num_classes
+    layers: list[Any] = [each for each in model.modules() if isinstance(each, (nn.Conv2d, nn.Linear)) and each.bias is not None]
     layers = [each for each in layers if len(each.weight) in {count, 9 * count}]
 
     def logits() -> Tensor:

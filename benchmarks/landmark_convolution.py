@@ -2,55 +2,50 @@
 
     python benchmarks/landmark_convolution.py [--device cuda] [--channels 256] [--size 50 84]
 
-One image, one level, forward and backward; processor time on a CPU, of one thread. "Features kept" is ours without reading the features
-again in the backward pass. Equal values are asserted first.
+One image, one level of 50 x 84 cells, forward and backward, and the MB that are kept between the two. "Products kept" is ours without
+multiplying with the kernel again in the backward pass. Equal values are asserted first.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from timing import Report, alternate, arguments, clocked, figures, same_conditions
 from torch import Tensor
 from torch.profiler import profile
 
 from detkit.layers import deform_conv2d
-from lsnet import sampling
+from lsnet import convolution
 from lsnet.convolution import convolve_at
 
 Convolution = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def features_kept(*args: Tensor) -> Tensor:
+def ours(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
+    return convolve_at(x, offset, weight)
+
+
+def products_kept(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
     """Ours, with everything kept that the backward pass needs."""
 
     def at_once(function: Callable[..., Tensor], *args: Any, **_: Any) -> Tensor:
         return function(*args)
 
-    with patch.object(sampling, "checkpoint", at_once):
-        return convolve_at(*args)
+    with patch.object(convolution, "checkpoint", at_once):
+        return convolve_at(x, offset, weight)
 
 
 def torchvisions(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
     return deform_conv2d(x, offset, weight, padding=1)
 
 
-def seconds(convolution: Convolution, leaves: list[Tensor]) -> float:
-    """Of one forward and backward pass."""
-    on_gpu = leaves[0].is_cuda
-    clock = time.perf_counter if on_gpu else time.process_time
-    start = clock()
-    torch.autograd.grad(convolution(*leaves).sum(), leaves)
-    if on_gpu:
-        torch.cuda.synchronize()
-    return clock() - start
+def run(way: Convolution, leaves: list[Tensor]) -> None:
+    """One forward and backward pass."""
+    torch.autograd.grad(way(*leaves).sum(), leaves)
 
 
 def megabytes_kept(convolution: Convolution, leaves: list[Tensor]) -> float:
@@ -67,33 +62,33 @@ def megabytes_kept(convolution: Convolution, leaves: list[Tensor]) -> float:
 
 
 def main() -> None:
-    """Prints a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, json_name="landmark_convolution")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--channels", type=int, default=256)
+    parser.add_argument("--channels", type=int, nargs="+", default=[64, 256])
     parser.add_argument("--size", type=int, nargs=2, default=(50, 84), metavar=("HEIGHT", "WIDTH"), help="in cells")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    same_conditions(args.threads)
+    channels, rounds = ([16], 1) if args.quick else (args.channels, args.rounds)
+    title, question = "LSNet's convolutions at landmarks", str(__doc__).split("\n\n")[2]
+    value = "cpu_ms" if args.device == "cpu" else "wall_ms"
+    with Report(title, question, args.json, quick=args.quick, index=["channels"], value=value) as report:
+        for count in channels:
+            if not report.has(channels=count):
+                measure(report, count, args, rounds)
+
+
+def measure(report: Report, channels: int, args: Any, rounds: int) -> None:
+    """A row for each way."""
     torch.manual_seed(0)
-    shapes = (1, args.channels, *args.size), (1, 18, *args.size), (args.channels, args.channels, 3, 3)
+    shapes = (1, channels, *args.size), (1, 18, *args.size), (channels, channels, 3, 3)
     leaves = [torch.randn(shape, device=args.device).requires_grad_() for shape in shapes]
-    ways: dict[str, Convolution] = {"LSNet's": convolve_at, "LSNet's, features kept": features_kept, "torchvision's": torchvisions}
+    ways: dict[str, Convolution] = {"ours": ours, "ours, products kept": products_kept, "torchvision": torchvisions}
     values = [way(*leaves).detach() for way in ways.values()]
     assert all(torch.allclose(values[0], value, rtol=1e-3, atol=1e-2) for value in values[1:])
-    times = {name: sorted(rounds) for name, rounds in zip(ways, _rounds(list(ways.values()), leaves, args.repeats), strict=True)}
-
-    machine = f"{platform.machine()}, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}, {args.device}"
-    print(f"{machine}, {args.channels} channels, {args.size[0]} x {args.size[1]} cells\n")
-    print("| convolution | milliseconds | least to greatest | MB kept |\n|---|---|---|---|")
+    samples = alternate({name: partial(clocked, partial(run, way, leaves)) for name, way in ways.items()}, rounds=rounds)
     for name, way in ways.items():
-        least, middle, most = (1000 * value for value in (times[name][0], statistics.median(times[name]), times[name][-1]))
-        print(f"| {name} | {middle:.0f} | {least:.0f} to {most:.0f} | {megabytes_kept(way, leaves):.1f} |")
-
-
-def _rounds(ways: list[Convolution], leaves: list[Tensor], repeats: int) -> list[tuple[float, ...]]:
-    """The times of each way. All take their turn in every round; the first one warms up."""
-    return list(zip(*[[seconds(way, leaves) for way in ways] for _ in range(repeats + 1)][1:], strict=True))
+        report.add(channels=channels, side=name, **figures(samples[name]), kept_mb=round(megabytes_kept(way, leaves), 1))
 
 
 if __name__ == "__main__":

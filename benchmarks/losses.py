@@ -26,6 +26,7 @@ SIDES = {
     "DW": ["ours", "mmdetection"],
     "Sparse R-CNN": ["ours", "mmdetection"],
 }
+INDEX = ["state", "method", "proposals", "objects"]
 #: milliseconds of ``log1p`` above which the state is the slow one; 2 and 35 were seen
 SLOW = 8.0
 
@@ -76,7 +77,7 @@ def main() -> None:
     args = parser.parse_args()
     counts, rounds = (args.objects[:1], 1) if args.quick else (args.objects, args.rounds)
     title, question = "Losses with label assignment, forward and backward", str(__doc__).split("\n\n")[2]
-    with Report(title, question, args.json, quick=args.quick) as report:
+    with Report(title, question, args.json, quick=args.quick, index=INDEX) as report:
         workers = available_sides(args.sides, args.threads)
         for state in ("fast", "slow"):
             for method in args.methods:

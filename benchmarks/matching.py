@@ -9,23 +9,16 @@ does: costs of all proposals with all objects of the batch, a transfer, then Sci
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
-import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 
-import scipy
 import torch
 from scipy.optimize import linear_sum_assignment
+from timing import Report, arguments, clocked, same_conditions
 from torch import Tensor
 from torchvision.ops import generalized_box_iou
 
 from detkit.assigners import AssignContext, HungarianAssigner
-from detkit.assigners.matching import match
-from detkit.structures import GroundTruth, Predictions
+from detkit.structures import GroundTruth, HardAssignment, Predictions
 
 SIDE = 1000.0
 
@@ -57,7 +50,9 @@ def per_stage(logits: Tensor, boxes: Tensor, gt: GroundTruth) -> Tensor:
 
 def all_at_once(logits: Tensor, boxes: Tensor, gt: GroundTruth) -> Tensor:
     """The same by :class:`detkit.assigners.HungarianAssigner`."""
-    return HungarianAssigner()(context_of(logits, boxes, gt)).gt_index.unflatten(0, logits.shape[:2])
+    assignment = HungarianAssigner()(context_of(logits, boxes, gt))
+    assert isinstance(assignment, HardAssignment)
+    return assignment.gt_index.unflatten(0, logits.shape[:2])
 
 
 def context_of(logits: Tensor, boxes: Tensor, gt: GroundTruth) -> AssignContext:
@@ -68,27 +63,15 @@ def context_of(logits: Tensor, boxes: Tensor, gt: GroundTruth) -> AssignContext:
     return AssignContext(repeated, predictions=Predictions(logits.flatten(0, 1), boxes.flatten(0, 1)), image_sizes=sizes)
 
 
-def measure(run: Callable[[], Tensor], *, device: torch.device, repeats: int) -> str:
-    """Median and range in milliseconds."""
-    times = []
-    for _ in range(repeats + 1):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(1000 * (time.perf_counter() - start))
-    times = sorted(times[1:])  # the first one warms up
-    return f"median {statistics.median(times):7.1f} ms   ({times[0]:.1f} to {times[-1]:.1f}, {repeats} runs)"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("proposals", 300), ("objects", 128), ("stages", 6), ("images", 16), ("classes", 80), ("repeats", 5)):
+    parser = arguments(__doc__, json_name="matching")
+    for name, default in (("proposals", 300), ("objects", 128), ("stages", 6), ("images", 16), ("classes", 80), ("rounds", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
+    same_conditions(args.threads)
+    if args.quick:
+        args.images, args.stages, args.rounds = 2, 2, 1
     device = torch.device(args.device)
     rng = torch.Generator().manual_seed(0)
     predicted = (args.stages, args.images, args.proposals)
@@ -97,18 +80,14 @@ def main() -> None:
     classes = torch.randint(0, args.classes, (args.images, args.objects), generator=rng)
     valid = torch.ones(args.images, args.objects, dtype=torch.bool)
     gt = GroundTruth(random_boxes(args.images, args.objects, generator=rng).to(device), classes.to(device), valid.to(device))
-
-    print(f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}, ", end="")
-    print(f"torch {torch.__version__} with {torch.get_num_threads()} threads, SciPy {scipy.__version__}, device {device}")
     same = (per_stage(logits, boxes, gt) == all_at_once(logits, boxes, gt)).float().mean().item()
     assert same == 1.0, f"only {same:.2%} of the proposals are matched alike"
-    timed = partial(measure, device=device, repeats=args.repeats)
-    context = context_of(logits, boxes, gt)
-    costs = HungarianAssigner().costs(context)
-    print("per stage            ", timed(partial(per_stage, logits, boxes, gt)))
-    print("all at once          ", timed(partial(all_at_once, logits, boxes, gt)))
-    print("  of that the costs  ", timed(partial(HungarianAssigner().costs, context)))
-    print("  of that the matches", timed(partial(match, costs, context.gt.valid)))
+    ways = {"ours": partial(all_at_once, logits, boxes, gt), "stage by stage": partial(per_stage, logits, boxes, gt)}
+    title, question = "One-to-one matching", str(__doc__).split("\n\n")[2]
+    # ours matches in parallel threads, so that the clock's time counts
+    with Report(title, question, args.json, quick=args.quick, index=["proposals", "objects", "images"], value="wall_ms") as report:
+        what = {"proposals": args.proposals, "objects": args.objects, "images": args.images}
+        report.compare(what, {side: partial(clocked, way) for side, way in ways.items()}, rounds=args.rounds)
 
 
 if __name__ == "__main__":

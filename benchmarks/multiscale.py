@@ -15,6 +15,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,6 +32,18 @@ from detkit.evaluation import build_evaluator
 from detkit.tta import MultiScaleDetector, View, build_multi_scale_detector
 
 Chooser = Callable[[View], bool]
+
+
+def _alone(size: int, view: View) -> bool:
+    return view.scale == size and not view.mirrored
+
+
+def _mirrored_too(size: int, view: View) -> bool:
+    return view.scale == size
+
+
+def _and_before(size: int, view: View) -> bool:
+    return view.scale <= size
 
 
 @dataclass(frozen=True)
@@ -56,9 +69,9 @@ def variants(cfg: CfgNode, model: torch.nn.Module) -> Iterator[Variant]:
         return Variant(name, detector, chooses, build_evaluator(cfg, dataset, folder))
 
     for i, size in enumerate(cfg.TEST.AUG.MIN_SIZES):
-        yield variant(f"{size} alone", lambda view, i=i: view.scale == i and not view.mirrored, AREA_RANGES=[], MERGE_THRESH=1.0)
-        yield variant(f"{size} mirrored too", lambda view, i=i: view.scale == i, AREA_RANGES=[])
-        yield variant(f"{size} and those before", lambda view, i=i: view.scale <= i)
+        yield variant(f"{size} alone", partial(_alone, i), AREA_RANGES=[], MERGE_THRESH=1.0)
+        yield variant(f"{size} mirrored too", partial(_mirrored_too, i), AREA_RANGES=[])
+        yield variant(f"{size} and those before", partial(_and_before, i))
     for way in ("nms", "vote", "soft_vote"):
         if cfg.TEST.AUG.AREA_RANGES:
             yield variant(f"all, {way}, areas of all", lambda view: True, MERGE=way, AREA_RANGES=[])

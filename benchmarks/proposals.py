@@ -16,15 +16,15 @@ GENERATORS = {"FCOS": "fcos_rpn_mobilenetv2", "RPN": "rpn_mobilenetv2"}
 METRICS = {"AR100": ("box_proposals", "AR@100"), "AR1k": ("box_proposals", "AR@1000"), "AP": ("bbox", "AP"), "AP50": ("bbox", "AP50")}
 
 
-def run(generator: str, args: argparse.Namespace, seed: int) -> dict[str, float]:
+def run(generator: str, args: argparse.Namespace, seed: int, factor: float) -> dict[str, float]:
     """Trains and evaluates one R-CNN; the :data:`METRICS` in percent."""
-    results = train(GENERATORS[generator], generator, args, seed)
+    results = train(GENERATORS[generator], generator, args, seed, factor)
     return {name: results[task][metric] for name, (task, metric) in METRICS.items()}
 
 
 def main() -> None:
     args = parse_arguments(__doc__, list(GENERATORS), "output/benchmarks/proposals.json")
-    print_table(collect(args, lambda generator, seed: run(generator, args, seed)), list(GENERATORS), list(METRICS))
+    print_table(collect(args, lambda generator, seed, factor: run(generator, args, seed, factor)), list(GENERATORS), list(METRICS))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ A result is ``{"title", "question", "command", "date", "quick", "finished", "env
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import shlex
@@ -24,7 +25,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["RESULTS", "Report", "Sample", "alternate", "arguments", "clocked", "figures", "same_conditions"]
+__all__ = ["RESULTS", "Report", "Sample", "alternate", "arguments", "clocked", "figures", "peak_growth", "same_conditions"]
 
 RESULTS = Path(__file__).resolve().parent / "results"
 #: glibc hands freed memory back and asks for it again at every large tensor unless told so; read when a process starts
@@ -118,6 +119,21 @@ def figures(samples: Sequence[Sample]) -> Row:
     return {key: float(f"{value:.5g}") for key, value in row.items()} | {"rounds": len(samples)}
 
 
+def peak_growth(call: Callable[[], object]) -> float:
+    """MiB by which the resident memory grows at the peak of a call (Linux)."""
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed before would be used again, and not seen
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _status("VmRSS")
+    call()
+    return _status("VmHWM") - before
+
+
+def _status(field: str) -> float:
+    """A field of this process's status, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024
+
+
 class Report:
     """The rows of a benchmark: printed, and written after each one, so that an interrupted run loses nothing and goes on where it ended.
 
@@ -126,12 +142,23 @@ class Report:
 
     Args:
         title, question: what the page says above the rows.
+        index: columns that name what was measured. With them the page shows a row for each, and a column for each ``side``.
+        value: the figure that it compares, ``cpu_ms`` unless another one is named; smaller is better.
         path: of the json; None: only printed.
         quick: whether figures mean anything.
-        extra: more of the file's own, for all rows.
     """
 
-    def __init__(self, title: str, question: str, path: Path | None, *, quick: bool = False, **extra: Any) -> None:
+    def __init__(
+        self,
+        title: str,
+        question: str,
+        path: Path | None,
+        *,
+        quick: bool = False,
+        index: Sequence[str] = (),
+        value: str = "cpu_ms",
+        **extra: Any,
+    ) -> None:
         command = shlex.join(["python", *(Path(arg).name if i == 0 else arg for i, arg in enumerate(_without_json(sys.argv)))])
         self.path = path
         self.content: dict[str, Any] = {
@@ -142,6 +169,8 @@ class Report:
             "quick": quick,
             "finished": False,
             "environment": environment(),
+            "index": list(index),
+            "value": value,
             **extra,
             "rows": self._kept(command.replace("python ", "python benchmarks/", 1)),
         }
@@ -151,8 +180,12 @@ class Report:
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         if kind is None:
-            self.content["finished"] = True
-            self._write()
+            self.finish()
+
+    def finish(self) -> None:
+        """Marks the file as finished."""
+        self.content["finished"] = True
+        self._write()
 
     @property
     def rows(self) -> list[Row]:

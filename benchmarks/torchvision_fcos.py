@@ -17,7 +17,7 @@ import io
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -173,7 +173,7 @@ def _learning_rate_factor(step: int, budget: Budget) -> float:
     return warmup * 0.1 ** sum(step >= s for s in budget.steps)
 
 
-def _endless_batches(data: CocoFolder, batch_size: int):
+def _endless_batches(data: CocoFolder, batch_size: int) -> Iterator[tuple[list[Tensor], list[dict[str, Tensor]]]]:
     queue: list[int] = []
     while True:
         while len(queue) < batch_size:

@@ -19,7 +19,7 @@ from detkit.assigners import AssignContext, Assigner, NonFiniteCostError
 from detkit.checkpoint import read_published_layouts
 from detkit.config import Conventions
 from detkit.host import send
-from detkit.layers import refuse_tracing
+from detkit.layers import InParts, refuse_tracing
 from detkit.structures import Detections, GroundTruth, HardAssignment, Predictions, output_sizes
 
 from .criterion import SetCriterion
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 @META_ARCH_REGISTRY.register()
-class SparseRCNN(nn.Module):
+class SparseRCNN(InParts, nn.Module):
     """End-to-end detection with learnable proposals (Sun et al., CVPR 2021).
 
     Args:
@@ -103,11 +103,13 @@ class SparseRCNN(nn.Module):
         """
         refuse_tracing(type(self).__name__)
         if self.training:  # the objects are sent before the network runs, so that nothing waits for it
-            gt = GroundTruth.from_instances([item["instances"] for item in batched_inputs], self.device)
-            return self.losses(self.predict(self.preprocess_image(batched_inputs)), gt, batched_inputs)
+            objects = [item["instances"] for item in batched_inputs]
+            gt = GroundTruth.from_instances(objects, self.device, min_objects=self.min_objects)
+            outputs = self.run_part("raw_outputs", *self._tensors(self.preprocess_image(batched_inputs)))
+            return self.losses(outputs, gt, batched_inputs)
         images = self.preprocess_image(batched_inputs)
         sizes = output_sizes(batched_inputs, images.image_sizes)
-        found = self.detections(self.predict(images)).resized(images.image_sizes, sizes)
+        found = self.run_part("detect_tensors", *self._tensors(images)).resized(images.image_sizes, sizes)
         return [{"instances": each} for each in found.to_instances(sizes)]
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
@@ -117,7 +119,10 @@ class SparseRCNN(nn.Module):
 
     def predict(self, images: ImageList) -> StageOutputs:
         """What every stage predicts."""
-        return self.raw_outputs(images.tensor, send(np.asarray(images.image_sizes, np.float32), self.device))
+        return self.raw_outputs(*self._tensors(images))
+
+    def _tensors(self, images: ImageList) -> tuple[Tensor, Tensor]:
+        return images.tensor, send(np.asarray(images.image_sizes, np.float32), self.device)
 
     def raw_outputs(self, images: Tensor, image_sizes: Tensor) -> StageOutputs:
         """What every stage predicts for normalized, padded images (B, 3, H, W) of (height, width) ``image_sizes`` (B, 2), float32."""
@@ -145,7 +150,7 @@ class SparseRCNN(nn.Module):
         entry in the log and losses of NaN, which end the training of all workers.
         """
         try:
-            assignments = self.assign(outputs, gt)
+            return self.run_part("matched_losses", outputs, gt)
         except NonFiniteCostError as error:
             named = NonFiniteCostError(error.problems, _where(error.problems, len(gt.valid), batched_inputs))
             if comm.get_world_size() == 1:
@@ -153,7 +158,10 @@ class SparseRCNN(nn.Module):
             logger.error("Worker %d: %s", comm.get_rank(), named)
             unmatched = torch.full(outputs.logits.shape[:3], -1, device=outputs.logits.device)
             return {name: loss * float("nan") for name, loss in self.criterion(outputs, unmatched, gt).items()}
-        return self.criterion(outputs, assignments, gt)
+
+    def matched_losses(self, outputs: StageOutputs, gt: GroundTruth) -> dict[str, Tensor]:
+        """:meth:`losses`, but for what is done about costs that are not finite."""
+        return self.criterion(outputs, self.assign(outputs, gt), gt)
 
     @torch.no_grad()
     def assign(self, outputs: StageOutputs, gt: GroundTruth) -> Tensor:

@@ -19,7 +19,7 @@ PAGE = ROOT / "docs" / "licenses.md"
 #: what is no package of a registry, or comes with every Python
 LEFT_OUT = frozenset({"detkit", "pip"})
 #: extras of the project that are for its users
-FOR_USERS = ("detectron2", "opencv", "export", "hub")
+FOR_USERS = ("detectron2", "opencv", "export", "hub", "jpeg")
 HEAD = """# Licences
 
 The project itself is under the [Apache License 2.0](../LICENSE). These are the packages of the development environment

@@ -24,7 +24,7 @@ else:
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "requirements"
 #: what ``make install`` installs, and ``make docs``
-EXTRAS = ("detectron2", "opencv", "export", "hub", "test", "lint")
+EXTRAS = ("detectron2", "opencv", "export", "hub", "jpeg", "test", "lint")
 
 
 def main() -> None:

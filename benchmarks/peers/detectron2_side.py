@@ -14,6 +14,7 @@ from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from inputs import SIZE, dense_maps, objects
+from torch import nn
 
 __all__ = ["CASES", "build"]
 
@@ -62,16 +63,41 @@ def postprocessing(method: str, scores: str) -> Callable[[], object]:
     return run
 
 
+def detector(
+    method: str, *, training: bool, size: tuple[int, int], batch: int = 1, device: str = "cpu"
+) -> tuple[nn.Module, Callable[[], Any]]:
+    """A detector, and what it makes of images and objects on the host: the sum of the losses, or the detections."""
+    model = build(device).train(training)
+    random = torch.Generator().manual_seed(0)
+    data: list[dict[str, Any]] = [
+        {"image": torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=random), "height": size[0], "width": size[1]}
+        | {"instances": each}
+        for each in instances(8, size, batch)
+    ]
+
+    def run() -> Any:
+        with EventStorage():
+            return torch.stack(list(model(data).values())).sum() if training else model(data)
+
+    return model, run
+
+
 def inference(method: str, size: tuple[int, int]) -> Callable[[], object]:
     """From one image to its detections."""
-    model = build().eval()
-    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    return torch.no_grad()(lambda: model([{"image": image, "height": size[0], "width": size[1]}]))
+    return torch.no_grad()(detector(method, training=False, size=size)[1])
+
+
+def launches(method: str) -> dict[str, int]:
+    """Of a training step of two images."""
+    from peers import counting
+
+    return counting.count(detector(method, training=True, size=counting.SIZE, batch=2)[1])
 
 
 CASES: dict[str, Callable[..., Any]] = {
     "losses": losses,
     "postprocessing": postprocessing,
     "inference": inference,
+    "launches": launches,
     "version": lambda: detectron2.__version__,
 }

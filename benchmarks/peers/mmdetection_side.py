@@ -1,7 +1,7 @@
 """mmdetection's FCOS, ATSS, TOOD and Sparse R-CNN, as :mod:`peers.worker` runs them, in the environment of :mod:`peers.environment`.
 
 mmcv-lite has no compiled operators. Those that are needed are torchvision's: NMS, RoIAlign and deformable convolution; focal loss is
-mmdetection's own in plain torch, as mmdetection takes it on a CPU.
+mmdetection's own in plain torch, as mmdetection takes it on a CPU, but where launches are counted.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 import torchvision
 from inputs import NUM_CLASSES, SIZE, dense_maps, objects, proposals
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 __all__ = ["CASES", "build"]
 
@@ -43,11 +44,38 @@ def _roi_align(features: Tensor, rois: Tensor, output: Tensor, *_: Any, **option
     output.copy_(torchvision.ops.roi_align(features, rois, size, scale, options["sampling_ratio"], options["aligned"]))
 
 
+def _roi_align_backward(grad: Tensor, rois: Tensor, argmax_y: Any, argmax_x: Any, grad_input: Tensor, **options: Any) -> None:
+    size, scale = (options["aligned_height"], options["aligned_width"]), options["spatial_scale"]
+    more = (*grad_input.shape, options["sampling_ratio"], options["aligned"])
+    grad_input.copy_(torch.ops.torchvision._roi_align_backward(grad, rois, scale, *size, *more))
+
+
+def _focal_loss_forward(logits: Tensor, target: Tensor, weight: Any, output: Tensor, *, gamma: float, alpha: float) -> None:
+    with _disable_current_modes():  # one operator, whatever it is made of here
+        values = _focal_loss(logits, target, gamma, alpha)
+    output.copy_(values)
+
+
+def _focal_loss_backward(logits: Tensor, target: Tensor, weight: Any, grad_input: Tensor, *, gamma: float, alpha: float) -> None:
+    with _disable_current_modes(), torch.enable_grad():
+        leaf = logits.detach().requires_grad_()
+        (values,) = torch.autograd.grad(_focal_loss(leaf, target, gamma, alpha).sum(), leaf)
+    grad_input.copy_(values)
+
+
+def _focal_loss(logits: Tensor, target: Tensor, gamma: float, alpha: float) -> Tensor:
+    one_hot = torch.nn.functional.one_hot(target, logits.shape[1] + 1)[:, :-1].to(logits.dtype)
+    return torchvision.ops.sigmoid_focal_loss(logits, one_hot, alpha, gamma)
+
+
 class _Operators(types.ModuleType):
     """In the place of ``mmcv._ext``."""
 
     nms = staticmethod(_nms)
     roi_align_forward = staticmethod(_roi_align)
+    roi_align_backward = staticmethod(_roi_align_backward)
+    sigmoid_focal_loss_forward = staticmethod(_focal_loss_forward)
+    sigmoid_focal_loss_backward = staticmethod(_focal_loss_backward)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -77,7 +105,7 @@ def _mmdetection() -> Any:
 
 
 @lru_cache(maxsize=1)
-def build(method: str, **head: Any) -> nn.Module:
+def build(method: str, **head: Any) -> Any:
     """A detector of random weights; ``head`` changes the config of its dense head."""
     from mmengine.config import Config
 
@@ -90,7 +118,7 @@ def build(method: str, **head: Any) -> nn.Module:
         model.bbox_head.update(head)
         model.test_cfg.nms.iou_threshold = 0.6
     torch.manual_seed(0)
-    made = MODELS.build(model)
+    made: Any = MODELS.build(model)
     made.init_weights()
     return made
 
@@ -179,14 +207,56 @@ def postprocessing(method: str, scores: str) -> Callable[[], object]:
     return torch.no_grad()(lambda: head.predict_by_feat(logits, boxes, quality, batch_img_metas=metas, rescale=False))
 
 
+def detector(
+    method: str, *, training: bool, size: tuple[int, int], batch: int = 1, device: str = "cpu"
+) -> tuple[nn.Module, Callable[[], Any]]:
+    """A detector, and what it makes of images and objects on the host: the sum of the losses, or the detections."""
+    model = build(method).train(training).to(device)
+    from mmdet.structures import DetDataSample
+    from mmengine.logging import MessageHub
+
+    MessageHub.get_current_instance().update_info("epoch", 100)  # past TOOD's first assigner
+    size = (size[0], size[1])
+    samples = [DetDataSample(metainfo=meta) for meta in _metas(size, batch)]
+    for sample, given in zip(samples, _objects(8, size, batch), strict=True):
+        sample.gt_instances = given
+    random = torch.Generator().manual_seed(0)
+    images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=random) for _ in samples]
+
+    def run() -> Any:
+        # it writes to the samples that it gets
+        data = {"inputs": images, "data_samples": [sample.clone() for sample in samples]}
+        if not training:
+            return model.test_step(data)
+        total, _ = model.parse_losses(model(**model.data_preprocessor(data, True), mode="loss"))
+        return total
+
+    return model, run
+
+
 def inference(method: str, size: tuple[int, int]) -> Callable[[], object]:
     """From one image to its detections."""
-    from mmdet.structures import DetDataSample
+    return torch.no_grad()(detector(method, training=False, size=size)[1])
 
-    model = build(method).eval()
-    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    meta = _metas((size[0], size[1]), 1)[0]
-    return torch.no_grad()(lambda: model.test_step({"inputs": [image], "data_samples": [DetDataSample(metainfo=meta)]}))
+
+def launches(method: str) -> dict[str, int]:
+    """Of a training step of two images, with focal loss in one operator forward and one backward, as on a GPU."""
+    from peers import counting
+
+    _, loss = detector(method, training=True, size=counting.SIZE, batch=2)
+    _focal_loss_as_on_gpus()
+    return counting.count(loss)
+
+
+def _focal_loss_as_on_gpus() -> None:
+    """mmdetection takes its compiled focal loss where tensors are on a GPU: here, too."""
+    from mmdet.models.losses import focal_loss
+
+    def forward(self: Any, pred: Tensor, target: Tensor, weight: Any = None, avg_factor: Any = None, reduction_override: Any = None) -> Any:
+        reduction = reduction_override or self.reduction
+        return self.loss_weight * focal_loss.sigmoid_focal_loss(pred, target, weight, self.gamma, self.alpha, reduction, avg_factor)
+
+    focal_loss.FocalLoss.forward = forward
 
 
 def version() -> str:
@@ -199,5 +269,6 @@ CASES: dict[str, Callable[..., Any]] = {
     "criterion": criterion,
     "postprocessing": postprocessing,
     "inference": inference,
+    "launches": launches,
     "version": version,
 }

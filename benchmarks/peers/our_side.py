@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -10,15 +10,25 @@ import detkit.engine  # noqa: F401  before the others: it silences what dependen
 
 # isort: split
 import torch
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
-from inputs import NUM_CLASSES, SIZE, dense_maps, objects, proposals
+from inputs import LEVELS, NUM_CLASSES, SIZE, dense_maps, objects, proposals
 from torch import Tensor, nn
 
 from detkit import __version__, get_config_file
 from detkit.config import get_cfg
 from detkit.structures import DenseOutputs, GroundTruth
 from sparsercnn.head import StageOutputs
+
+try:
+    from detkit.engine.prepare import prepare_for_inference, prepare_for_training
+except ModuleNotFoundError:  # an earlier commit (benchmarks/since.py)
+
+    def prepare_for_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
+        return model
+
+    prepare_for_training = prepare_for_inference
 
 __all__ = ["CASES", "CONFIGS", "build", "instances"]
 
@@ -39,11 +49,15 @@ CHANGES: dict[str, list[Any]] = {"FCOS": ["MODEL.ASSIGNERS.FCOS.CENTER_RADIUS", 
 @lru_cache(maxsize=1)
 def build(method: str, *changes: Any, device: str = "cpu") -> nn.Module:
     """A detector of random weights."""
+    torch.manual_seed(0)
+    return build_model(_config(method, "MODEL.DEVICE", device, *changes))
+
+
+def _config(method: str, *changes: Any) -> CfgNode:
     cfg = get_cfg()
     cfg.merge_from_file(get_config_file(CONFIGS[method][0]))
-    cfg.merge_from_list(["MODEL.DEVICE", device, "MODEL.WEIGHTS", "", "MODEL.BACKBONE.WEIGHTS", "", *CHANGES.get(method, []), *changes])
-    torch.manual_seed(0)
-    return build_model(cfg)
+    cfg.merge_from_list(["MODEL.WEIGHTS", "", "MODEL.BACKBONE.WEIGHTS", "", *CHANGES.get(method, []), *changes])
+    return cfg
 
 
 def instances(count: int, size: tuple[int, int] = SIZE, batch: int = 2) -> list[Instances]:
@@ -55,10 +69,10 @@ def instances(count: int, size: tuple[int, int] = SIZE, batch: int = 2) -> list[
     return made
 
 
-def losses(method: str, count: int, size: tuple[int, int] = SIZE) -> Callable[[], object]:
-    """From the maps of a head and the objects of a batch of 2 to the gradient of the maps."""
+def losses(method: str, count: int, size: tuple[int, int] = SIZE, changes: Sequence[Any] = ()) -> Callable[[], object]:
+    """From the maps of a head and the objects of a batch of 2 to the gradient of the maps; with ``changes`` of the config."""
     size = (size[0], size[1])
-    model: Any = build(method).train()
+    model: Any = build(method, *changes).train()
     logits, boxes, quality = dense_maps(CONFIGS[method][1], size=size)
     if getattr(model.box_coder, "form", "") == "exp":  # the same boxes
         boxes = [(x * stride).log() for x, stride in zip(boxes, model.prior_generator.strides, strict=True)]
@@ -98,18 +112,81 @@ def postprocessing(method: str, scores: str) -> Callable[[], object]:
     return _without_gradients(lambda: model.detect(outputs, [SIZE]))
 
 
+def detector(
+    method: str, *changes: Any, training: bool, size: tuple[int, int], batch: int = 1, device: str = "cpu"
+) -> tuple[nn.Module, Callable[[], Any]]:
+    """A detector, and what it makes of images and objects on the host: the sum of the losses, or the detections."""
+    cfg, model = _config(method, *changes), build(method, *changes, device=device).train(training)
+    model = prepare_for_training(cfg, model) if training else prepare_for_inference(cfg, model)
+    data = [{"image": _image(size), "height": size[0], "width": size[1]} for _ in range(batch)]
+    for item, objects_ in zip(data, instances(8, size, batch), strict=True):
+        objects_.gt_landmarks = _extreme_points(objects_.gt_boxes.tensor)
+        item["instances"] = objects_
+    return model, lambda: torch.stack(list(model(data).values())).sum() if training else model(data)
+
+
+def _extreme_points(boxes: Tensor) -> Tensor:
+    """Landmarks (N, 4, 3) of LSNet's boxes, in the middle of the sides: x, y, and that they are there."""
+    x0, y0, x1, y1 = boxes.unbind(1)
+    x, y = (x0 + x1) / 2, (y0 + y1) / 2
+    points = [torch.stack(pair, 1) for pair in ((x, y0), (x0, y), (x, y1), (x1, y))]
+    return torch.cat([torch.stack(points, 1), torch.ones(len(boxes), 4, 1)], 2)
+
+
 def inference(method: str, size: tuple[int, int]) -> Callable[[], object]:
     """From one image to its detections."""
-    model = build(method).eval()
-    batch = [{"image": _image(size), "height": size[0], "width": size[1]}]
-    return _without_gradients(lambda: model(batch))
+    return torch.no_grad()(detector(method, training=False, size=size)[1])
 
 
 def limit(method: str, size: tuple[int, int]) -> Callable[[], object]:
     """The network alone, from a padded image to raw outputs: what no detector of this network goes below."""
-    model: Any = build(method).eval()
+    model: Any = prepare_for_inference(_config(method), build(method).eval())
     images = model.preprocess_image([{"image": _image(size)}])
     return _without_gradients(lambda: model.predict(images))
+
+
+def launches(method: str) -> dict[str, int]:
+    """Of a training step of two images, as the tests count it: on a device that has shapes alone, where no value can be read."""
+    import pytest
+    from peers.counting import SIZE as SMALL
+
+    from tests.toys.devices import launches_of_step, matched_by_hand
+
+    cfg = _config(method)
+    batch = []
+    for each in instances(3, SMALL):
+        each.gt_landmarks = torch.ones(3, 4, 3)  # LSNet's extreme points; only their number counts
+        batch.append({"image": torch.zeros(3, *SMALL), "instances": each, "height": SMALL[0], "width": SMALL[1]})
+    with pytest.MonkeyPatch.context() as patch:
+        read = matched_by_hand(patch)
+        forward, backward = launches_of_step(cfg, batch, patch)
+    # two steps were taken: what is read of one is what matching gets
+    return {"forward": forward, "backward": backward, "launches": forward + backward, "waits": len(read) // 2}
+
+
+def head(method: str, training: bool) -> Callable[[], object]:
+    """A head alone, from the pyramid of one image to raw outputs; in training with the gradient of their sum."""
+    model: Any = build(method).train(training)
+    features = [torch.randn(1, 256, *size).requires_grad_(training) for size in LEVELS]
+    leaves = [*features, *(p for p in model.head.parameters() if p.requires_grad)]
+
+    def run() -> None:
+        with torch.set_grad_enabled(training):
+            values = list(_tensors(vars(model.head(features))))
+        if training:
+            torch.autograd.grad(torch.stack([value.sum() for value in values]).sum(), leaves, allow_unused=True)
+
+    return run
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _tensors(each)
 
 
 def cost(method: str, size: tuple[int, int]) -> dict[str, float]:
@@ -140,6 +217,8 @@ CASES: dict[str, Callable[..., Any]] = {
     "postprocessing": postprocessing,
     "inference": inference,
     "limit": limit,
+    "launches": launches,
     "cost": cost,
+    "head": head,
     "version": version,
 }

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torchvision
 from inputs import NUM_CLASSES, SIZE, dense_maps, objects
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection import FCOS, fcos_resnet50_fpn
 
 __all__ = ["CASES", "build"]
@@ -72,17 +72,44 @@ def postprocessing(method: str, scores: str) -> Callable[[], object]:
     return run
 
 
-def inference(method: str, size: tuple[int, int]) -> Callable[[], object]:
-    """From one image to its detections; the model's own resizing finds the image as large as it wants it."""
-    model = build().eval()
+def detector(
+    method: str, *, training: bool, size: tuple[int, int], batch: int = 1, device: str = "cpu"
+) -> tuple[nn.Module, Callable[[], Any]]:
+    """A detector, and what it makes of images and objects on the host: the sum of the losses, or the detections.
+
+    The model's own resizing finds the images as large as it wants them.
+    """
+    model = build().train(training).to(device)
     model.transform.min_size, model.transform.max_size = (min(size),), max(size)
-    image = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
-    return torch.no_grad()(lambda: model([image]))
+    images = [torch.rand(3, *size, generator=torch.Generator().manual_seed(0)) for _ in range(batch)]
+    given = targets(8, size, batch)
+
+    def run() -> Any:
+        on_device = [image.to(device) for image in images]
+        if not training:
+            return model(on_device)
+        losses = model(on_device, [{name: x.to(device) for name, x in each.items()} for each in given])
+        return torch.stack(list(losses.values())).sum()
+
+    return model, run
+
+
+def inference(method: str, size: tuple[int, int]) -> Callable[[], object]:
+    """From one image to its detections."""
+    return torch.no_grad()(detector(method, training=False, size=size)[1])
+
+
+def launches(method: str) -> dict[str, int]:
+    """Of a training step of two images."""
+    from peers import counting
+
+    return counting.count(detector(method, training=True, size=counting.SIZE, batch=2)[1])
 
 
 CASES: dict[str, Callable[..., Any]] = {
     "losses": losses,
     "postprocessing": postprocessing,
     "inference": inference,
+    "launches": launches,
     "version": lambda: torchvision.__version__,
 }

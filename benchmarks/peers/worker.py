@@ -44,11 +44,13 @@ class Worker:
     Args:
         side: a key of :data:`MODULES`.
 
+        root: of the checkout whose packages are measured; None: this one.
+
     Raises:
         SideMissingError: its environment cannot be made, or it does not start.
     """
 
-    def __init__(self, side: str, threads: int = 1) -> None:
+    def __init__(self, side: str, threads: int = 1, *, root: Path | None = None) -> None:
         self.side = side
         module, elsewhere = MODULES[side]
         try:
@@ -60,17 +62,17 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=environment_of_sides(threads),
+            env=environment_of_sides(threads) | {"PYTHONPATH": str(root or Path(__file__).resolve().parents[2])},
             text=True,
         )
 
-    def make(self, case: str, **arguments: Any) -> None:
-        """Builds a case, which :meth:`sample` then runs."""
-        self._ask("make", case=case, arguments=arguments)
+    def make(self, case: str, *, name: str = "", **arguments: Any) -> None:
+        """Builds a case, which :meth:`sample` then runs; a process holds several if they have different names."""
+        self._ask("make", case=case, name=name, arguments=arguments)
 
-    def sample(self) -> Sample:
-        """Runs the case once."""
-        return Sample(*self._ask("sample"))
+    def sample(self, name: str = "") -> Sample:
+        """Runs a case once."""
+        return Sample(*self._ask("sample", name=name))
 
     def value(self, case: str, **arguments: Any) -> Any:
         """What a case gives that measures by itself, in types of json."""
@@ -130,7 +132,7 @@ def _serve(module: str, threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    run: Callable[[], object] = lambda: None  # noqa: E731
+    runs: dict[str, Callable[[], object]] = {}
     cases: dict[str, Any] = {}
     for line in sys.stdin:
         asked = json.loads(line)
@@ -138,11 +140,12 @@ def _serve(module: str, threads: int) -> None:
             if asked["what"] in ("make", "value") and not cases:
                 cases = importlib.import_module(f"peers.{module}").CASES
             if asked["what"] == "make":
-                run, answer = cases[asked["case"]](**asked["arguments"]), None
+                runs.pop(asked["name"], None)  # its memory first
+                runs[asked["name"]], answer = cases[asked["case"]](**asked["arguments"]), None
             elif asked["what"] == "value":
                 answer = cases[asked["case"]](**asked["arguments"])
             elif asked["what"] == "sample":
-                answer = clocked(run)
+                answer = clocked(runs[asked["name"]])
             elif asked["what"] == "log1p":
                 values = torch.rand(_VALUES)
                 answer = 1e3 * sorted(clocked(partial(torch.log1p, values)).processor for _ in range(3))[1]

@@ -73,6 +73,7 @@ class ATSSAssigner(Assigner):
     """
 
     config_section = "ATSS"
+    compiles = True
     needs_anchors = True
 
     def __init__(self, *, topk: int = 9) -> None:

@@ -103,7 +103,7 @@ class AutoAssignAssigner(Assigner):
             "values": values,
             "normalizers": torch.stack([num_objects, prior.detach().sum(), num_objects]),
             "background_factor": self.negative,
-            "counts_negative": pairs.last_of_score(gt, predictions.logits.shape[-1]),
+            "counts_negative": pairs.last_of_score(gt, predictions.logits),
             "ignore": padding_mask(context.grid_priors, context.valid_sizes),
             "extra_losses": self._own_losses(prior, pairs, gt.valid),
         }

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from detkit.config import Section
 from detkit.config.assigners import ASSIGNER_LIMITS
 from detkit.geometry import Priors
-from detkit.structures import GroundTruth, Predictions
+from detkit.structures import GroundTruth, HardAssignment, Predictions
 
-from .soft import Assignment
+from .soft import Assignment, Pairs
 
 __all__ = ["AssignContext", "Assigner"]
 
@@ -35,6 +35,7 @@ class AssignContext:
             it take no part and come out as ignored. None: all cells of the batch take part.
         image_sizes: (B, 2) height and width of the images in pixels without padding, for costs relative to the image; None unless the
             assigner's ``needs_predictions`` is true.
+        ahead: what the assigner's ``ahead`` gives, where that was asked for before.
     """
 
     gt: GroundTruth
@@ -42,6 +43,7 @@ class AssignContext:
     predictions: Predictions | None = None
     valid_sizes: Tensor | None = None
     image_sizes: Tensor | None = None
+    ahead: Pairs | HardAssignment | None = None
 
     @property
     def grid_priors(self) -> Priors:
@@ -85,6 +87,8 @@ class Assigner(nn.Module):
     needs_anchors: ClassVar[bool] = False
     #: whether the result is a :class:`detkit.assigners.SoftAssignment` or a :class:`detkit.assigners.BagAssignment`
     gives_weights: ClassVar[bool] = False
+    #: whether ``torch.compile`` can follow: beyond ``ahead``, no size depends on values, not even on those that the host knows
+    compiles: ClassVar[bool] = False
 
     @classmethod
     def from_config(cls, cfg: CfgNode, **given: Any) -> dict[str, Any]:
@@ -112,6 +116,11 @@ class Assigner(nn.Module):
     def max_positives(self, num_gts: int, priors: Priors) -> int:
         """The most priors of an image that can get an object, for losses that make room for these alone."""
         return priors.num_priors
+
+    def ahead(self, context: AssignContext) -> Pairs | HardAssignment | None:
+        """What objects and priors alone decide, and the host makes before the rest is computed: candidates, whose number it has to know, or
+        the labels. None: nothing."""
+        return None
 
     def forward(self, context: AssignContext) -> Assignment:
         raise NotImplementedError

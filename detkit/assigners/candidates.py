@@ -31,8 +31,8 @@ __all__ = [
 def points_inside(context: AssignContext, boxes: np.ndarray | None = None) -> Pairs:
     """All priors whose location lies strictly inside an object, on every level.
 
-    The locations of a level inside a box are a range of columns times a range of rows. The ranges, and with them the number of pairs, are
-    made on the host of the boxes that were packed there, and sent; nothing but the pairs themselves is made, and nothing waits.
+    The locations of a level inside a box are a range of columns in each of a range of rows. The ranges, and with them the number of pairs,
+    are made on the host of the boxes that were packed there, and sent; nothing but the pairs themselves is made, and nothing waits.
 
     Args:
         context: objects and priors.
@@ -41,15 +41,18 @@ def points_inside(context: AssignContext, boxes: np.ndarray | None = None) -> Pa
     """
     gt, priors = context.gt, context.grid_priors
     columns, rows, bases, widths = _ranges_inside(on_host(gt.boxes) if boxes is None else boxes, context)
-    counts = columns * rows
-    total = int(counts.sum())
-    table = send(np.stack([counts, counts.cumsum() - counts, columns, bases, widths - columns]), gt.boxes.device)
-    segment = torch.repeat_interleave(table[0], output_size=total)
-    start, width, base, skipped = table[1:].index_select(1, segment).unbind(0)
-    place = torch.arange(total, device=segment.device) - start
-    point_index = base + place + torch.div(place, width, rounding_mode="floor") * skipped
-    gt_index = torch.div(segment, priors.grid.num_levels, rounding_mode="floor")
-    sizes = counts.reshape(-1, priors.grid.num_levels).sum(1) * priors.anchors_per_point
+    rows = rows * (columns > 0)
+    window = np.repeat(np.arange(len(rows)), rows)
+    row = np.arange(len(window)) - np.repeat(rows.cumsum() - rows, rows)
+    length = columns[window]
+    first = bases[window] + row * widths[window]
+    table = np.stack([length, first - length.cumsum() + length, window // priors.grid.num_levels])
+    total = int(length.sum())
+    lengths, offsets, objects = send(table, gt.boxes.device).unbind(0)
+    of_pair = torch.repeat_interleave(lengths, output_size=total)
+    point_index = offsets.index_select(0, of_pair) + torch.arange(total, device=of_pair.device)
+    gt_index = objects.index_select(0, of_pair)
+    sizes = (columns * rows).reshape(-1, priors.grid.num_levels).sum(1) * priors.anchors_per_point
     return replace(_anchors_of(point_index, gt_index, priors.anchors_per_point), sizes=sizes)
 
 
@@ -110,9 +113,20 @@ def hard_labels(pairs: Pairs, context: AssignContext, chosen: Tensor) -> HardAss
 
 def center_distance(pairs: Pairs, gt: GroundTruth, priors: Priors) -> Tensor:
     """(M, 2) signed distance in x and y from the center of each pair's object to its location, in strides of the location's level."""
-    points, strides = pair_points(pairs, priors)
-    boxes = pairs.gt_boxes(gt)
-    return (points - box_centers(boxes)) / strides[:, None]
+    return _distances_in_strides(pairs, gt, priors, _of_pairs(pairs, box_centers(gt.boxes))).t()
+
+
+def _distances_in_strides(pairs: Pairs, gt: GroundTruth, priors: Priors, centers: Tensor) -> Tensor:
+    """(2, M) from the centers (2, M) of the pairs' objects to their locations."""
+    batch, num_gts = gt.valid.shape
+    before = torch.arange(batch, device=centers.device).repeat_interleave(num_gts, output_size=batch * num_gts) * priors.num_priors
+    index = pairs.prior_index - before.index_select(0, pairs.gt_index)
+    return (priors.points.t().contiguous().index_select(1, index) - centers) / priors.strides.index_select(0, index)
+
+
+def _of_pairs(pairs: Pairs, values: Tensor) -> Tensor:
+    """(C, M) of the values (B, G, C) of the objects."""
+    return values.flatten(0, 1).t().contiguous().index_select(1, pairs.gt_index)
 
 
 class CenterPrior(nn.Module):
@@ -140,9 +154,11 @@ class CenterPrior(nn.Module):
 
     def forward(self, pairs: Pairs, gt: GroundTruth, priors: Priors) -> Tensor:
         """(M,) in (0, 1]."""
-        classes = pairs.classes(gt)
-        offset = center_distance(pairs, gt, priors) - self.mean[classes]
-        return (-offset.square() / (2 * self.sigma[classes].square())).exp().prod(-1)
+        mean, spread = self.mean[gt.classes], 2 * self.sigma[gt.classes].square()  # (B, G, 2)
+        centers, mean, spread = _of_pairs(pairs, torch.cat([box_centers(gt.boxes), mean, spread], dim=-1)).split(2)
+        offset = _distances_in_strides(pairs, gt, priors, centers) - mean
+        along_x, along_y = (-offset.square() / spread).exp().unbind(0)
+        return along_x * along_y
 
 
 def _anchors_of(point_index: Tensor, gt_index: Tensor, num_anchors: int) -> Pairs:

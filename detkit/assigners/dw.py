@@ -58,7 +58,7 @@ def official_positive_weight(
     """
     t = score * (-beta * box_loss).exp()
     total = group_sum((mu_normalizer * t).exp() * t * prior, gt_index, num_gts).clamp(min=EPS)
-    return (mu * t).exp() * t * prior / total[gt_index]
+    return (mu * t).exp() * t * prior / total.index_select(0, gt_index)
 
 
 def paper_positive_weight(
@@ -68,7 +68,7 @@ def paper_positive_weight(
     over the object's candidates (end of section 3.2; table 4 for the prior)."""
     t = score * iou**beta
     weight = (mu * t).exp() * t * prior
-    return weight / group_sum(weight, gt_index, num_gts).clamp(min=EPS)[gt_index]
+    return weight / group_sum(weight, gt_index, num_gts).clamp(min=EPS).index_select(0, gt_index)
 
 
 def official_negative_probability(iou: Tensor, gt_index: Tensor, num_gts: int, *, gamma1: float = 2.0) -> Tensor:
@@ -80,7 +80,8 @@ def official_negative_probability(iou: Tensor, gt_index: Tensor, num_gts: int, *
     falling = (1 - iou**gamma1) / (1 - 0.5**gamma1)
     lowest = group_min(falling, gt_index, num_gts)
     highest = group_max(falling, gt_index, num_gts).clamp(max=1)
-    stretched = (falling - lowest[gt_index] + EPS) / (highest - lowest + EPS)[gt_index]
+    span = highest - lowest + EPS
+    stretched = (falling - lowest.index_select(0, gt_index) + EPS) / span.index_select(0, gt_index)
     return torch.where(iou < 0.5, torch.ones_like(iou), stretched)
 
 
@@ -117,6 +118,7 @@ class DWAssigner(Assigner):
     """
 
     config_section = "DW"
+    compiles = True
     needs_predictions = True
     gives_weights = True
 
@@ -155,10 +157,10 @@ class DWAssigner(Assigner):
 
     def forward(self, context: AssignContext) -> SoftAssignment:
         gt, predictions = context.gt, context.given_predictions
-        pairs = self._candidates(context)
+        pairs = context.ahead if isinstance(context.ahead, Pairs) else self.ahead(context)
         values = pairs.look_up(predictions, gt)
         positive, probability = self._weights(values.detach(), self._prior(pairs, context), pairs.gt_index, gt.valid.numel())
-        counts_negative = pairs.last_of_score(gt, predictions.logits.shape[-1])
+        counts_negative = pairs.last_of_score(gt, predictions.logits)
         num_objects, certain = gt.valid.sum().float(), ((1 - probability) * counts_negative).sum()
         return SoftAssignment(
             pairs=pairs,
@@ -171,7 +173,7 @@ class DWAssigner(Assigner):
             ignore=padding_mask(context.grid_priors, context.valid_sizes),
         )
 
-    def _candidates(self, context: AssignContext) -> Pairs:
+    def ahead(self, context: AssignContext) -> Pairs:
         if self.bag == "threshold":
             return points_near_center(context, self.radius)
         return points_inside(context) if self.bag == "inside" else nearest_points(context, self.topk)

@@ -35,6 +35,7 @@ class FCOSAssigner(Assigner):
     """
 
     config_section = "FCOS"
+    compiles = True
     range_starts: Tensor
     range_ends: Tensor
 
@@ -110,7 +111,10 @@ class FCOSAssigner(Assigner):
             if self.center_radius:
                 extent = min(extent, 2 * self.center_radius)
             cells = math.ceil(extent) + 1 if extent < math.inf else math.inf
-            columns, rows = max(columns, min(width, cells)), max(rows, min(height, cells))
+            if cells == math.inf or not torch.compiler.is_compiling():  # a window that is too large costs less than one of variable size
+                columns, rows = max(columns, min(width, cells)), max(rows, min(height, cells))
+            else:
+                columns, rows = max(columns, cells), max(rows, cells)
         return int(columns), int(rows)
 
     def _check_levels(self, grid: Grid) -> None:

@@ -37,6 +37,7 @@ class HungarianAssigner(Assigner):
     """
 
     config_section = "HUNGARIAN"
+    compiles = True
     needs_predictions = True
     needs_priors = False
 

@@ -39,6 +39,7 @@ class IoUAssigner(Assigner):
     """
 
     config_section = "IOU"
+    compiles = True
     needs_anchors = True
 
     def __init__(
@@ -58,6 +59,9 @@ class IoUAssigner(Assigner):
         self.only_center_inside = only_center_inside
 
     def forward(self, context: AssignContext) -> HardAssignment:
+        return context.ahead if isinstance(context.ahead, HardAssignment) else self.ahead(context)
+
+    def ahead(self, context: AssignContext) -> HardAssignment:
         gt, priors = context.gt, context.grid_priors
         found = best_overlaps(
             gt,

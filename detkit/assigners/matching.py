@@ -55,6 +55,21 @@ def match(costs: Tensor, valid: Tensor) -> Tensor:
     Raises:
         NonFiniteCostError: a cost of a valid object is NaN or infinite.
     """
+    return match_in_graph(costs, valid) if torch.compiler.is_compiling() else _match(costs, valid)
+
+
+@torch.library.custom_op("detkit::match", mutates_args=())
+def match_in_graph(costs: Tensor, valid: Tensor) -> Tensor:
+    """:func:`match` as one operator of a compiled program, whose compiler does not look into it."""
+    return _match(costs, valid).clone()
+
+
+@match_in_graph.register_fake
+def _(costs: Tensor, valid: Tensor) -> Tensor:
+    return costs.new_empty(costs.shape[:2], dtype=torch.int64)
+
+
+def _match(costs: Tensor, valid: Tensor) -> Tensor:
     problems, predictions, objects = costs.shape
     gt_index = np.full((problems, predictions), -1)
     if costs.numel():

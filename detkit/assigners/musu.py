@@ -60,6 +60,6 @@ class MuSuAssigner(Assigner):
             negative_weight=(1 - target) ** 4 * values.score.square(),
             box_weight=self.box_factor * box_weight,
             normalizers=torch.stack([target.sum(), target.sum(), box_weight.sum()]),
-            counts_negative=pairs.last_of_score(gt, predictions.logits.shape[-1]),
+            counts_negative=pairs.last_of_score(gt, predictions.logits),
             ignore=padding_mask(context.grid_priors, context.valid_sizes),
         )

@@ -16,7 +16,7 @@ __all__ = ["best_in_groups", "best_of_each", "group_logsumexp", "group_max", "gr
 
 def group_sum(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
     """(num_groups,) sum of the values (M,) of each group; 0 for an empty one."""
-    return values.new_zeros(num_groups).index_add(0, groups, values)
+    return values.new_zeros(num_groups).scatter_add(0, groups, values)
 
 
 def group_sizes(groups: Tensor, num_groups: int) -> Tensor:
@@ -36,12 +36,20 @@ def group_max(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
 
 def ranks_in_groups(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
     """(M,) int64: the rank of each value within its group, 0 for the smallest; equal values in the order in which they stand."""
-    order = values.argsort(stable=True)
-    order = order[groups[order].argsort(stable=True)]
+    order = _by_group_and_value(values, groups)
     counts = group_sizes(groups, num_groups)
     starts = counts.cumsum(0) - counts
     places = torch.arange(len(values), device=values.device)
-    return torch.empty_like(order).scatter_(0, order, places - starts[groups[order]])
+    rank = torch.empty_like(order).scatter_(0, order, places)  # among all
+    return rank.sub_(starts.index_select(0, groups))
+
+
+def _by_group_and_value(values: Tensor, groups: Tensor) -> Tensor:
+    """(M,) places of the values, in float32, by group, then from the smallest, then as they stand: one number sorts by all three, for the
+    bits of floats sort as the floats do, those of negative ones the other way round."""
+    bits = (values.float() + 0.0).view(torch.int32)  # -0 becomes 0
+    bits ^= (bits >> 31) & 0x7FFFFFFF
+    return ((groups << 32) + bits).argsort(stable=True)
 
 
 def best_in_groups(values: Tensor, groups: Tensor, sizes: np.ndarray, count: int) -> Tensor:
@@ -56,7 +64,7 @@ def best_in_groups(values: Tensor, groups: Tensor, sizes: np.ndarray, count: int
     total = int(kept.sum())
     starts = send(kept.cumsum() - kept, values.device)
     ranks = ranks_in_groups(values, groups, len(sizes))
-    target = torch.where(ranks < count, starts[groups] + ranks, total)  # the last place is for all the others
+    target = torch.where(ranks < count, starts.index_select(0, groups) + ranks, total)  # the last place is for all the others
     places = torch.arange(len(values), device=values.device)
     return target.new_zeros(total + 1).scatter_(0, target, places)[:-1].sort().values
 
@@ -65,7 +73,7 @@ def group_logsumexp(values: Tensor, groups: Tensor, num_groups: int) -> Tensor:
     """(num_groups,) ``ln(sum(exp(values)))`` of each group; -inf for an empty one."""
     largest = group_max(values, groups, num_groups)
     shift = torch.where(largest.isfinite(), largest, torch.zeros_like(largest))
-    return group_sum((values - shift[groups]).exp(), groups, num_groups).log() + shift
+    return group_sum((values - shift.index_select(0, groups)).exp(), groups, num_groups).log() + shift
 
 
 def best_of_each(values: Tensor, groups: Tensor, among: Tensor | None = None) -> Tensor:
@@ -77,9 +85,8 @@ def best_of_each(values: Tensor, groups: Tensor, among: Tensor | None = None) ->
     """
     if among is not None:
         return best_of_each(values, torch.where(among, groups, -1)) & among
-    order = values.argsort(stable=True, descending=True)
-    order = order[groups[order].argsort(stable=True)]
-    ordered = groups[order]
+    order = _by_group_and_value(-values, groups)
+    ordered = groups.index_select(0, order)
     is_first = torch.ones_like(ordered, dtype=torch.bool)
     is_first[1:] = ordered[1:] != ordered[:-1]
     return torch.empty_like(is_first).scatter_(0, order, is_first)

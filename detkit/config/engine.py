@@ -36,6 +36,7 @@ SOLVER_LIMITS: dict[str, Limit] = {
 RUN_LIMITS: dict[str, Limit] = {
     "PATIENCE": "(0, inf)",
     "FLOAT32_PRECISION": ("", "ieee", "tf32"),
+    "MODEL.COMPILE_BACKEND": ("inductor", "aot_eager", "eager"),
     "MODEL.MEMORY_FORMAT": ("auto", "channels_last", "contiguous"),
 }
 #: what the keys below ``TEST`` may be, those of ``TEST.AUG`` left out
@@ -63,6 +64,9 @@ def add_engine_config(cfg: CN) -> None:
     """Adds them below ``SOLVER`` and ``TEST``."""
     solver = cfg.SOLVER
     solver.OPTIMIZER = "SGD"  # or "AdamW"
+    # One kernel for the step of all parameters, where torch has one: on CPUs and CUDA. On a GPU it is also what lets a step end without
+    # waiting for the device: a step whose losses or gradients are not finite is left out there, and named one iteration later.
+    solver.FUSED = True
     # [[prefix of parameter names, factor on the learning rate, factor on the weight decay], ...]; the longest matching prefix counts.
     # BIAS_LR_FACTOR, WEIGHT_DECAY_BIAS and WEIGHT_DECAY_NORM are Detectron2's.
     solver.PARAMETER_FACTORS = []
@@ -95,6 +99,13 @@ def add_engine_config(cfg: CN) -> None:
     # How the numbers of the network lie in memory: "channels_last", "contiguous", or "auto": the former on a CPU, where it is faster.
     # Checkpoints are contiguous whatever it is.
     cfg.MODEL.MEMORY_FORMAT = "auto"
+    # torch.compile makes programs of the network, the assignment and the losses (SOLVER.COMPILE), and of the network with post-processing
+    # where it detects (MODEL.COMPILE). It takes minutes at the start.
+    solver.COMPILE = False
+    cfg.MODEL.COMPILE = False
+    cfg.MODEL.COMPILE_BACKEND = "inductor"  # machine code, for which a CPU needs a C++ compiler; the others need none, and gain nothing
+    # One program for all sizes of images and numbers of objects; False: one for each, which pays where there are very few.
+    cfg.MODEL.COMPILE_DYNAMIC = True
     # How GPUs multiply float32: "tf32" (faster, 10 bits of the mantissa), "ieee" (all of them), or "": as torch does by itself, which is
     # tf32 in convolutions alone.
     cfg.FLOAT32_PRECISION = ""

@@ -21,6 +21,7 @@ from .crowdhuman import load_crowdhuman, read_odgt, register_crowdhuman, registe
 from .keypoints import connection_rules
 from .mapper import MAPPER_REGISTRY, UNREADABLE, ReadErrorMapper, build_test_mapper, build_train_mapper
 from .motion import Motion
+from .pixels import FastAugmentations, transformed_pixels
 from .polygons import Polygon, mask_to_polygons, polygon_bounds, polygons_of, signed_area, visible_parts
 from .prepare import check_data_keys, prepare_datasets
 from .reading import DeepImages, ImageReadError, pixels_of, read_image
@@ -32,6 +33,7 @@ __all__ = [
     "CropMapper",
     "DataError",
     "DeepImages",
+    "FastAugmentations",
     "ImageReadError",
     "Motion",
     "Polygon",
@@ -64,6 +66,7 @@ __all__ = [
     "require_regular_file",
     "set_categories",
     "signed_area",
+    "transformed_pixels",
     "usable_segmentation",
     "visible_parts",
     "without_images",

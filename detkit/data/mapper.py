@@ -9,12 +9,14 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
+from detectron2.data.transforms import AugmentationList
 from fvcore.common.registry import Registry
 from PIL import Image
 
 from detkit.registry import registered
 
 from .checks import DataError
+from .pixels import FastAugmentations
 from .reading import DeepImages, read_image, reading_with
 
 __all__ = ["MAPPER_REGISTRY", "UNREADABLE", "ReadErrorMapper", "build_test_mapper", "build_train_mapper"]
@@ -83,15 +85,22 @@ def build_train_mapper(cfg: CfgNode) -> ReadErrorMapper:
     Raises:
         ConfigError: no such mapper; names the nearest that exists.
     """
-    mapper = registered(MAPPER_REGISTRY, cfg.INPUT.MAPPER, "mapper", key="INPUT.MAPPER")(cfg, is_train=True)
+    mapper = _fast(registered(MAPPER_REGISTRY, cfg.INPUT.MAPPER, "mapper", key="INPUT.MAPPER")(cfg, is_train=True), cfg)
     return ReadErrorMapper(mapper, skip=cfg.DATASETS.ON_BAD_IMAGE == "skip", deep_images=cfg.INPUT.DEEP_IMAGES)
 
 
 def build_test_mapper(cfg: CfgNode) -> ReadErrorMapper:
     """Detectron2's mapper for evaluation. Where broken images are skipped, theirs are ``{"image_id": ..., UNREADABLE: True}``."""
-    mapper = DatasetMapper(cfg, is_train=False)
+    mapper = _fast(DatasetMapper(cfg, is_train=False), cfg)
     skip = cfg.DATASETS.ON_BAD_IMAGE == "skip"
     return ReadErrorMapper(mapper, skip=skip, deep_images=cfg.INPUT.DEEP_IMAGES, left_out=_unreadable)
+
+
+def _fast(mapper: Any, cfg: CfgNode) -> Any:
+    """The mapper, with ``INPUT.RESIZE`` where it holds augmentations as Detectron2's does."""
+    if type(getattr(mapper, "augmentations", None)) is AugmentationList:
+        mapper.augmentations = FastAugmentations(mapper.augmentations.augs, resizing=cfg.INPUT.RESIZE)
+    return mapper
 
 
 def _unreadable(record: dict[str, Any]) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from detectron2.modeling.meta_arch.dense_detector import DenseDetector as Detect
 from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
-from detkit.assigners import Assigner
+from detkit.assigners import AssignContext, Assigner
 from detkit.checkpoint import read_published_layouts
 from detkit.config import Conventions, method_node
 from detkit.dense.criteria import LabelCriterion, WeightedCriterion
 from detkit.dense.parts import dense_parts_from_config
-from detkit.dense.pipeline import DensePipeline, decode_outputs
+from detkit.dense.pipeline import DensePipeline, decode_flat, decode_outputs
 from detkit.dense.postprocess import DensePostprocessor
 from detkit.dense.priors import PriorGenerator
 from detkit.dense.tensor_path import TensorPath
@@ -110,13 +110,21 @@ class DenseDetector(TensorPath, Detectron2DenseDetector):
 
     def ground_truth(self, gt_instances: list[Instances]) -> GroundTruth:
         """Padded objects on the model's device, in its own box convention."""
-        return GroundTruth.from_instances(gt_instances, self.device, plus_one=self.prior_generator.plus_one)
+        return GroundTruth.from_instances(gt_instances, self.device, plus_one=self.prior_generator.plus_one, min_objects=self.min_objects)
 
     def losses(self, outputs: DenseOutputs, gt: GroundTruth, image_sizes: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         """The losses of raw outputs, ``gt`` in the model's own box convention, ``image_sizes`` (height, width) without padding."""
         pipeline = self.pipeline
-        predictions, priors = pipeline.decode(outputs)
-        return self.criterion(predictions, pipeline.assign(priors, gt, predictions, image_sizes), gt, priors)
+        plan = pipeline.plan(self.prior_generator(outputs.level_sizes).made(), gt, image_sizes)
+        flat = outputs.flatten(self.num_classes)
+        return self.run_part("flat_losses", flat, plan) if self.assigner.compiles else self.flat_losses(flat, plan)
+
+    def flat_losses(self, flat: tuple[Tensor, Tensor, Tensor | None], plan: AssignContext) -> dict[str, Tensor]:
+        """:meth:`losses` of flattened outputs (:meth:`detkit.structures.DenseOutputs.flatten`) and what the host has made of the batch
+        (:meth:`detkit.dense.DensePipeline.plan`)."""
+        priors = plan.grid_priors
+        predictions = decode_flat(*flat, priors, self.box_coder)
+        return self.criterion(predictions, self.pipeline.assign_planned(plan, predictions), plan.gt, priors)
 
     def detect(self, outputs: DenseOutputs, image_sizes: Sequence[tuple[int, int]]) -> list[Instances]:
         """Detections of raw outputs in the model's own box convention."""

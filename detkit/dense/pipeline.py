@@ -4,7 +4,7 @@ pictures of assignments go."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,16 @@ from detkit.geometry import BoxCoder, Priors
 from detkit.host import send
 from detkit.structures import DenseOutputs, GroundTruth, Predictions
 
-__all__ = ["DensePipeline", "decode_outputs"]
+__all__ = ["DensePipeline", "decode_flat", "decode_outputs"]
 
 
 def decode_outputs(outputs: DenseOutputs, priors: Priors, *, box_coder: BoxCoder, num_classes: int) -> Predictions:
     """Raw maps to flat predictions with boxes in pixels, in float32."""
-    logits, raw_boxes, quality = outputs.flatten(num_classes)
+    return decode_flat(*outputs.flatten(num_classes), priors, box_coder)
+
+
+def decode_flat(logits: Tensor, raw_boxes: Tensor, quality: Tensor | None, priors: Priors, box_coder: BoxCoder) -> Predictions:
+    """Flattened maps (B, P, ...) to predictions with boxes in pixels."""
     return Predictions(logits, box_coder.decode(raw_boxes, priors), quality, raw_boxes)
 
 
@@ -61,15 +65,23 @@ class DensePipeline:
             predictions: of the priors, for assigners that read them.
             image_sizes: (height, width) of every image in pixels without padding; needed with ``ignore_padding`` and with predictions.
         """
+        return self.assign_planned(self.plan(priors, gt, image_sizes), predictions)
+
+    def plan(self, priors: Priors, gt: GroundTruth, image_sizes: Sequence[tuple[int, int]] = ()) -> AssignContext:
+        """What of the input of the assigner does not depend on the network, made of what the host knows.
+        Arguments as in :meth:`assign`."""
         sees_predictions = self.assigner.needs_predictions
         context = AssignContext(
             gt=gt,
             priors=priors,
-            predictions=predictions if sees_predictions else None,
             valid_sizes=self.valid_sizes(priors, image_sizes),
             image_sizes=send(np.asarray(image_sizes, np.float32), gt.boxes.device) if sees_predictions else None,
         )
-        return self.assigner(context)
+        return replace(context, ahead=self.assigner.ahead(context))
+
+    def assign_planned(self, plan: AssignContext, predictions: Predictions | None = None) -> Assignment:
+        """The assignment of a batch, of which :meth:`plan` has made all that the host has to know."""
+        return self.assigner(replace(plan, predictions=predictions if self.assigner.needs_predictions else None))
 
     def valid_sizes(self, priors: Priors, image_sizes: Sequence[tuple[int, int]]) -> Tensor | None:
         """(B, L, 2) rows and columns of every level that belong to each image; None where all cells of the batch take part."""

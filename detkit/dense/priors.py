@@ -38,7 +38,7 @@ class PriorGenerator(nn.Module):
         self.plus_one = plus_one
         self._kept: dict[tuple[Any, ...], Priors] = {}
         cell_anchors = list(cell_anchors or [torch.zeros(1, 4)] * len(self.strides))
-        self._on_host = [x.numpy(force=True) for x in cell_anchors]
+        self._on_host = [None if x.is_meta else x.numpy(force=True) for x in cell_anchors]
         for level, anchors in enumerate(cell_anchors):
             self.register_buffer(f"cell_anchors{level}", anchors, persistent=False)  # beside the network, not copied at every step
 
@@ -61,7 +61,7 @@ class PriorGenerator(nn.Module):
         priors = self._kept.pop(key, None)
         if priors is None or any(a is not b for a, b in zip(priors.cell_anchors, anchors, strict=True)):
             for anchor, values in zip(anchors, self._on_host, strict=True):
-                if anchor.dtype == torch.float32:
+                if values is not None and anchor.dtype == torch.float32:
                     remember(anchor, values)  # an assigner may compare boxes on the host
             priors = self._make(sizes, anchors)
         self._kept[key] = priors  # the last one used is the last one in the dictionary

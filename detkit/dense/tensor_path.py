@@ -11,13 +11,13 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from detkit.host import send
-from detkit.layers import refuse_tracing
+from detkit.layers import InParts, refuse_tracing
 from detkit.structures import Detections, GroundTruth, output_sizes
 
 __all__ = ["TensorPath"]
 
 
-class TensorPath:
+class TensorPath(InParts):
     """Mixed into detectors with ``backbone``, ``head`` and ``head_in_features`` that make detections of raw outputs."""
 
     backbone: Any
@@ -42,7 +42,7 @@ class TensorPath:
         if self.training:
             return self.training_losses(batched_inputs)
         images = self.preprocess_image(batched_inputs)
-        found = self.detect_tensors(images.tensor, send(np.asarray(images.image_sizes, np.float32), self.device))
+        found = self.run_part("detect_tensors", images.tensor, send(np.asarray(images.image_sizes, np.float32), self.device))
         sizes = output_sizes(batched_inputs, images.image_sizes)
         instances = found.resized(images.image_sizes, sizes, min_area=self.min_area).to_instances(sizes)
         return [{"instances": each} for each in instances]
@@ -57,7 +57,7 @@ class TensorPath:
             raise ValueError("Training needs the objects of the images, but some images have no 'instances'.")
         gt = self.ground_truth([item["instances"] for item in batched_inputs])
         images = self.preprocess_image(batched_inputs)
-        return self.losses(self.raw_outputs(images.tensor), gt, images.image_sizes)
+        return self.losses(self.run_part("raw_outputs", images.tensor), gt, images.image_sizes)
 
     def _move_to_current_device(self, x: Tensor) -> Tensor:
         """Detectron2's hook for images on their way to the device."""

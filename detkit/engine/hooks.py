@@ -6,7 +6,7 @@ from detectron2.engine import HookBase
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
-__all__ = ["Evaluation", "PeriodicCheckpoint", "StopOnRequest"]
+__all__ = ["Evaluation", "PeriodicCheckpoint", "Settling", "StopOnRequest"]
 
 
 class PeriodicCheckpoint(HookBase):
@@ -28,6 +28,17 @@ class StopOnRequest(HookBase):
     def after_step(self) -> None:
         if self.trainer.stop_agreed:
             self.trainer.stop()
+
+
+class Settling(HookBase):
+    """Reads what a step has found where that is read late, before numbers are written. In every worker, for errors are named together."""
+
+    def __init__(self, period: int) -> None:
+        self._period = period
+
+    def after_step(self) -> None:
+        if (self.trainer.iter + 1) % self._period == 0:
+            self.trainer.settle()
 
 
 class Evaluation(HookBase):

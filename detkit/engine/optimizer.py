@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from detkit.config import ConfigError, Section
+from detkit.engine.fused import can_be_fused, keep_fused_sound
 from detkit.layers import FixedStatisticsBatchNorm
 
 __all__ = ["GradientClipper", "ParameterFactor", "build_gradient_clipper", "build_optimizer", "parameter_groups"]
@@ -39,7 +40,7 @@ class ParameterFactor(NamedTuple):
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer that ``cfg.SOLVER`` describes, for the parameters of ``model`` that require gradients.
+    """The optimizer that ``cfg.SOLVER`` describes, for the parameters of ``model`` that require gradients; fused where asked and possible.
 
     Raises:
         ConfigError: unknown ``SOLVER.OPTIMIZER``, or ``SOLVER.PARAMETER_FACTORS`` that fit no parameter.
@@ -51,7 +52,11 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         raise ConfigError(f"SOLVER.PARAMETER_FACTORS is {solver.PARAMETER_FACTORS}: {error}") from None
     sgd = partial(torch.optim.SGD, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
     optimizers: dict[str, Callable[..., torch.optim.Optimizer]] = {"SGD": sgd, "AdamW": torch.optim.AdamW}
-    return solver.choice("OPTIMIZER", optimizers)(groups, lr=solver.BASE_LR)
+    fused = solver.FUSED and can_be_fused(model)
+    optimizer = solver.choice("OPTIMIZER", optimizers)(groups, lr=solver.BASE_LR, fused=fused or None)
+    if fused:
+        keep_fused_sound(optimizer)
+    return optimizer
 
 
 def _groups_of(model: nn.Module, solver: Section) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Which form a network takes to run fast: the one place that decides what is done to it, and in which order.
 
 For training: the layout of its weights. For inference, on a copy: norms folded, the precision of its weights, their layout.
+Either may be compiled.
 """
 
 from __future__ import annotations
@@ -15,28 +16,31 @@ from detectron2.layers import Conv2d
 from torch import nn
 
 from detkit.config import Section
+from detkit.engine.compile import compile_parts
 from detkit.layers import fold_norms, foldable_norms
 
-__all__ = ["prepare_for_inference", "prepare_for_training", "set_float32_precision"]
+__all__ = ["prepare_for_inference", "prepare_for_training", "set_float32_precision", "training_dtype"]
 
-#: of ``TEST.PRECISION`` and ``SOLVER.AMP.DTYPE``
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_HALF = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 #: layers that do nothing with their weights but one operation that autocast knows
 _CAST = (nn.Conv2d, Conv2d, nn.ConvTranspose2d, nn.Linear)
 
 
 def prepare_for_training(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """The model in the form in which it is trained, in place: ``MODEL.MEMORY_FORMAT``, ``FLOAT32_PRECISION``.
+    """The model in the form in which it is trained, in place: ``MODEL.MEMORY_FORMAT``, ``FLOAT32_PRECISION``,
+    ``SOLVER.COMPILE``.
 
     Before an optimizer, an average or parallel workers take its parameters.
     """
     set_float32_precision(cfg)
     model.to(memory_format=_memory_format(cfg, model))
+    compile_parts(cfg, model, training=True)
     return model
 
 
 def prepare_for_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """The model in the form in which it detects: ``TEST.FOLD_NORMS``, ``TEST.PRECISION``, ``MODEL.MEMORY_FORMAT``.
+    """The model in the form in which it detects: ``TEST.FOLD_NORMS``, ``TEST.PRECISION``, ``MODEL.MEMORY_FORMAT``,
+    ``MODEL.COMPILE``.
 
     The model itself stays as it is, its weights included: where something is to be changed, that happens to a copy in evaluation mode
     that shares with the model all tensors that stay. It does not follow later changes of the model.
@@ -45,10 +49,10 @@ def prepare_for_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
         model: a detector with its weights, on its device.
     """
     set_float32_precision(cfg)
-    dtype, layout = Section(cfg, "TEST").choice("PRECISION", DTYPES), _memory_format(cfg, model)
+    dtype, layout = Section(cfg, "TEST").choice("PRECISION", {"float32": torch.float32, **_HALF}), _memory_format(cfg, model)
     fold = cfg.TEST.FOLD_NORMS and foldable_norms(model) > 0
     other_layout = any(not p.is_contiguous(memory_format=layout) for p in model.parameters() if p.dim() == 4)
-    if not (fold or other_layout or dtype != torch.float32):
+    if not (fold or other_layout or dtype != torch.float32 or cfg.MODEL.COMPILE):
         return model
     prepared = _sharing_copy(model).eval()
     if fold:
@@ -57,7 +61,13 @@ def prepare_for_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
         _compute_in(prepared, dtype)
     if other_layout or fold:
         _lay_out(prepared, layout)
+    compile_parts(cfg, prepared, training=False)
     return prepared
+
+
+def training_dtype(cfg: CfgNode) -> torch.dtype | None:
+    """What autocast computes in while training, as ``SOLVER.AMP`` says; None: there is no mixed precision."""
+    return Section(cfg, "SOLVER.AMP").choice("DTYPE", _HALF) if cfg.SOLVER.AMP.ENABLED else None
 
 
 def set_float32_precision(cfg: CfgNode) -> None:

@@ -6,18 +6,17 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import get_total_norm
 
 from detkit.distributed import reduce_mean
+from detkit.engine.fused import skips_by_itself
 from detkit.engine.optimizer import GradientClipper
+from detkit.engine.reports import Findings, NonFiniteGradientError, NonFiniteLossError, StepReport
 
 __all__ = ["NonFiniteGradientError", "NonFiniteLossError", "StepReport", "TrainingStep"]
 
@@ -25,31 +24,11 @@ __all__ = ["NonFiniteGradientError", "NonFiniteLossError", "StepReport", "Traini
 _MAX_SKIPPED_STEPS = 30
 
 
-class NonFiniteLossError(FloatingPointError):
-    """A loss has become NaN or infinite. The message names the iteration, the loss terms and the images."""
-
-
-class NonFiniteGradientError(FloatingPointError):
-    """A gradient has become NaN or infinite. The message names the iteration, the parameters and the images."""
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """The result of one training step.
-
-    Attributes:
-        losses: mean over workers and parts, by name.
-        data_time: seconds this worker waited for its images.
-        stop: whether any worker was asked to stop.
-    """
-
-    losses: dict[str, float]
-    data_time: float
-    stop: bool
-
-
 class TrainingStep:
     """Computes the losses and gradients of a batch and takes a step of the optimizer.
+
+    On a GPU, with an optimizer that skips steps by itself, nothing is waited for: a step with a loss or a gradient that is not finite is
+    skipped on the device, and what it has found is read within the next step, when it has long arrived, before anything is changed.
 
     Args:
         model: takes a list of Detectron2's dicts and returns a dict of losses.
@@ -57,6 +36,7 @@ class TrainingStep:
         parts: the batch comes in this many parts, whose gradients are averaged before the step.
         amp_dtype: what autocast computes in; None: no mixed precision. Losses are scaled for float16 only.
         clip: what is done to the gradients before the step.
+        late: whether the findings of a step are read within the next one; None: where that saves a wait.
     """
 
     def __init__(
@@ -67,11 +47,16 @@ class TrainingStep:
         parts: int = 1,
         amp_dtype: torch.dtype | None = None,
         clip: GradientClipper | None = None,
+        late: bool | None = None,
     ) -> None:
         self.model, self.optimizer = model, optimizer
         self._parts, self._amp_dtype, self._clip = parts, amp_dtype, clip
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        names = {id(p): name.removeprefix("module.") for name, p in model.named_parameters()}
+        self._names = [names[id(p)] for p in self._parameters]
         self._device = self._parameters[0].device
+        self._late = self._device.type == "cuda" and skips_by_itself(optimizer) if late is None else late
+        self._unread: Findings | None = None
         self._skipped = 0
         self._last_batch: list[dict[str, Any]] = []
         self.grad_scaler = torch.amp.GradScaler(self._device.type, enabled=amp_dtype is torch.float16)
@@ -83,7 +68,7 @@ class TrainingStep:
         iteration: int,
         stop: bool = False,
         before_update: Callable[[], None] = lambda: None,
-    ) -> StepReport:
+    ) -> StepReport | None:
         """Takes one step.
 
         Args:
@@ -92,8 +77,12 @@ class TrainingStep:
             stop: whether this worker was asked to stop; the report says whether any was.
             before_update: called when weights are about to be changed.
 
+        Returns:
+            the report of this step; where findings are read late, that of the step before, or None where it was read already.
+
         Raises:
-            NonFiniteLossError: in every worker, before the weights are touched.
+            NonFiniteLossError: in every worker, before the weights are touched; read late, it is that of the step before, which was not
+                taken.
             NonFiniteGradientError: likewise. With scaled losses the step is skipped and the scale lowered, which is how a good one is
                 found; skipped too often in a row, it is an error as well.
         """
@@ -111,15 +100,33 @@ class TrainingStep:
                 losses = self._forward(batch)
                 total = total + torch.stack([loss.detach().float() for loss in losses.values()]) / self._parts
                 if last:
-                    report = _HostCopy(reduce_mean(torch.cat([total, torch.full((1,), float(stop), device=self._device)])))
+                    mean = reduce_mean(torch.cat([total, torch.full((1,), float(stop), device=self._device)]))
+                    values = torch.cat([mean, total])
+                    found = Findings(iteration=iteration, losses=list(losses), values=values, images=images, data_time=data_time)
                 self.grad_scaler.scale(torch.stack(list(losses.values())).sum() / self._parts).backward()
-        *values, stop_share = report.read()
-        named = dict(zip(losses, values, strict=True))
-        if not all(map(_is_finite, values)):
-            raise NonFiniteLossError(_describe(iteration, dict(zip(losses, total.tolist(), strict=True)), images))
+        report = self.settle() if self._late else found.report()
         self._last_batch = batch
-        self._update_weights(iteration, images, before_update)
-        return StepReport(named, data_time, stop_share > 0)
+        self._update_weights(found, mean, before_update)
+        return report
+
+    def settle(self) -> StepReport | None:
+        """The report of the last step where nobody has read it yet; waits for it. In every worker.
+
+        Raises:
+            NonFiniteLossError, NonFiniteGradientError: the step was not taken.
+        """
+        found, self._unread = self._unread, None
+        if found is None:
+            return None
+        report = found.report()
+        self._require_finite_gradients(found)
+        return report
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the last step is known to have been taken, or skipped for a better loss scale. Changes nothing; in any worker."""
+        found = self._unread
+        return found is None or (found.has_finite_losses and (self.grad_scaler.is_enabled() or not found.bad_gradients()))
 
     @torch.no_grad()
     def losses_now(self) -> dict[str, float]:
@@ -153,59 +160,40 @@ class TrainingStep:
             return self.model.no_sync()
         return contextlib.nullcontext()
 
-    def _update_weights(self, iteration: int, images: list[dict[str, Any]], before_update: Callable[[], None]) -> None:
+    def _update_weights(self, found: Findings, losses: Tensor, before_update: Callable[[], None]) -> None:
+        named = [(name, p.grad) for name, p in zip(self._names, self._parameters, strict=True) if p.grad is not None]
+        gradients = [gradient for _, gradient in named]
+        if self._late:  # a loss that is not finite makes a gradient of the same kind, by which the step is skipped
+            gradients[0].add_((losses * 0).sum())
         self.grad_scaler.unscale_(self.optimizer)  # nothing where the losses are not scaled
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        # the one number that is waited for; the gradients are those of all workers, so that all of them decide alike
-        finite = bool(get_total_norm(gradients, math.inf).isfinite())
+        # the gradients are those of all workers, so that all of them decide alike
+        norms = torch.stack(torch._foreach_norm(gradients, math.inf))
+        found.add_gradients([name for name, _ in named], norms)
+        if not self._late:
+            self._require_finite_gradients(found)
         if self._clip is not None:  # not before: clipped by value, what is infinite looks sound
             self._clip(self._parameters)
-        self._skipped = 0 if finite else self._skipped + 1
-        if self._skipped > (_MAX_SKIPPED_STEPS if self.grad_scaler.is_enabled() else 0):
-            raise NonFiniteGradientError(self._describe_gradients(iteration, images))
         before_update()
-        self.grad_scaler.step(self.optimizer)
+        with self._skipping(~norms.isfinite().all()) if self._late else contextlib.nullcontext():
+            self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+        if self._late:
+            self._unread = found
 
-    def _describe_gradients(self, iteration: int, images: list[dict[str, Any]]) -> str:
-        named = [(name, p.grad) for name, p in self.model.named_parameters() if p.grad is not None]
-        bad = [name.removeprefix("module.") for name, gradient in named if not gradient.isfinite().all()]
-        skipped = f", as in the {self._skipped - 1} steps before, whatever the loss scale" if self.grad_scaler.is_enabled() else ""
-        more = f" and {len(bad) - 1} more of {len(named)} parameters" if bad[1:] else ""
-        seen = ", ".join(name for names in comm.all_gather(_names(images)) for name in names)
-        return (
-            f"The gradient of {bad[0]}{more} is not finite at iteration {iteration}{skipped}, on the images {seen}; the losses are. The "
-            "step was not taken. Lower SOLVER.BASE_LR or lengthen SOLVER.WARMUP_ITERS, and look at these images."
-        )
+    def _require_finite_gradients(self, found: Findings) -> None:
+        self._skipped = self._skipped + 1 if found.bad_gradients() else 0
+        if self._skipped > (_MAX_SKIPPED_STEPS if self.grad_scaler.is_enabled() else 0):
+            raise found.gradient_error(self._skipped - 1)
 
-
-class _HostCopy:
-    """A tensor on its way to the host. Reading waits for what was launched before the copy only, not for the backward pass after it."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._host = tensor.to("cpu", non_blocking=True)
-        self._done = torch.cuda.current_stream(tensor.device).record_event() if tensor.is_cuda else None
-
-    def read(self) -> list[float]:
-        if self._done is not None:
-            self._done.synchronize()
-        return self._host.tolist()
-
-
-def _is_finite(value: float) -> bool:
-    return value - value == 0
-
-
-def _describe(iteration: int, losses: dict[str, float], images: list[dict[str, Any]]) -> str:
-    """Names the images of the workers whose own losses are not finite. Every worker takes part."""
-    bad = {name: value for name, value in losses.items() if not _is_finite(value)}
-    findings = [(rank, *found) for rank, found in enumerate(comm.all_gather((bad, _names(images)))) if found[0]]
-    lines = [
-        f"worker {rank}: {', '.join(f'{name} = {value}' for name, value in bad.items())} on the images {', '.join(names)}"
-        for rank, bad, names in findings
-    ]
-    return f"Loss is not finite at iteration {iteration}. " + "; ".join(lines)
-
-
-def _names(images: list[dict[str, Any]]) -> list[str]:
-    return [f"{image.get('image_id', '?')} ({image.get('file_name', 'no file name')})" for image in images]
+    @contextlib.contextmanager
+    def _skipping(self, bad: Tensor) -> Iterator[None]:
+        """Within it, a step of the optimizer does nothing where a value of the device is True; the scaler does that by itself."""
+        if self.grad_scaler.is_enabled():
+            yield
+            return
+        optimizer: Any = self.optimizer
+        optimizer.grad_scale, optimizer.found_inf = None, bad.float()
+        try:
+            yield
+        finally:
+            del optimizer.grad_scale, optimizer.found_inf

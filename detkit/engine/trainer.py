@@ -6,14 +6,14 @@ import contextlib
 import logging
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.engine import HookBase, TrainerBase, hooks
+from detectron2.engine import HookBase, hooks
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.solver import build_lr_scheduler
 from detectron2.utils import comm
@@ -22,39 +22,35 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from detkit.backbones import check_backbone
-from detkit.checkpoint import CheckpointFolder, load_weights, read_checkpoint
+from detkit.checkpoint import CheckpointFolder
 from detkit.config import Section, check_config, load_method_packages
 from detkit.data import build_train_mapper, write_copies
 from detkit.distributed import data_parallel, get_rank, get_world_size
 from detkit.engine.console import open_log_file, setup_logging
 from detkit.engine.data_loader import TrainLoader, build_train_loader
-from detkit.engine.divergence import check_weights
 from detkit.engine.ema import WeightAverage
 from detkit.engine.evaluate import Results, build_test_loader, check_expected_results, evaluate, save_results
-from detkit.engine.exits import exit_code_of
-from detkit.engine.hooks import Evaluation, PeriodicCheckpoint, StopOnRequest
+from detkit.engine.hooks import Evaluation, PeriodicCheckpoint, Settling, StopOnRequest
 from detkit.engine.optimizer import build_gradient_clipper, build_optimizer
-from detkit.engine.peers import claim_end, leave_if_others_end, say, set_rescue
-from detkit.engine.prepare import prepare_for_training
-from detkit.engine.resuming import Change, changes_since, check_run_state, optimizer_state_for, parameter_names, why_not_resumed
+from detkit.engine.peers import set_rescue
+from detkit.engine.prepare import prepare_for_training, training_dtype
+from detkit.engine.resumable import ResumableTrainer
 from detkit.engine.room import checkpoint_size, number_of_checkpoints
 from detkit.engine.run_folder import check_room, folder_in_use
 from detkit.engine.run_record import save_run_record
 from detkit.engine.seeding import seed_everything
 from detkit.engine.setup import resolve_config
-from detkit.engine.step import TrainingStep
+from detkit.engine.step import StepReport, TrainingStep
 from detkit.engine.stopping import StopRequest
 from detkit.engine.whole_state import WholeState
-from detkit.engine.writers import MetricFiles, ProgressBar
+from detkit.engine.writers import PERIOD, MetricFiles, ProgressBar
 
 __all__ = ["Trainer"]
 
 logger = logging.getLogger(__name__)
 
-_AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
-
-class Trainer(TrainerBase):
+class Trainer(ResumableTrainer):
     """Trains, evaluates and saves what a config describes.
 
     Override the ``build_*`` methods to train something else, or add hooks with ``register_hooks``::
@@ -87,12 +83,12 @@ class Trainer(TrainerBase):
             model=data_parallel(self.model),
             optimizer=self.optimizer,
             parts=cfg.SOLVER.ACCUMULATE,
-            amp_dtype=_amp_dtype(cfg),
+            amp_dtype=training_dtype(cfg),
             clip=build_gradient_clipper(cfg),
         )
         self.checkpoints = CheckpointFolder(cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINT_KEEP)
-        self.run_id: str | None = uuid.uuid4().hex
-        self.changes: list[Change] = []
+        self.run_id = uuid.uuid4().hex
+        self.changes = []
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.stop_request, self.stop_agreed = StopRequest(), False
         self.whole_state = WholeState(self.model)
@@ -144,7 +140,7 @@ class Trainer(TrainerBase):
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
             data = self.build_train_loader(cfg)
             built.append(hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, data, cfg.TEST.PRECISE_BN.NUM_ITER))
-        built += [PeriodicCheckpoint(cfg.SOLVER.CHECKPOINT_PERIOD), StopOnRequest(), Evaluation(cfg.TEST.EVAL_PERIOD)]
+        built += [PeriodicCheckpoint(cfg.SOLVER.CHECKPOINT_PERIOD), StopOnRequest(), Evaluation(cfg.TEST.EVAL_PERIOD), Settling(PERIOD)]
         if comm.is_main_process():
             built.append(MetricFiles(cfg.OUTPUT_DIR))
             if sys.stdout.isatty():
@@ -217,17 +213,38 @@ class Trainer(TrainerBase):
         """One iteration. Its randomness depends on the seed, the worker and the iteration alone."""
         self.model.train()
         seed_everything(self.cfg.SEED, get_rank(), self.iter)
-        try:
+        with self._kept_for_inquiry():
             report = self.training_step(
                 self._batches, iteration=self.iter, stop=bool(self.stop_request), before_update=self.whole_state.changing
             )
-        except FloatingPointError:
-            self._save(f"model_nan_iter{self.iter:07d}", resumable=False)
-            raise
         if self.ema is not None:
             self.ema.update(self.model)
-        self.stop_agreed = report.stop
-        self.storage.put_scalars(total_loss=sum(report.losses.values()), data_time=report.data_time, **report.losses)
+        self._take(report)
+
+    def settle(self) -> None:
+        """Waits for what the last step has found, where that is read late (see :class:`TrainingStep`). In every worker.
+
+        Raises:
+            FloatingPointError: as in :meth:`train`.
+        """
+        with self._kept_for_inquiry():
+            report = self.training_step.settle()
+        self._take(report)
+
+    def _take(self, report: StepReport | None) -> None:
+        if report is not None:
+            self.stop_agreed = report.stop
+            values = {"total_loss": sum(report.losses.values()), "data_time": report.data_time, **report.losses}
+            self.storage.put_scalars(cur_iter=report.iteration, **values)
+
+    @contextlib.contextmanager
+    def _kept_for_inquiry(self) -> Iterator[None]:
+        """Weights that have led to what is not finite are saved."""
+        try:
+            yield
+        except FloatingPointError as error:
+            self._save(f"model_nan_iter{getattr(error, 'iteration', self.iter):07d}", resumable=False)
+            raise
 
     def after_train(self) -> None:
         """Runs the hooks' last part."""
@@ -260,154 +277,3 @@ class Trainer(TrainerBase):
         """An evaluation can be left at once, unless other workers would wait for this one."""
         if self.stop_request and get_world_size() == 1:
             self.stop()
-
-    # checkpoints -------------------------------------------------------------------------------------------------------------------
-
-    def resume_or_load(self, resume: bool = True) -> None:
-        """Continues from the last whole checkpoint in ``OUTPUT_DIR``, if asked and there is one; else loads ``MODEL.WEIGHTS``.
-
-        Keys that have changed since the checkpoint apply from here on (learning rate, decay, schedule, batch, data, losses), but for the
-        seed and the weights to start from; the log says so key by key.
-
-        Raises:
-            OSError: there are checkpoints to resume from, and all are broken.
-        """
-        found = self.checkpoints.load_last(read_checkpoint) if resume else None
-        if found is None:
-            if resume:
-                logger.info("There is no checkpoint in %s to resume from: starting from MODEL.WEIGHTS.", self.cfg.OUTPUT_DIR)
-            if self.cfg.MODEL.WEIGHTS:
-                load_weights(self.model, self.cfg.MODEL.WEIGHTS)
-            return
-        path, state = found
-        self.load_state_dict(state)
-        self.start_iter = self.iter + 1
-        logger.info("Resuming after iteration %d from %s.", self.iter, path)
-        if any(change.applies for change in self.changes):
-            logger.warning(
-                "The run in %s goes on with another config than it had; the keys are listed below. To start a new one, leave out --resume "
-                "or name another OUTPUT_DIR.",
-                self.cfg.OUTPUT_DIR,
-            )
-        for change in self.changes:
-            # a seed that nobody has set is another one at every start
-            logger.log(logging.INFO if change.applies or change.key == "SEED" else logging.WARNING, "%s", change)
-
-    def save_checkpoint(self) -> None:
-        """Saves all that :meth:`resume_or_load` needs to continue after the current iteration. In every worker.
-
-        Raises:
-            NonFiniteWeightsError: this state is of no use; the checkpoint before it stays the last one.
-        """
-        self._require_sound_weights()
-        last = self.iter + 1 >= self.max_iter
-        self._save("model_final" if last else f"model_{self.iter:07d}")
-
-    def _require_sound_weights(self) -> None:
-        check_weights(
-            {"model": self.model, **({"moving average": self.ema.model} if self.ema is not None else {})},
-            self.optimizer,
-            losses=self.training_step.losses_now,
-            done=self.iter + 1,
-        )
-
-    def _save(self, name: str, *, resumable: bool = True) -> None:
-        if comm.is_main_process():
-            path = self.checkpoints.save(name, self.state_dict(), resumable=resumable)
-            logger.debug("Saved %s.", path)
-
-    def rescue(self) -> str:
-        """Saves the state after the last whole iteration, where an iteration is not; says so. In any thread and any worker."""
-        last = self.checkpoints.last
-        kept = f"Continue from {last.name} with --resume." if last else "There is no checkpoint yet."
-        with self.whole_state.held() as iteration:
-            if iteration is None:
-                return f"The weights were being changed. {kept}"
-            if iteration < self.start_iter:
-                return f"No iteration was done. {kept}"
-            if iteration + 1 >= self.max_iter:
-                return "All iterations are done and saved: evaluate with --eval-only --resume."
-            path = self.checkpoints.folder / f"model_{iteration:07d}.pth"
-            if last != path:
-                self.checkpoints.save(path.stem, self.state_dict() | {"iteration": iteration})
-        return f"Saved the state after iteration {iteration}. Continue with --resume."
-
-    def _save_what_is_whole(self, error: Exception) -> None:
-        """After an error that lies not in the weights, nor in the disk."""
-        leave_if_others_end(error)
-        if isinstance(error, (FloatingPointError, OSError)) or not claim_end(exit_code_of(error)):
-            return
-        try:
-            say(self.rescue())  # in whichever worker: the console of the others is silent
-        except Exception:  # the error that is being handled is the one to show
-            logger.debug("Not saved:", exc_info=True)
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that is needed to continue: weights, optimizer, schedule, loss scale, average, iteration, seed."""
-        state = super().state_dict() | {
-            "seed": self.cfg.SEED,
-            "run": self.run_id,
-            "config": self.cfg.dump(),
-            "classes": self.class_names,
-            "parameters": self._parameter_names(),
-            "optimizer": self.optimizer.state_dict(),
-            "grad_scaler": self.training_step.grad_scaler.state_dict(),
-        }
-        if self.ema is None:
-            return {"model": self.model.state_dict(), **state}
-        return {
-            "model": self.ema.model.state_dict(),
-            "trained_model": self.model.state_dict(),
-            "ema": self.ema.state_dict(),
-            **state,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues exactly where the state was taken, with the learning rates, decays and schedule of the config.
-
-        Raises:
-            ValueError: the state is of a run with another model or optimizer, or holds weights alone.
-        """
-        check_run_state(state)
-        if state["iteration"] >= self.max_iter:
-            raise ValueError(
-                f"SOLVER.MAX_ITER is {self.max_iter}, but the last checkpoint is that after iteration {state['iteration']}. Raise "
-                "SOLVER.MAX_ITER, or start without --resume."
-            )
-        changes = changes_since(state.get("config"), self.cfg)
-        names = self._parameter_names()
-        try:
-            if any(change.key == "SOLVER.OPTIMIZER" for change in changes):
-                raise ValueError("its optimizer is another one")
-            optimizer = optimizer_state_for(self.optimizer.state_dict(), state["optimizer"], names, state.get("parameters", names))
-            self.model.load_state_dict(state.get("trained_model", state["model"]))
-            self.optimizer.load_state_dict(optimizer)
-        except (KeyError, IndexError, RuntimeError, ValueError) as error:
-            raise ValueError(why_not_resumed(error, changes)) from error
-        base_lrs = list(self.scheduler.base_lrs)
-        super().load_state_dict(dict(state))
-        self.scheduler.base_lrs = base_lrs  # those of the config, not of the checkpoint
-        for group, lr in zip(self.optimizer.param_groups, self.scheduler.get_lr(), strict=True):
-            group["lr"] = lr
-        if state["grad_scaler"]:  # empty where the losses were not scaled
-            self.training_step.grad_scaler.load_state_dict(state["grad_scaler"])
-        if self.ema is not None:
-            self.ema.model.load_state_dict(state["model"])
-            self.ema.load_state_dict(state.get("ema", {"updates": 0}))
-        self.run_id, self.changes = state.get("run"), changes
-        self._take_over({"SEED": state["seed"]} | {change.key: change.old for change in changes if not change.applies})
-
-    def _parameter_names(self) -> list[str]:
-        return parameter_names(self.model.named_parameters(), self.optimizer.param_groups)
-
-    def _take_over(self, values: Mapping[str, Any]) -> None:
-        """The config then says what really runs."""
-        self.cfg.defrost()
-        self.cfg.merge_from_list([word for pair in values.items() for word in pair])
-        self.cfg.freeze()
-
-
-def _amp_dtype(cfg: CfgNode) -> torch.dtype | None:
-    if not cfg.SOLVER.AMP.ENABLED:
-        return None
-    return Section(cfg, "SOLVER.AMP").choice("DTYPE", _AMP_DTYPES)

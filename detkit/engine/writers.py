@@ -16,11 +16,13 @@ from tqdm import tqdm
 
 from detkit.checkpoint import write_text_atomically
 
-__all__ = ["METRICS_FILE", "MetricFiles", "ProgressBar", "trim_metrics"]
+__all__ = ["METRICS_FILE", "PERIOD", "MetricFiles", "ProgressBar", "trim_metrics"]
 
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.json"
+#: iterations from one line of metrics to the next
+PERIOD = 20
 
 
 class MetricFiles(HookBase):
@@ -29,7 +31,7 @@ class MetricFiles(HookBase):
     The line also goes to the console where there is no terminal for a progress bar.
     """
 
-    def __init__(self, output_dir: str | Path, period: int = 20) -> None:
+    def __init__(self, output_dir: str | Path, period: int = PERIOD) -> None:
         self._folder, self._period = Path(output_dir), period
         self._writers: list[EventWriter] = []
         self._said = False

@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from .formats import quiet
+from .formats import first_line, quiet
 from .program import DetectorProgram
 from .settings import LEAST_SIDE, ExportError, ExportSettings
 
@@ -124,13 +124,19 @@ def verify(program: DetectorProgram, run: Runner, inputs: Sequence[tuple[Tensor,
     """Runs the model and its file on the same inputs.
 
     Raises:
-        ExportError: no detection to compare; more than 1 of 100 differs, or raw outputs by more than 1e-3 of their largest value.
+        ExportError: the file does not run; no detection to compare; more than 1 of 100 differs, or raw outputs by more than 1e-3 of their
+            largest value.
     """
     agreement = Agreement()
     for images, sizes in inputs:
         with torch.no_grad():
             expected = dict(zip(program.output_names, program(images, sizes), strict=True))
-        compare_outputs(run(images, sizes), expected, agreement)
+        try:
+            actual = run(images, sizes)
+        except Exception as error:
+            shape = "x".join(map(str, images.shape))
+            raise ExportError(f"the file does not run on images of the shape {shape}: {first_line(error)}") from error
+        compare_outputs(actual, expected, agreement)
     if not program.raw and not agreement.detections:
         raise ExportError("no detection passes the score threshold on the images to compare on: give some with objects, by --images.")
     if agreement.unmatched > 0.01 * agreement.detections or agreement.raw > 1e-3:

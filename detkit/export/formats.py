@@ -19,7 +19,7 @@ from . import onnx_operators  # noqa: F401  which says how operators are exporte
 from .program import DetectorProgram
 from .settings import ExportError, ExportSettings
 
-__all__ = ["FORMATS", "export_program", "quiet", "save_onnx", "save_torch_export", "save_torchscript"]
+__all__ = ["FORMATS", "export_program", "first_line", "quiet", "save_onnx", "save_torch_export", "save_torchscript"]
 
 #: file suffix of each format
 FORMATS = {"onnx": ".onnx", "torch_export": ".pt2", "torchscript": ".ts"}
@@ -37,7 +37,7 @@ def export_program(program: DetectorProgram, settings: ExportSettings) -> torch.
         with torch.no_grad(), quiet():
             return torch.export.export(program, settings.example(), dynamic_shapes=settings.dynamic_shapes(), strict=False)
     except Exception as error:
-        raise ExportError(f"torch.export cannot follow {type(program.model).__name__}: {_first_line(error)}") from error
+        raise ExportError(f"torch.export cannot follow {type(program.model).__name__}: {first_line(error)}") from error
 
 
 def save_onnx(program: DetectorProgram, settings: ExportSettings, path: Path, metadata: Mapping[str, str], *, half: bool = False) -> None:
@@ -145,8 +145,8 @@ def _last_cause(error: BaseException) -> str:
     """What an exporter stumbled on; its own error is a page on its steps."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {_first_line(error)}"
+    return f"{type(error).__name__}: {first_line(error)}"
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from detkit.host import send
 
-__all__ = ["Grid", "Priors", "square_anchors"]
+__all__ = ["Grid", "Priors", "computed_once", "square_anchors"]
 
 
 class computed_once:  # noqa: N801 - used as ``property`` is
@@ -74,7 +74,7 @@ class Grid:
 
     @property
     def num_points(self) -> int:
-        return self.level_starts[-1]
+        return len(self.points) if "points" in self.__dict__ else self.level_starts[-1]  # one number of its own for compilers
 
     @computed_once
     def points(self) -> Tensor:
@@ -139,7 +139,15 @@ class Priors:
 
     @property
     def num_priors(self) -> int:
-        return self.grid.num_points * self.anchors_per_point
+        return len(self.points) if "points" in self.__dict__ else self.grid.num_points * self.anchors_per_point
+
+    def made(self) -> Priors:
+        """Itself, with all that is computed once, so that a compiled part that is given it computes none of it."""
+        for holder in (self.grid, self):
+            for name, value in vars(type(holder)).items():
+                if isinstance(value, computed_once):
+                    getattr(holder, name)
+        return self
 
     @property
     def per_level(self) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from .deform import DeformConv2dPack, deform_conv2d
 from .export_forms import EXPORT_FORMS, ExportForm, export_as
 from .folding import fold_norms, foldable_norms
 from .nms import nms_mask, nms_mask_by_offsets
+from .parts import CompiledParts, InParts
 from .pooling import PyramidPooler, pool_pyramid, pool_pyramid_densely
 from .ranking import ABSENT, best_indices, gather_rows
 from .sampling import sample_channels
@@ -15,12 +16,14 @@ from .voting import voted_boxes
 
 __all__ = [
     "ABSENT",
+    "CompiledParts",
     "ConstantBatchNorm",
     "EXPORT_FORMS",
     "ConvTower",
     "DeformConv2dPack",
     "ExportForm",
     "FixedStatisticsBatchNorm",
+    "InParts",
     "PyramidPooler",
     "Scale",
     "Tower",

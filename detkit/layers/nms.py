@@ -54,9 +54,9 @@ def nms_mask_by_offsets(boxes: Tensor, scores: Tensor, classes: Tensor, iou_thre
     In float64, in which the moved boxes keep all digits of their coordinates. All boxes that are not there become one and the same box, so
     that the first of them removes the others.
     """
-    there = scores >= 0
-    images = torch.arange(len(scores), device=scores.device)[:, None]
-    group = torch.where(there, classes * len(scores) + images + 1, 0)
+    there, batch = scores >= 0, scores.shape[0]  # len() would make the batch a constant of exported programs
+    images = torch.arange(batch, device=scores.device)[:, None]
+    group = torch.where(there, classes * batch + images + 1, 0)
     wide = boxes.double()
     lowest = wide.amin()
     spacing = wide.amax() - lowest + 2

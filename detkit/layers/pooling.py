@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
@@ -35,7 +36,8 @@ class PyramidPooler(ROIPooler):
         levels = assign_boxes_to_levels([Boxes(rois[:, 1:])], self.min_level, self.max_level, *canonical)
         scales = [pooler.spatial_scale for pooler in self.level_poolers]
         first = self.level_poolers[0]
-        pool = pool_pyramid if torch.compiler.is_compiling() and not torch.is_grad_enabled() else pool_pyramid_densely
+        one_operator = torch.compiler.is_compiling() and (not torch.is_grad_enabled() or boxes.device.type == "cpu")
+        pool = pool_pyramid if one_operator else pool_pyramid_densely
         return pool(list(x), rois, levels, scales, self.output_size[0], first.sampling_ratio, first.aligned)
 
 
@@ -57,7 +59,7 @@ def pool_pyramid_densely(
 def pool_pyramid(
     pyramid: list[Tensor], rois: Tensor, levels: Tensor, scales: list[float], size: int, sampling_ratio: int, aligned: bool
 ) -> Tensor:
-    """Features of regions, each pooled from one level by RoIAlign.
+    """Features of regions, each pooled from one level by RoIAlign. Differentiable by the features. Waits for a GPU.
 
     Args:
         pyramid: (B, C, H, W) of each level.
@@ -80,3 +82,39 @@ def pool_pyramid(
 @pool_pyramid.register_fake
 def _(pyramid: list[Tensor], rois: Tensor, levels: Tensor, scales: list[float], size: int, sampling_ratio: int, aligned: bool) -> Tensor:
     return rois.new_empty(rois.shape[0], pyramid[0].shape[1], size, size)
+
+
+@torch.library.custom_op("detkit::pool_pyramid_backward", mutates_args=())
+def _pool_pyramid_backward(
+    grad: Tensor, rois: Tensor, levels: Tensor, scales: list[float], sampling_ratio: int, aligned: bool, shapes: list[int]
+) -> list[Tensor]:
+    """The gradient of every level; ``shapes`` (B, C, H, W) of each, one after the other."""
+    grads = []
+    for level, scale in enumerate(scales):
+        index = (levels == level).nonzero().squeeze(1)
+        there = grad[index].contiguous()
+        backward = torch.ops.torchvision._roi_align_backward
+        grads.append(backward(there, rois[index], scale, *grad.shape[2:], *shapes[4 * level : 4 * level + 4], sampling_ratio, aligned))
+    return grads
+
+
+@_pool_pyramid_backward.register_fake
+def _(
+    grad: Tensor, rois: Tensor, levels: Tensor, scales: list[float], sampling_ratio: int, aligned: bool, shapes: list[int]
+) -> list[Tensor]:
+    return [grad.new_empty(shapes[4 * level : 4 * level + 4]) for level in range(len(scales))]
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    pyramid, rois, levels, *ctx.settings = inputs
+    ctx.save_for_backward(rois, levels)
+    ctx.shapes = [side for features in pyramid for side in features.shape]
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    scales, _, sampling_ratio, aligned = ctx.settings
+    grads = _pool_pyramid_backward(grad, *ctx.saved_tensors, scales, sampling_ratio, aligned, ctx.shapes)
+    return grads, None, None, None, None, None, None
+
+
+pool_pyramid.register_autograd(_backward, setup_context=_keep_for_backward)

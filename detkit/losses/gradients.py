@@ -13,5 +13,5 @@ def refuse_second_derivative(what: str) -> None:
     Raises:
         RuntimeError: names the loss.
     """
-    if torch.is_grad_enabled():
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         raise RuntimeError(f"The gradient of the {what} is written out and cannot be differentiated again: leave out create_graph=True.")

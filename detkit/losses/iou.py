@@ -7,6 +7,8 @@ from torch import Tensor
 
 from detkit.geometry import box_areas
 
+from .generalized_iou import giou_loss_of_pairs
+
 __all__ = ["paired_iou", "iou_loss", "linear_iou_loss", "giou_loss"]
 
 
@@ -68,6 +70,8 @@ def giou_loss(pred: Tensor, target: Tensor, *, offset: float = 0.0, eps: float =
     Returns:
         (...) losses in [0, 2], not reduced.
     """
+    if pred.ndim == 2 and pred.shape == target.shape and pred.requires_grad and not target.requires_grad and torch.is_grad_enabled():
+        return giou_loss_of_pairs(pred, target, offset=offset, eps=eps)
     intersection, union = _intersection_union(pred, target)
     (near1, far1), (near2, far2) = pred.split(2, -1), target.split(2, -1)
     width, height = (torch.maximum(far1, far2) - torch.minimum(near1, near2)).clamp(min=0).unbind(-1)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from detkit.checkpoint import CONFIG_FILE, CheckpointError, CheckpointFolder, load_state, local_file, read_checkpoint
 from detkit.config import ConfigError, Section, check_config, get_cfg, method_node, usable_device
-from detkit.data import connection_rules
+from detkit.data import connection_rules, transformed_pixels
 from detkit.engine import Trainer, prepare_for_inference
 from detkit.sharing import SHARED_WEIGHTS, fetch_shared_model, read_shared_model
 
@@ -214,6 +214,6 @@ class Predictor:
         height, width = pixels.shape[:2]
         if self.cfg.INPUT.FORMAT == "RGB":
             pixels = pixels[..., ::-1]
-        resized = self._resize.get_transform(pixels).apply_image(pixels)
+        resized = transformed_pixels(self._resize.get_transform(pixels), pixels, resizing=self.cfg.INPUT.RESIZE)
         image = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)).astype("float32"))
         return {"image": image, "height": height, "width": width}

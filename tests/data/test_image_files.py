@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from detectron2.data.detection_utils import read_image as read_by_detectron2
 from PIL import Image, features
 
 from detkit.config import get_cfg
-from detkit.data import DataError, ImageReadError, build_test_mapper, build_train_mapper, read_image
+from detkit.data import DataError, ImageReadError, build_test_mapper, build_train_mapper, read_image, reading
 from detkit.data.checks.images import find_image_faults
 
 FORMATS = ("jpg", "png", "bmp", "gif", "tif", "webp", "avif", "jp2", "ppm", "tga", "pcx", "sgi", "qoi")
@@ -97,6 +98,59 @@ def run_damaged(folder: Path, suffix: str, count: int) -> None:
         path.write_bytes(damaged(content, rng))
         refused += not check(path)
     assert refused > count / 10
+
+
+# JPEG by simplejpeg, where it is installed -----------------------------------------------------------------------------------------------
+
+
+def jpeg(folder: Path, mode: str = "RGB", turned: int = 1, **how: Any) -> Path:
+    image = Image.fromarray(picture()).convert(mode)
+    exif = image.getexif()
+    exif[0x0112] = turned
+    image.save(folder / "picture.jpg", exif=exif, **how)
+    return folder / "picture.jpg"
+
+
+@pytest.mark.parametrize(
+    ("how", "fast"),
+    [
+        ({}, True),
+        ({"progressive": True, "subsampling": 0}, True),
+        ({"mode": "L"}, True),
+        ({"mode": "CMYK"}, False),
+        ({"turned": 6}, False),
+        ({"turned": 3}, False),
+    ],
+)
+def test_jpeg_files_have_the_pixels_of_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any], fast: bool) -> None:
+    simplejpeg = pytest.importorskip("simplejpeg")
+    decoded: list[str] = []
+    counted = SimpleNamespace(decode_jpeg=lambda data, order: decoded.append(order) or simplejpeg.decode_jpeg(data, order))
+    path = jpeg(tmp_path, **how)
+    for order in ("RGB", "BGR", "L"):
+        monkeypatch.setattr(reading, "simplejpeg", counted)
+        quick = read_image(path, order)
+        monkeypatch.setattr(reading, "simplejpeg", None)
+        np.testing.assert_array_equal(quick, read_image(path, order))
+        np.testing.assert_array_equal(quick, read_by_detectron2(str(path), order))
+    assert decoded == ["RGB", "BGR"] * fast
+
+
+def test_damaged_jpeg_files_are_refused_in_the_same_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content, rng = jpeg(tmp_path).read_bytes(), random.Random(1)
+    found: list[Any] = []
+    for _ in range(60):
+        (tmp_path / "broken.jpg").write_bytes(damaged(content, rng))
+        for without in (False, True):
+            with monkeypatch.context() as changed:
+                if without:
+                    changed.setattr(reading, "simplejpeg", None)
+                try:
+                    found.append(read_image(tmp_path / "broken.jpg", "BGR").tobytes())
+                except ImageReadError as error:
+                    found.append(str(error))
+    assert found[::2] == found[1::2]
+    assert len({said for said in found if isinstance(said, str)}) > 1
 
 
 # depth ----------------------------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,9 @@ import torch
 from detectron2.engine import HookBase
 
 from detkit.checkpoint import read_checkpoint
-from detkit.engine import NonFiniteWeightsError, Trainer
+from detkit.engine import NonFiniteLossError, NonFiniteWeightsError, Trainer, TrainingStep, trainer
 from detkit.engine.divergence import check_weights
-from tests.toys.sliding import sliding_cfg
+from tests.toys.sliding import TARGET, Sliding, sliding_cfg
 
 
 class _Poison(HookBase):
@@ -121,3 +123,47 @@ def test_a_trainer_evaluates_before_its_first_step(cfg: Any) -> None:
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)
     assert {task for tasks in trainer.evaluate().values() for task in tasks} == {"bbox"}
+
+
+def test_what_is_read_late_stops_before_its_state_is_saved(cfg: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: the loss of iteration 3 is NaN, and is known before the checkpoint after it, or in the next iteration."""
+    forward = Sliding.forward
+    monkeypatch.setattr(trainer, "TrainingStep", functools.partial(TrainingStep, late=True))
+    monkeypatch.setattr(
+        Sliding,
+        "forward",
+        lambda self, inputs: {name: loss * (math.nan if len(self.draws) == 4 else 1.0) for name, loss in forward(self, inputs).items()},
+    )
+    cfg = sliding_cfg(cfg)
+    cfg.SOLVER.MAX_ITER, cfg.SOLVER.EMA.ENABLED, cfg.SOLVER.MOMENTUM = 8, True, 0.5
+    for period, kept, done in ((2, "model_0000001.pth", 4), (3, "model_0000002.pth", 5)):
+        cfg.OUTPUT_DIR, cfg.SOLVER.CHECKPOINT_PERIOD = str(Path(cfg.OUTPUT_DIR) / str(period)), period
+        run = Trainer(cfg)
+        with pytest.raises(NonFiniteLossError, match="not finite at iteration 3"):
+            run.train()
+        folder = Path(cfg.OUTPUT_DIR)
+        assert sorted(path.name for path in folder.glob("*.pth")) == [kept, "model_nan_iter0000003.pth"]
+        assert (folder / "last_checkpoint").read_text() == kept and len(run.model.draws) == done
+        weight = read_checkpoint(folder / "model_nan_iter0000003.pth")["trained_model"]["head.weight"].item()
+        assert weight == run.model.head.weight.item() and weight == pytest.approx(_weight_after(3))
+
+
+def _weight_after(steps: int) -> float:
+    weight = momentum = 0.0
+    for _ in range(steps):
+        momentum = 0.5 * momentum + weight - TARGET
+        weight -= 0.1 * momentum
+    return weight
+
+
+def test_numbers_of_a_run_that_reads_late_are_those_of_one_that_does_not(cfg: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = sliding_cfg(cfg)
+    cfg.SOLVER.MAX_ITER = 25
+    lines = []
+    for late in (False, True):
+        cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / str(late))
+        monkeypatch.setattr(trainer, "TrainingStep", functools.partial(TrainingStep, late=late))
+        Trainer(cfg).train()
+        found = [json.loads(line) for line in (Path(cfg.OUTPUT_DIR) / "metrics.json").read_text().splitlines()]
+        lines.append([{key: line.get(key) for key in ("iteration", "total_loss", "loss_shift", "lr")} for line in found])
+    assert lines[0] == lines[1] and [line["iteration"] for line in lines[0]][:2] == [19, 24]

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -114,3 +117,78 @@ def test_affine_part_of_fixed_batch_norms_decays_as_norms() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), FixedStatisticsBatchNorm(4))
     groups = parameter_groups(model, lr=1.0, weight_decay=0.5, norm_weight_decay=0.25)
     assert _by_name(model, groups) == {"0.weight": (1.0, 0.5), "1.weight": (1.0, 0.25), "1.bias": (1.0, 0.25)}
+
+
+# fused ------------------------------------------------------------------------------------------------------------------------------------
+
+
+def _optimizer(name: str, model: nn.Module, *, fused: bool) -> torch.optim.Optimizer:
+    cfg = get_cfg()
+    cfg.SOLVER.OPTIMIZER, cfg.SOLVER.BASE_LR, cfg.SOLVER.WEIGHT_DECAY, cfg.SOLVER.FUSED = name, 0.1, 0.01, fused
+    optimizer = build_optimizer(cfg, model)
+    assert bool(optimizer.defaults["fused"]) is fused
+    return optimizer
+
+
+def _steps(model: nn.Module, optimizer: torch.optim.Optimizer, number: int, *, seed: int = 0, without: Any = ()) -> None:
+    """Steps on random gradients, contiguous ones."""
+    rng = torch.Generator().manual_seed(seed)
+    for _ in range(number):
+        for name, parameter in model.named_parameters():
+            gradient = torch.randn(parameter.shape, generator=rng)
+            parameter.grad = None if name in without else gradient
+        optimizer.step()
+
+
+def _nested() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.ModuleDict({"conv": nn.Conv2d(3, 4, 3), "head": nn.Linear(4, 2)}).to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+@pytest.mark.parametrize("resumed", [False, True], ids=["as it began", "resumed in the other form"])
+def test_fused_steps_are_the_same_steps(name: str, resumed: bool) -> None:
+    """Also for weights that are channels last and states that were saved contiguous."""
+    models, states = [_nested(), _nested()], []
+    for model, fused in zip(models, (True, False), strict=True):
+        optimizer = _optimizer(name, model, fused=fused)
+        _steps(model, optimizer, 3)
+        states.append(copy.deepcopy(optimizer.state_dict()["state"]))
+    torch.testing.assert_close(states[0], states[1])
+    torch.testing.assert_close(models[0].state_dict(), models[1].state_dict())
+    for model, fused, state in zip(models, (not resumed, resumed), states, strict=True):
+        optimizer = _optimizer(name, model, fused=fused)
+        saved = {index: {key: value.contiguous() for key, value in entry.items()} for index, entry in state.items()}
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": saved})
+        _steps(model, optimizer, 3, seed=1)
+    torch.testing.assert_close(models[0].state_dict(), models[1].state_dict())
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_a_parameter_may_get_its_first_gradient_later(name: str) -> None:
+    models = [_nested(), _nested()]
+    for model, fused in zip(models, (True, False), strict=True):
+        optimizer = _optimizer(name, model, fused=fused)
+        _steps(model, optimizer, 2, without={"head.weight"})
+        _steps(model, optimizer, 2)
+    torch.testing.assert_close(models[0].state_dict(), models[1].state_dict())
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_a_first_step_that_is_skipped_leaves_nothing_behind(name: str) -> None:
+    """As while the loss scale of float16 is looked for."""
+    models = [_nested(), _nested()]
+    for model, skip in zip(models, (True, False), strict=True):
+        optimizer: Any = _optimizer(name, model, fused=True)
+        if skip:
+            optimizer.grad_scale, optimizer.found_inf = None, torch.ones(())
+            _steps(model, optimizer, 1, seed=5)
+            torch.testing.assert_close(model.state_dict(), _nested().state_dict(), rtol=0, atol=0)
+            del optimizer.grad_scale, optimizer.found_inf
+        _steps(model, optimizer, 2)
+    torch.testing.assert_close(models[0].state_dict(), models[1].state_dict(), rtol=0, atol=0)
+
+
+def test_devices_without_fused_kernels_take_the_plain_optimizer() -> None:
+    with torch.device("meta"):
+        assert not build_optimizer(get_cfg(), _nested()).defaults["fused"]

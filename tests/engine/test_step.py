@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -190,3 +192,80 @@ def test_the_wait_for_all_parts_is_counted() -> None:
     model = Regression()
     step = TrainingStep(model=model, optimizer=torch.optim.SGD(model.parameters(), lr=1.0), parts=2)
     assert step(slow_at_first(), iteration=0).data_time >= 0.05
+
+
+# read late, as on a GPU ------------------------------------------------------------------------------------------------------------------
+
+
+def _late(model: nn.Module, *, optimizer: type = torch.optim.SGD, momentum: float = 0.0, **options: Any) -> TrainingStep:
+    torch.manual_seed(0)
+    others = {"momentum": momentum} if optimizer is torch.optim.SGD else {}
+    return TrainingStep(model=model, optimizer=optimizer(model.parameters(), lr=0.1, fused=True, **others), late=True, **options)
+
+
+def _bad_batch() -> list[dict]:
+    batch = _batch()
+    batch[2]["image"][0] = float("nan")
+    return batch
+
+
+def test_reports_come_one_step_late_or_when_asked_for() -> None:
+    model = Regression()
+    step, now = _late(model), TrainingStep(model=(same := copy.deepcopy(model)), optimizer=torch.optim.SGD(same.parameters(), lr=0.1))
+    expected = [now(iter([_batch()]), iteration=number, stop=number == 1) for number in range(3)]
+    reports = [step(iter([_batch()]), iteration=number, stop=number == 1) for number in range(3)]
+    assert reports[0] is None and step.settle().losses == expected[2].losses and step.settle() is None and step.is_sound
+    for late, plain in zip(reports[1:], expected, strict=False):
+        assert (late.iteration, late.losses, late.stop) == (plain.iteration, plain.losses, plain.stop)
+    torch.testing.assert_close(model.state_dict(), same.state_dict())
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+@pytest.mark.parametrize("amp_dtype", [None, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("ask", [False, True], ids=["in the next step", "when asked for"])
+def test_a_nan_read_late_has_changed_nothing_and_is_named_as_ever(optimizer: type, amp_dtype: Any, ask: bool) -> None:
+    model = Regression()
+    clip = functools.partial(nn.utils.clip_grad_value_, clip_value=1.0)
+    step = _late(model, optimizer=optimizer, momentum=0.9, amp_dtype=amp_dtype, clip=clip)
+    step(iter([_batch()]), iteration=6)
+    before, state = copy.deepcopy(model.state_dict()), copy.deepcopy(step.optimizer.state_dict()["state"])
+    step(iter([_bad_batch()]), iteration=7)
+    assert not step.is_sound
+    with pytest.raises(NonFiniteLossError, match=r"iteration 7.*loss_a = nan, loss_b = nan.*2 \(2\.jpg\)") as error:
+        step.settle() if ask else step(iter([_batch()]), iteration=8)
+    assert error.value.iteration == 7
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    torch.testing.assert_close(step.optimizer.state_dict()["state"], state, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("amp_dtype", [None, torch.float16])
+def test_an_infinite_loss_with_finite_gradients_is_not_learned_from_either(amp_dtype: Any) -> None:
+    class Infinite(Regression):
+        def forward(self, batch: list[dict]) -> dict[str, Tensor]:
+            return super().forward(batch) | {"loss_c": torch.tensor(float("inf"))}
+
+    model = Infinite()
+    before, step = copy.deepcopy(model.state_dict()), _late(model, amp_dtype=amp_dtype)
+    step(iter([_batch()]), iteration=7)
+    with pytest.raises(NonFiniteLossError, match="loss_c = inf"):
+        step.settle()
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_gradient_that_is_not_finite_is_named_late_too() -> None:
+    model = BadGradient()
+    before, step = copy.deepcopy(model.state_dict()), _late(model)
+    step(iter([_batch()]), iteration=7)
+    assert not step.is_sound
+    with pytest.raises(NonFiniteGradientError, match=r"gradient of linear\.bias is not finite at iteration 7, on the images 0 \(0\.jpg\)"):
+        step(iter([_batch()]), iteration=8)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_skipped_steps_are_counted_late_too() -> None:
+    step = _late(BadGradient(), amp_dtype=torch.float16)
+    for iteration in range(31):
+        step(iter([_batch()]), iteration=iteration)
+    assert step.is_sound  # the scale is still looked for
+    with pytest.raises(NonFiniteGradientError, match=r"linear\.bias is not finite at iteration 30, as in the 30 steps before"):
+        step.settle()

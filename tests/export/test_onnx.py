@@ -13,7 +13,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from detkit.export import DetectorProgram, ExportError, ExportSettings, OnnxModel, export_detector, formats, metadata_of
-from detkit.export.check import Agreement, compare_outputs
+from detkit.export.check import Agreement, compare_outputs, verify
 from detkit.layers import EXPORT_FORMS, nms_mask
 from lsnet.convolution import convolve_at
 from lsnet.reading import SourceScale
@@ -70,8 +70,7 @@ def test_every_detector(name, tmp_path):
     write(name, tmp_path / "x.onnx")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(CONFIGS))
+@pytest.mark.parametrize("name", ["FCOS", *(pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS if name != "FCOS")])
 def test_torch_export_of_every_detector(name, tmp_path):
     write(name, tmp_path / "x.pt2", file_format="torch_export")
 
@@ -83,6 +82,16 @@ def test_torchscript_takes_the_size_of_its_trace_alone(name, tmp_path):
     assert len(file(*batch(160, 192))) == (5 if "LSNet" in name else 4)
     with pytest.raises(torch.jit.Error, match=r"takes images of the shape \[2, 3, 160, 192\], not \[2, 3, 192, 192\]"):
         file(*batch(192, 192))
+
+
+def test_a_file_that_does_not_run_is_one_line():
+    def run(images, sizes):
+        raise AssertionError("Guard failed: images.size()[0] == 2\n  and more")
+
+    program = DetectorProgram(detector("FCOS"), raw=True)
+    program(*batch(160, 192))  # tells the names of its outputs
+    with pytest.raises(ExportError, match=r"does not run on images of the shape 2x3x160x192: Guard failed: images.size\(\)\[0\] == 2$"):
+        verify(program, run, [batch(160, 192)])
 
 
 def test_raw_outputs_and_weights_in_half_precision(tmp_path):

@@ -5,7 +5,7 @@ from fvcore.nn import giou_loss as fvcore_giou_loss
 from fvcore.nn import sigmoid_focal_loss
 from torch.testing import assert_close
 
-from detkit.losses import background_loss, focal_loss_from_labels, giou_loss, iou_loss, linear_iou_loss, paired_iou
+from detkit.losses import background_loss, focal_loss_from_labels, generalized_iou, giou_loss, iou_loss, linear_iou_loss, paired_iou
 
 
 def random_boxes(count, seed):
@@ -67,6 +67,25 @@ def test_giou_equals_fvcore_in_value_and_gradient():
     ours, theirs = giou_loss(pred, target), fvcore_giou_loss(pred, target)
     assert_close(ours, theirs)
     assert_close(torch.autograd.grad(ours.sum(), pred), torch.autograd.grad(theirs.sum(), pred))
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_gradient_of_giou_is_that_of_its_operations(offset, monkeypatch):
+    monkeypatch.setattr(generalized_iou, "PAIRS_AT_ONCE", 300)
+    corners = torch.randint(
+        -3, 9, (2000, 4), generator=torch.Generator().manual_seed(1)
+    ).double()  # boxes that touch, are empty or inverted
+    pred, target = corners[:1000].requires_grad_(), corners[1000:]
+    written, recorded = giou_loss(pred, target, offset=offset), giou_loss(pred[None], target[None], offset=offset)[0]
+    assert_close(written, recorded, rtol=0, atol=0)
+    weights = torch.linspace(0.5, 2, 1000, dtype=torch.float64)
+    assert_close(torch.autograd.grad((written * weights).sum(), pred), torch.autograd.grad((recorded * weights).sum(), pred))
+
+
+def test_gradient_of_giou_refuses_to_be_differentiated_again():
+    pred = random_boxes(3, 0).requires_grad_()
+    with pytest.raises(RuntimeError, match="GIoU loss"):
+        torch.autograd.grad(giou_loss(pred, random_boxes(3, 1)).sum(), pred, create_graph=True)
 
 
 def test_iou_loss_by_hand():

@@ -313,7 +313,7 @@ def _compare_weighting_part(recorder: Recorder, case: GoldenCase, k: int) -> Non
     positive = official_positive_weight(values.score.detach(), losses_of_pairs.detach(), given["prior"], gt_index, shape[1])
     negative, counts_negative = torch.ones_like(positive), torch.zeros_like(within)
     negative[within] = official_negative_probability(given["iou"][within], gt_index[within], shape[1])
-    counts_negative[within] = pairs.select(within).last_of_score(gt, cls.shape[1])
+    counts_negative[within] = pairs.select(within).last_of_score(gt, predictions.logits)
     assignment = SoftAssignment(
         pairs=pairs,
         values=values,

@@ -9,13 +9,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from detectron2.modeling.postprocessing import detector_postprocess
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
+from detkit.engine import TrainingStep, build_gradient_clipper, build_optimizer, prepare_for_training, reports
+from detkit.engine.ema import WeightAverage
+from detkit.engine.whole_state import WholeState
 from detkit.host import on_host, send
 from detkit.structures import Detections
 from tests.toys.detectors import random_inputs, tiny_cfg, tiny_sparse_cfg
-from tests.toys.devices import matched_by_hand, on_fake_gpu
+from tests.toys.devices import fake_gpu, matched_by_hand, on_fake_gpu
 
 #: all that find their candidates among the locations inside an object
 WEIGHTINGS = ("AutoAssign", "FoveaBox", "MuSu", "PAA", "SimOTA", "TaskAligned")
@@ -64,6 +68,39 @@ def test_sparse_rcnn_reads_the_costs_of_all_stages_at_once_and_nothing_else(monk
     read = matched_by_hand(monkeypatch)
     losses = on_fake_gpu(cfg_of("SparseRCNN"), random_inputs(), train=True)
     assert read == [(2 * 2, 12, 3)] and len(losses) == 6
+
+
+def test_the_whole_of_an_iteration_reads_what_the_one_before_has_found_and_nothing_else(monkeypatch):
+    """Losses, gradients, clipping, optimizer and average; only the backward pass is left out, for it needs a driver: the launches that
+    are counted beside this file are those of one that reads nothing."""
+    events = []
+
+    class Copy:
+        """As long as nobody reads it, it waits for nothing."""
+
+        def __init__(self, tensor):
+            assert tensor.device.type == "cuda"
+            self.number = tensor.numel()
+            events.append("sent")
+
+        def read(self):
+            events.append("read")
+            return [0.5] * self.number
+
+    monkeypatch.setattr(reports, "HostCopy", Copy)
+    cfg = cfg_of("FCOS")
+    cfg.SOLVER.OPTIMIZER, cfg.SOLVER.CLIP_GRADIENTS.ENABLED, cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "AdamW", True, "full_model"
+    model, data = prepare_for_training(cfg, build_model(cfg).train()), random_inputs()
+    with fake_gpu(model, data):
+        monkeypatch.setattr(torch.Tensor, "backward", lambda loss: [setattr(p, "grad", torch.empty_like(p)) for p in model.parameters()])
+        step = TrainingStep(model=model, optimizer=build_optimizer(cfg, model), clip=build_gradient_clipper(cfg))
+        average, whole = WeightAverage(model, 0.9), WholeState(model)
+        for iteration in range(3):
+            report = step(iter([data]), iteration=iteration, before_update=whole.changing)
+            average.update(model)
+            whole.completed(iteration)
+            assert (report and report.iteration) == (iteration - 1 if iteration else None)
+    assert events == ["sent", "sent"] + 2 * ["sent", "read", "read", "sent"]
 
 
 def test_a_value_that_is_read_would_be_noticed(monkeypatch):

@@ -154,7 +154,7 @@ def test_the_lock_is_that_of_the_project(installer, version):
                 if requirement.marker is None or requirement.marker.evaluate(here):
                     assert requirement.name not in locked
                     locked[requirement.name] = str(requirement.specifier).removeprefix("==")
-    asked = required("detectron2", "opencv", "export", "hub", "test", "lint")
+    asked = required("detectron2", "opencv", "export", "hub", "jpeg", "test", "lint")
     assert len(asked) > 30
     for requirement in asked:
         name = re.sub("[-_.]+", "-", requirement.name).lower()
@@ -220,6 +220,6 @@ def test_a_file_with_another_hash_is_refused(installer, tmp_path, monkeypatch):
 def test_the_page_of_licences_names_every_dependency():
     page = (ROOT / "docs" / "licenses.md").read_text(encoding="utf-8")
     listed = dict(re.findall(r"^\| (\S+) \| \S+ \| (.+?) \|", page, re.MULTILINE))
-    asked = {re.sub("[-_.]+", "-", requirement.name).lower() for requirement in required("detectron2", "opencv", "export", "hub")}
+    asked = {re.sub("[-_.]+", "-", requirement.name).lower() for requirement in required("detectron2", "opencv", "export", "hub", "jpeg")}
     assert asked and asked <= listed.keys()
     assert all(listed.values())

@@ -80,7 +80,7 @@ def metadata(wheel: Path) -> list[str]:
 def test_version_and_extras(metadata: list[str]) -> None:
     assert f"Version: {detkit.__version__}" in metadata
     extras = {line.partition(": ")[2] for line in metadata if line.startswith("Provides-Extra")}
-    assert extras == {"all", "detectron2", "docs", "export", "hub", "lint", "opencv", "test"}
+    assert extras == {"all", "detectron2", "docs", "export", "hub", "jpeg", "lint", "opencv", "test"}
 
 
 def test_linters_are_pinned_in_one_place(metadata: list[str]) -> None:

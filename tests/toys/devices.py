@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -14,31 +13,10 @@ from detectron2.modeling import build_model
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from detkit.assigners import hungarian, windows
 from lsnet import reading
-
-#: operations that launch nothing: views are known by themselves
-FREE = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "detach", "_unsafe_view", "lift_fresh", "alias"}
-
-
-class Launches(TorchDispatchMode):
-    """Counts the operations that would launch something on a GPU, by name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name.removeprefix("aten::")
-        if not func.is_view and name not in FREE:
-            self.counts[name] += 1
-        return func(*args, **(kwargs or {}))
-
-    @property
-    def total(self) -> int:
-        return sum(self.counts.values())
+from tests.toys.launches import Launches
 
 
 @contextlib.contextmanager
@@ -73,9 +51,9 @@ def matched_by_hand(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return read
 
 
-def on_fake_gpu(cfg: Any, data: list[dict[str, Any]], *, train: bool) -> Any:
-    """What a detector gives on a GPU of fake tensors, where it is an error to read a value or to mix devices."""
-    model = build_model(cfg).train(train)
+@contextlib.contextmanager
+def fake_gpu(model: nn.Module, data: list[dict[str, Any]]) -> Iterator[None]:
+    """Within it the model lies on a GPU of fake tensors, where it is an error to read a value or to mix devices."""
     with no_tables_kept(), FakeTensorMode(allow_non_fake_inputs=True):
         make = partial(torch.empty, device="cuda")
         for module in model.modules():
@@ -84,6 +62,13 @@ def on_fake_gpu(cfg: Any, data: list[dict[str, Any]], *, train: bool) -> Any:
             for name, b in module._buffers.items():
                 module._buffers[name] = b if b is None else make(b.shape, dtype=b.dtype)
         without_preprocessing(model, data, make)
+        yield
+
+
+def on_fake_gpu(cfg: Any, data: list[dict[str, Any]], *, train: bool) -> Any:
+    """What a detector gives there."""
+    model = build_model(cfg).train(train)
+    with fake_gpu(model, data):
         return model(data)
 
 

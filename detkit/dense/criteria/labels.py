@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detkit.dense.criteria.normalizers import Normalizer, PositivesNormalizer
-from detkit.geometry import BoxCoder, Priors, boxes_to_ltrb, centerness_of
+from detkit.geometry import BoxCoder, Priors, boxes_to_ltrb, centerness_of, computed_once
 from detkit.losses import focal_loss_from_labels, paired_iou
 from detkit.structures import GroundTruth, HardAssignment, Predictions
 
@@ -80,7 +79,7 @@ class BoxComparison:
     priors: Priors
     box_coder: BoxCoder
 
-    @cached_property
+    @computed_once
     def relative(self) -> tuple[Tensor, Tensor]:
         """Predicted and true boxes (B, P, 4), relative to the location and in the coder's unit; equal where not positive."""
         origin = self.priors.origins
