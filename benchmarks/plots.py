@@ -10,7 +10,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 __all__ = ["PLOTS"]
 
@@ -84,6 +84,7 @@ def _logarithmic(panel: Any, label: str, ticks: Sequence[float]) -> None:
     panel.set_xscale("log")
     panel.set_yscale("log")
     panel.set_xticks(list(ticks))
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axis in (panel.xaxis, panel.yaxis):
         axis.set_major_formatter(ScalarFormatter())
         axis.set_minor_formatter(NullFormatter())
