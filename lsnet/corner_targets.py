@@ -71,7 +71,8 @@ def _heat(corners: Tensor, gt: GroundTruth, grid: Grid) -> Tensor:
     width, height = np.moveaxis(boxes[..., 2:] - boxes[..., :2], -1, 0)
     reach = 1.001 * gaussian_radius(width, height, MIN_IOU)[..., None] + 0.001  # which pixels are meant is decided on the device
     pairs = _locations_inside(np.concatenate([places - reach, places + reach], axis=-1), gt, grid)
-    radii = gaussian_radius(*box_sizes(gt.boxes).unbind(-1), MIN_IOU)
+    across, down = box_sizes(gt.boxes).unbind(-1)
+    radii = gaussian_radius(across, down, MIN_IOU)
     radius, corner = radii.flatten()[pairs.gt_index], corners.flatten(0, 1)[pairs.gt_index]
     squared = (grid.points[pairs.prior_index % grid.num_points] - corner).square().sum(-1)
     heights = torch.exp(-squared / (2 * ((2 * radius + 1) / 6).square())) * (squared <= radius.square())
