@@ -126,7 +126,9 @@ def agrees_with_detectron2(scores: str) -> bool:
     """Whether FCOS with the settings of Detectron2's gives its detections."""
     from peers import detectron2_side
 
-    (ours,), (theirs,) = _detect("FCOS, as Detectron2", scores)(), detectron2_side.postprocessing("FCOS", scores)()  # type: ignore[misc]
+    (ours,) = _detect("FCOS, as Detectron2", scores)()
+    run: Callable[[], Any] = detectron2_side.postprocessing("FCOS", scores)
+    (theirs,) = run()
     same = len(ours) == len(theirs) and ours.pred_classes.equal(theirs.pred_classes) and ours.scores.allclose(theirs.scores)
     return same and ours.pred_boxes.tensor.allclose(theirs.pred_boxes.tensor, atol=1e-3)
 
