@@ -36,16 +36,17 @@ class Benchmark(NamedTuple):
 #: by name of the script, in order of importance
 BENCHMARKS = {
     "losses": Benchmark(4),
+    "postprocessing": Benchmark(1),
     "inference": Benchmark(5),
-    "launches": Benchmark(1.5),
-    "growth": Benchmark(4),
-    "network": Benchmark(3),
-    "data_loading": Benchmark(1),
     "since": Benchmark(1.5),
-    "landmark_convolution": Benchmark(1),
+    "network": Benchmark(2.5),
+    "data_loading": Benchmark(0.5),
+    "launches": Benchmark(1),
+    "growth": Benchmark(4),
+    "landmark_convolution": Benchmark(0.5),
     "assigners": Benchmark(1),
+    "matching": Benchmark(0.5),
     "weightings": Benchmark(2),
-    "matching": Benchmark(1),
 }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -78,7 +79,10 @@ def main() -> None:
     title, question = "Data loading, an image in a data worker", str(__doc__).split("\n\n")[2]
     with Report(title, question, args.json, quick=args.quick, index=["annotations"], decoder=decoder) as report:
         for (learned, dataset), group in mappers().items():
-            records = [record for record in DatasetCatalog.get(dataset) if record["annotations"]][:count]
+            try:
+                records = [record for record in DatasetCatalog.get(dataset) if record["annotations"]][:count]
+            except FileNotFoundError as error:
+                sys.exit(f"error: {error.filename} is not there: DETECTRON2_DATASETS has to name the folder that has coco/.")
             sides: Mapping[str, Callable[[], Sample]] = {side: one_by_one(mapper, records) for side, mapper in group.items()}
             report.compare({"annotations": learned}, sides, rounds=count, warm_up=3)
 

@@ -42,6 +42,8 @@ CONFIGS = {
     "Sparse R-CNN, 300": ("sparsercnn/sparsercnn_R_50_FPN_300pro_3x.yaml", ""),
     "LSNet": ("lsnet/lsnet_R_50_FPN_1x.yaml", ""),
 }
+_AS_DETECTRON2 = {"SCORE": "sqrt_product", "THRESHOLD_ON": "score", "SCORE_THRESH": 0.2, "CLIP_BEFORE_NMS": False, "NMS_THRESH": 0.6}
+AS_DETECTRON2 = tuple(word for key, value in _AS_DETECTRON2.items() for word in (f"MODEL.FCOS.TEST.{key}", value))
 #: the label assignment of the peers' FCOS is with center sampling
 CHANGES: dict[str, list[Any]] = {"FCOS": ["MODEL.ASSIGNERS.FCOS.CENTER_RADIUS", 1.5]}
 
@@ -104,12 +106,31 @@ def criterion(num_proposals: int, count: int) -> Callable[[], object]:
 
 def postprocessing(method: str, scores: str) -> Callable[[], object]:
     """From the maps of a head to the detections of one image."""
-    model: Any = build(method, f"MODEL.{method}.TEST.NMS_THRESH", 0.6).eval()
-    logits, boxes, quality = dense_maps(CONFIGS[method][1], scores=scores, batch=1)
+    detect = _detect(method, scores)
+    return _without_gradients(detect)
+
+
+def _detect(method: str, scores: str) -> Callable[[], Any]:
+    alike, section = method == "FCOS, as Detectron2", method.partition(",")[0]
+    changes = AS_DETECTRON2 if alike else (f"MODEL.{section}.TEST.NMS_THRESH", 0.6)
+    model: Any = build(section, *changes).eval()
+    logits, boxes, quality = dense_maps(CONFIGS[section][1], scores=scores, batch=1)
     if getattr(model.box_coder, "form", "") == "exp":
         boxes = [(x * stride).log() for x, stride in zip(boxes, model.prior_generator.strides, strict=True)]
     outputs = DenseOutputs(logits, boxes, quality)
-    return _without_gradients(lambda: model.detect(outputs, [SIZE]))
+    return lambda: model.detect(outputs, [SIZE])
+
+
+@torch.no_grad()
+def agrees_with_detectron2(scores: str) -> bool:
+    """Whether FCOS with the settings of Detectron2's gives its detections."""
+    from peers import detectron2_side
+
+    (ours,) = _detect("FCOS, as Detectron2", scores)()
+    run: Callable[[], Any] = detectron2_side.postprocessing("FCOS", scores)
+    (theirs,) = run()
+    same = len(ours) == len(theirs) and ours.pred_classes.equal(theirs.pred_classes) and ours.scores.allclose(theirs.scores)
+    return same and ours.pred_boxes.tensor.allclose(theirs.pred_boxes.tensor, atol=1e-3)
 
 
 def detector(
@@ -215,6 +236,7 @@ CASES: dict[str, Callable[..., Any]] = {
     "losses": losses,
     "criterion": criterion,
     "postprocessing": postprocessing,
+    "agrees_with_detectron2": agrees_with_detectron2,
     "inference": inference,
     "limit": limit,
     "launches": launches,

@@ -84,6 +84,10 @@ def add_data_config(cfg: CfgNode) -> None:
 
     # images without objects train: they teach what is background (Detectron2 leaves them out)
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    # batches wait in pinned memory, from which a GPU takes them while it computes; nothing without a GPU
+    cfg.DATALOADER.PIN_MEMORY = True
+    # the data workers of a test set stay for the next evaluation of the run; those of the training stay in any case
+    cfg.DATALOADER.PERSISTENT_WORKERS = False
 
     # images of more than 8 bits per channel: "error"; "full_range": scale 0 to 65535 (16 bits), 0 to 2**31 - 1 (32 bits) or 0 to 1
     # (floating point) to 0..255; "own_range": scale the values of each image

@@ -16,23 +16,27 @@ from typing import Any
 import cv2
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, get_detection_dataset_dicts
+from detectron2.data import MetadataCatalog, get_detection_dataset_dicts
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from torch.utils.data import DataLoader, Dataset
 
 from detkit.config import ConfigError, Section
-from detkit.data import DataError
+from detkit.data import DataError, release_annotations
 from detkit.distributed import get_rank, get_world_size
+from detkit.engine.allocator import keep_freed_memory
 from detkit.engine.data_workers import watched_batches
 from detkit.engine.exits import STOP_SIGNALS
 from detkit.engine.seeding import seeded_on_host
+from detkit.engine.shared_records import shared_on_machine
 
-__all__ = ["BatchSchedule", "SeededDataset", "TrainLoader", "build_train_loader"]
+__all__ = ["BatchSchedule", "SeededDataset", "TrainLoader", "build_train_loader", "init_worker", "pins_memory"]
 
 logger = logging.getLogger(__name__)
 
 #: A mapper returns None for an image that is to be skipped; after as many skipped ones in a row, something else is wrong.
 _MAX_SKIPPED = 20
+#: metadata that come from the annotation file
+_OF_CONTENT = ("thing_classes", "thing_dataset_id_to_contiguous_id", "keypoint_names", "keypoint_flip_map", "keypoint_connection_rules")
 
 
 class BatchSchedule:
@@ -137,7 +141,7 @@ class TrainLoader:
             batch_sampler=_FromIteration(self._schedule, start),
             collate_fn=_as_list,
             num_workers=self._num_workers,
-            worker_init_fn=_init_worker,
+            worker_init_fn=init_worker,
             pin_memory=self._pin_memory,
         )
         return watched_batches(loader, self._patience)
@@ -158,11 +162,15 @@ def _as_list(batch: list[dict]) -> list[dict]:
     return batch
 
 
-def _init_worker(worker_id: int) -> None:
-    """One thread per worker. Requests to stop are for the training process to answer, whose end ends the workers."""
+def init_worker(worker_id: int) -> None:
+    """In every data worker: one thread, and the memory of an image kept for the next.
+
+    Requests to stop are for the training process to answer, whose end ends the workers.
+    """
     for signum in STOP_SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
     cv2.setNumThreads(0)
+    keep_freed_memory()
 
 
 def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict | None]) -> TrainLoader:
@@ -180,22 +188,44 @@ def build_train_loader(cfg: CfgNode, mapper: Callable[[dict], dict | None]) -> T
     solver = Section(cfg, "SOLVER")
     if solver.IMS_PER_BATCH % (solver.ACCUMULATE * get_world_size()):
         raise solver.refusal("IMS_PER_BATCH", f"a multiple of {get_world_size()} processes times SOLVER.ACCUMULATE {solver.ACCUMULATE}")
-    records = _training_records(cfg)
+    records, facts = shared_on_machine(lambda: _records_and_facts(cfg))
+    _take_over(cfg, facts)
     schedule = BatchSchedule(
         stream=_build_sampler(cfg, records)._infinite_indices,
         batch_size=cfg.SOLVER.IMS_PER_BATCH,
         parts=cfg.SOLVER.ACCUMULATE,
         rank=get_rank(),
         world_size=get_world_size(),
-        groups=[int(r["width"] > r["height"]) for r in records] if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
+        groups=facts["landscape"] if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None,
     )
     return TrainLoader(
-        SeededDataset(DatasetFromList(records, copy=False), mapper, cfg.SEED),
+        SeededDataset(records, mapper, cfg.SEED),
         schedule,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        pin_memory=torch.device(cfg.MODEL.DEVICE).type == "cuda",
+        pin_memory=pins_memory(cfg),
         patience=cfg.PATIENCE,
     )
+
+
+def pins_memory(cfg: CfgNode) -> bool:
+    """Whether batches are put into pinned memory: ``DATALOADER.PIN_MEMORY``, where there is a GPU to copy them to."""
+    return cfg.DATALOADER.PIN_MEMORY and torch.device(cfg.MODEL.DEVICE).type == "cuda" and torch.cuda.is_available()
+
+
+def _records_and_facts(cfg: CfgNode) -> tuple[list[dict], dict[str, Any]]:
+    records = _training_records(cfg)
+    metadata = {name: MetadataCatalog.get(name).as_dict() for name in cfg.DATASETS.TRAIN}
+    known = {name: {key: found[key] for key in _OF_CONTENT if key in found} for name, found in metadata.items()}
+    return records, {"landscape": [int(each["width"] > each["height"]) for each in records], "metadata": known}
+
+
+def _take_over(cfg: CfgNode, facts: dict[str, Any]) -> None:
+    """What reading the annotations would have left in this process, and nothing of what it needs memory for."""
+    for name in cfg.DATASETS.TRAIN:
+        metadata = MetadataCatalog.get(name)
+        metadata.set(**{key: value for key, value in facts["metadata"][name].items() if not hasattr(metadata, key)})
+        if hasattr(metadata, "json_file"):
+            release_annotations(metadata.json_file)
 
 
 def _training_records(cfg: CfgNode) -> list[dict]:

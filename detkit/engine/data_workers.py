@@ -135,7 +135,17 @@ def _without_child_signals(loader: DataLoader) -> Any:
     where the state is whole."""
     in_main = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD")
     former = signal.getsignal(signal.SIGCHLD) if in_main else None
-    batches = iter(loader)
+    try:
+        batches = iter(loader)
+    except RuntimeError as error:  # workers that were kept from an earlier time are gone, stopped or stuck
+        kept = getattr(loader, "_iterator", None)
+        if kept is None:
+            raise
+        logger.warning("The data workers that were kept do not answer (%s): others take their place.", str(error).splitlines()[0])
+        for worker in kept._workers:
+            worker.kill()
+        kept = loader._iterator = None
+        batches = iter(loader)
     _started.update(batches._workers)  # type: ignore[attr-defined]
     if in_main and signal.getsignal(signal.SIGCHLD) is not former:
         signal.signal(signal.SIGCHLD, former or signal.SIG_DFL)

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from detkit.data import UNREADABLE, DataError, build_test_mapper
+from detkit.engine.data_loader import init_worker, pins_memory
 from detkit.engine.data_workers import watched_batches
 from detkit.engine.exits import Exit, ExitCode
 from detkit.engine.prepare import prepare_for_inference
@@ -27,7 +28,7 @@ from detkit.engine.run_record import command_line, write_record
 from detkit.evaluation import build_evaluator, proposals_in_outputs
 from detkit.tta import build_multi_scale_detector
 
-__all__ = ["RESULTS_FILE", "Results", "build_test_loader", "check_expected_results", "evaluate", "save_results"]
+__all__ = ["RESULTS_FILE", "Results", "build_test_loader", "check_expected_results", "evaluate", "keeping_loaders", "save_results"]
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +104,33 @@ def _evaluate_one(
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
-    """Detectron2's loader of a test set, with :func:`detkit.data.build_test_mapper`."""
-    return build_detection_test_loader(cfg, dataset_name, mapper=build_test_mapper(cfg))
+    """Detectron2's loader of a test set, with :func:`detkit.data.build_test_mapper` and workers as those of the training."""
+    loader = build_detection_test_loader(cfg, dataset_name, mapper=build_test_mapper(cfg))
+    return DataLoader(
+        loader.dataset,
+        batch_size=loader.batch_size,
+        sampler=loader.sampler,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        worker_init_fn=init_worker,
+        pin_memory=pins_memory(cfg),
+        persistent_workers=cfg.DATALOADER.PERSISTENT_WORKERS and loader.num_workers > 0,
+    )
+
+
+def keeping_loaders(build_loader: Callable[[CfgNode, str], DataLoader]) -> Callable[[CfgNode, str], DataLoader]:
+    """Gives the loader of a test set that it has given before, where its workers stay (``DATALOADER.PERSISTENT_WORKERS``)."""
+    kept: dict[tuple[str, str], DataLoader] = {}
+
+    def build_or_keep(cfg: CfgNode, dataset_name: str) -> DataLoader:
+        if not cfg.DATALOADER.PERSISTENT_WORKERS:
+            return build_loader(cfg, dataset_name)
+        key = dataset_name, str(cfg)
+        if key not in kept:
+            kept[key] = build_loader(cfg, dataset_name)
+        return kept[key]
+
+    return build_or_keep
 
 
 class _Watched:

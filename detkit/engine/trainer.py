@@ -29,7 +29,7 @@ from detkit.distributed import data_parallel, get_rank, get_world_size
 from detkit.engine.console import open_log_file, setup_logging
 from detkit.engine.data_loader import TrainLoader, build_train_loader
 from detkit.engine.ema import WeightAverage
-from detkit.engine.evaluate import Results, build_test_loader, check_expected_results, evaluate, save_results
+from detkit.engine.evaluate import Results, build_test_loader, check_expected_results, evaluate, keeping_loaders, save_results
 from detkit.engine.hooks import Evaluation, PeriodicCheckpoint, Settling, StopOnRequest
 from detkit.engine.optimizer import build_gradient_clipper, build_optimizer
 from detkit.engine.peers import set_rescue
@@ -92,6 +92,7 @@ class Trainer(ResumableTrainer):
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.stop_request, self.stop_agreed = StopRequest(), False
         self.whole_state = WholeState(self.model)
+        self._kept_test_loader = keeping_loaders(self.build_test_loader)
         self.results: Results = {}
         self.register_hooks(self.build_hooks())
 
@@ -259,7 +260,7 @@ class Trainer(ResumableTrainer):
         self.results = evaluate(
             self.cfg,
             model,
-            build_loader=self.build_test_loader,
+            build_loader=self._kept_test_loader,
             before_batch=self._stop_if_alone,
             multi_scale=self.iter >= self.max_iter,
         )

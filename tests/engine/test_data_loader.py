@@ -1,14 +1,25 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import signal
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from detectron2.config import CfgNode
+from torch.utils.data import DataLoader
 
-from detkit.data import DataError
+from detkit.config import get_cfg
+from detkit.data import DataError, register_coco_folder
+from detkit.engine import data_loader
 from detkit.engine.data_loader import BatchSchedule, SeededDataset, TrainLoader
+from detkit.engine.data_workers import watched_batches
+from detkit.engine.evaluate import build_test_loader, keeping_loaders
+from tests.toys.datasets import CocoFolder
 
 
 def _stream(size: int = 10):
@@ -101,3 +112,40 @@ def test_a_skipped_image_is_replaced_in_the_same_way_each_time() -> None:
     assert replaced == [dataset[position, 3]["id"] for position in range(20)]
     with pytest.raises(DataError, match="could not be used"):
         SeededDataset(RECORDS, _skips_all, seed=1)[0, 0]
+
+
+# data workers ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_data_workers_keep_the_memory_of_an_image_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_loader, "keep_freed_memory", (tmp_path / "kept").touch)
+    next(iter(TrainLoader(SeededDataset(RECORDS, _noisy, seed=1), _schedule(), num_workers=1)))
+    assert (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu", "key", "pinned"),
+    [("cuda", True, True, True), ("cpu", True, True, False), ("cuda", True, False, False), ("cuda", False, True, False)],
+)
+def test_memory_is_pinned_for_a_gpu_alone(monkeypatch: pytest.MonkeyPatch, device: str, gpu: bool, key: bool, pinned: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    cfg = CfgNode({"MODEL": {"DEVICE": device}, "DATALOADER": {"PIN_MEMORY": key}})
+    assert data_loader.pins_memory(cfg) is pinned
+
+
+def _pids(loader: DataLoader) -> set[int]:
+    return {image["pid"] for batch in watched_batches(loader, patience=30) for image in batch}
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_of_a_test_set_stay_where_asked(coco_folder: CocoFolder, monkeypatch: pytest.MonkeyPatch, persistent: bool) -> None:
+    register_coco_folder("kept_val", coco_folder.json_file, coco_folder.image_root)
+    monkeypatch.setattr(sys.modules[build_test_loader.__module__], "build_test_mapper", lambda _: lambda record: {"pid": os.getpid()})
+    cfg = get_cfg()
+    cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.PERSISTENT_WORKERS = 1, persistent
+    build = keeping_loaders(build_test_loader)
+    first, second = (_pids(build(cfg, "kept_val")) for _ in range(2))
+    assert (first == second) is persistent
+    if persistent:  # one that has died meanwhile is replaced
+        os.kill(*second, signal.SIGKILL)
+        assert not _pids(build(cfg, "kept_val")) & second
