@@ -42,6 +42,7 @@ BENCHMARKS = {
     "network": Benchmark(2.5),
     "data_loading": Benchmark(0.5),
     "launches": Benchmark(1),
+    "compiled": Benchmark(3),
     "growth": Benchmark(4),
     "landmark_convolution": Benchmark(0.5),
     "assigners": Benchmark(1),
