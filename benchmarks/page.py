@@ -18,7 +18,7 @@ from timing import RESULTS
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = Path("docs/performance.md")
 #: columns that are shown in no table
-OF_EACH_SIDE = {"side", "table", "found", "failed", "waits", "memory_mib", "kept_mb", "forward", "backward"}
+OF_EACH_SIDE = {"side", "objects", "table", "found", "failed", "waits", "memory_mib", "kept_mb", "forward", "backward"}
 HIDDEN = re.compile(r"(.*_low|.*_high|rounds|log1p_ms|height|width|.*wall_.*)$")
 WORDS = {"cpu_ms": "ms", "of_limit": "of the limit", "parameters_m": "million parameters", "multiply_adds_g": "billion multiply-adds"}
 NOT_RUN = {

@@ -40,14 +40,15 @@ def losses(rows: Rows, path: Path) -> None:
 def growth(rows: Rows, path: Path) -> None:
     """Time and memory against objects, a line for each loss."""
     losses_of = list(dict.fromkeys(row["loss"] for row in rows))
-    figure, panels = plt.subplots(1, 2, figsize=(11, 5.2))
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4.8))
     for number, name in enumerate(losses_of):
         those = [row for row in rows if row["loss"] == name]
-        style = {"color": plt.get_cmap("tab20")(number % 20), "linestyle": "-" if number % 2 else "--", "marker": "os^v"[number % 4]}
+        style = {"color": plt.get_cmap("tab10")(number % 10), "linestyle": "--" if number >= 10 else "-", "marker": "os^v"[number % 4]}
         for panel, value in zip(panels, ("cpu_ms", "memory_mib"), strict=True):
             panel.plot(*_columns(those, "objects", value), label=name, markersize=4, linewidth=1.3, **style)
     for panel, label in zip(panels, ("ms, forward and backward", "MiB at the peak"), strict=True):
         _logarithmic(panel, "objects per image", sorted({row["objects"] for row in rows}))
+        panel.tick_params(axis="x", rotation=45)
         panel.set_ylabel(label)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     figure.set_layout_engine("constrained")

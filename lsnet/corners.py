@@ -1,5 +1,5 @@
-"""Corner point verification: maps of box corners that help to classify and regress, and that box corners are snapped to; what these maps
-should show, and their losses (LSNet-CPV, section 4.3; Chen et al., RepPoints v2, NeurIPS 2020, section 3; Law and Deng, CornerNet, ECCV
+"""Corner point verification: maps of box corners that help to classify and regress, and that box corners are snapped to, and their losses
+(LSNet-CPV, section 4.3; Chen et al., RepPoints v2, NeurIPS 2020, section 3; Law and Deng, CornerNet, ECCV
 2018, section 3.2)."""
 
 from __future__ import annotations
@@ -7,25 +7,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
 from torch import Tensor, nn
 
-from detkit.assigners.windows import cell_limits, level_table, nearest_cells, scatter_to_priors
 from detkit.distributed import reduce_mean
-from detkit.geometry import Grid, box_areas, box_sizes
+from detkit.geometry import Grid
+from detkit.host import on_host, send
 from detkit.layers import Tower, init_conv
+from detkit.losses.logs import log_of_one_plus
 from detkit.structures import GroundTruth
 
-__all__ = ["CornerCriterion", "CornerMaps", "CornerVerification", "class_weights", "corner_targets", "snap_corners"]
+from .corner_targets import class_weights, corner_targets
 
-#: least IoU of a box whose corners lie within the radius of an object's corners
-MIN_IOU = 0.7
-#: objects whose Gaussians are drawn at a time
-CHUNK = 16
+__all__ = ["CornerCriterion", "CornerMaps", "CornerVerification", "gaussian_focal_loss", "snap_corners"]
+
 #: rows or columns of a level, a power of two, that compiled and exported corner pools see at most
 _MAX_CELLS = 2048
 
@@ -183,94 +182,17 @@ def _conv(in_channels: int, channels: int, kernel_size: int, norm: str, *, activ
     return conv
 
 
-class CornerTargets(NamedTuple):
-    """One kind of corner on all levels; P counts locations.
-
-    Attributes:
-        heat: (B, P) in [0, 1], 1 at the location of each level that is nearest to a corner.
-        offsets: (B, P, 2) x, y from such a location to its corner in cells; else 0.
-        positive: (B, P) bool, such locations.
-    """
-
-    heat: Tensor
-    offsets: Tensor
-    positive: Tensor
-
-
-def corner_targets(corners: Tensor, gt: GroundTruth, grid: Grid, valid_sizes: Tensor | None) -> CornerTargets:
-    """Targets of the corners (B, G, 2) of objects, on every level of a grid.
-
-    Where several corners have the same nearest location, the last object's counts (official code). Memory: all locations times
-    :data:`CHUNK` objects.
-
-    Args:
-        corners: x, y in pixels.
-        gt: the objects.
-        grid: the locations.
-        valid_sizes: (B, L, 2) rows and columns of each image's own area, or None for all.
-    """
-    table = level_table(grid)
-    wanted = corners.movedim(-1, 0)[:, None].double() / table.strides - grid.offset  # (2, L, B, G)
-    cells = nearest_cells(wanted, cell_limits(grid, valid_sizes), 1)[0][0].clamp(min=0)
-    index = (cells[1].long() * table.sizes[0] + table.starts + cells[0].long()).clamp(max=grid.num_points - 1)  # (L, B, G)
-    last = torch.where(gt.valid, torch.arange(gt.valid.shape[1], device=index.device), -1)
-    owner = scatter_to_priors(index, last.expand_as(index), -1, grid.num_points, "amax")  # (B, P)
-    positive = owner >= 0
-    images = torch.arange(len(corners), device=corners.device)[:, None]
-    offsets = (corners[images, owner.clamp(min=0)] - grid.points) / grid.point_strides[:, None]
-    heat = torch.where(positive, 1.0, _heat(corners, gt, grid))
-    return CornerTargets(heat, offsets * positive[..., None], positive)
-
-
-def _heat(corners: Tensor, gt: GroundTruth, grid: Grid) -> Tensor:
-    """The highest of the objects' Gaussians at every location (B, P), each cut off at its radius."""
-    width, height = box_sizes(gt.boxes).unbind(-1)
-    radii = gaussian_radius(width, height, MIN_IOU)
-    deviations = (2 * radii + 1) / 6
-    heat = corners.new_zeros(len(corners), grid.num_points)
-    for start in range(0, corners.shape[1], CHUNK):
-        part = slice(start, start + CHUNK)
-        squared = (grid.points[:, None] - corners[:, None, part]).square().sum(-1)  # (B, P, chunk)
-        near = (squared <= radii[:, None, part].square()) & gt.valid[:, None, part]
-        heights = torch.exp(-squared / (2 * deviations[:, None, part].square())) * near
-        heat = torch.maximum(heat, heights.amax(-1))
-    return heat
-
-
-def gaussian_radius(width: Tensor, height: Tensor, min_iou: float) -> Tensor:
-    """How far both corners of a box may be off, each in any direction, for an IoU of at least ``min_iou`` in the worst case.
-
-    Of the three cases that CornerNet's code tells apart, a box that lies inside the object has the lowest IoU, whatever the sides: one that
-    is shifted or lies around the object keeps more. So the radius is the smaller root of (w - 2r) (h - 2r) = ``min_iou`` w h.
-    """
-    total, area = width + height, width * height
-    return (total - (total.square() - 4 * (1 - min_iou) * area).clamp(min=0).sqrt()) / 4
-
-
 def gaussian_focal_loss(logits: Tensor, heat: Tensor) -> Tensor:
     """Focal loss of corner maps, per location (CornerNet, equation 1; exponents 2 and 4)."""
-    probability = logits.sigmoid()
-    at_corner = F.softplus(-logits) * (1 - probability).square()
-    elsewhere = F.softplus(logits) * probability.square() * (1 - heat).pow(4)
-    return torch.where(heat == 1, at_corner, elsewhere)
+    at_corner = heat == 1
+    return _focal_loss(torch.where(at_corner, -logits, logits), 2.0) * torch.where(at_corner, 1.0, (1 - heat).pow(4))
 
 
-def class_weights(gt: GroundTruth, num_classes: int, size: tuple[int, int], stride: int) -> Tensor:
-    """Where on a level objects of each class lie: (B, K, H, W), one over the object's area in square pixels, else 0.
-
-    An object fills the cells that its box touches. Of overlapping objects of a class the smallest counts.
-    """
-    height, width = size
-    first, last = (gt.boxes / stride).floor().chunk(2, dim=-1)  # x, y
-    columns = torch.arange(width, device=gt.boxes.device)
-    rows = torch.arange(height, device=gt.boxes.device)
-    within_x = (columns >= first[..., :1]) & (columns <= last[..., :1])  # (B, G, W)
-    within_y = (rows >= first[..., 1:]) & (rows <= last[..., 1:])
-    inside = within_y[..., :, None] & within_x[..., None, :] & gt.valid[..., None, None]
-    weights = inside / box_areas(gt.boxes).clamp(min=1)[..., None, None]  # (B, G, H, W)
-    classes = gt.classes[..., None].expand(-1, -1, height * width)
-    empty = weights.new_zeros(len(weights), num_classes, height * width)
-    return empty.scatter_reduce_(1, classes, weights.flatten(2), "amax").view(-1, num_classes, height, width)
+def _focal_loss(logits: Tensor, gamma: float) -> Tensor:
+    """``-(p ** gamma) ln(1 - p)`` of what should be 0."""
+    size = logits.abs()
+    softplus = (logits + size) / 2 + log_of_one_plus(size.neg().exp())
+    return softplus * logits.sigmoid().pow(gamma)
 
 
 class CornerCriterion(nn.Module):
@@ -317,7 +239,8 @@ class CornerCriterion(nn.Module):
         """
         heat = torch.cat([maps.heat.flatten(2) for maps in corners], dim=2).float()  # (B, 2, P)
         offsets = torch.cat([maps.offsets.flatten(2) for maps in corners], dim=2).float().unflatten(1, (2, 2))
-        targets = [corner_targets(gt.boxes[..., side : side + 2], gt, grid, valid_sizes) for side in (0, 2)]
+        boxes = on_host(gt.boxes)
+        targets = [corner_targets(send(boxes[..., side : side + 2], gt.boxes.device), gt, grid, valid_sizes) for side in (0, 2)]
         positive = torch.stack([target.positive for target in targets], dim=1)
         per_place = gaussian_focal_loss(heat, torch.stack([target.heat for target in targets], dim=1))
         if beyond is not None:
@@ -337,15 +260,10 @@ class CornerCriterion(nn.Module):
     def _class_sums(self, corners: Sequence[CornerMaps], gt: GroundTruth, grid: Grid) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of the focal loss: its weighted sum where objects are, its sum elsewhere; the sum of the weights, the number of places."""
         finest = class_weights(gt, self.num_classes, grid.sizes[0], grid.strides[0])
-        near, far, weight, covered = finest.new_zeros(4).unbind()
-        for maps in corners:
-            logits = maps.classes.float()
-            weights = F.interpolate(finest, logits.shape[-2:])
-            there = (weights > 0).float()
-            cross_entropy = F.binary_cross_entropy_with_logits(logits, there, reduction="none")
-            missed = (there - logits.sigmoid()).abs()
-            loss = cross_entropy * missed.pow(self.focal_gamma)
-            near = near + self.focal_alpha * (loss * weights).sum()
-            far = far + (1 - self.focal_alpha) * (loss * (1 - there)).sum()
-            weight, covered = weight + weights.sum(), covered + there.sum()
-        return near, far, weight, covered
+        weights = torch.cat([F.interpolate(finest, maps.classes.shape[-2:]).flatten(2) for maps in corners], dim=2)
+        logits = torch.cat([maps.classes.flatten(2) for maps in corners], dim=2).float()  # (B, K, P)
+        there = weights > 0
+        loss = _focal_loss(torch.where(there, -logits, logits), self.focal_gamma)
+        near = self.focal_alpha * (loss * weights).sum()
+        far = (1 - self.focal_alpha) * loss.masked_fill(there, 0.0).sum()
+        return near, far, weights.sum(), there.sum().float()

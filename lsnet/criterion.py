@@ -138,9 +138,10 @@ def log_iou(name: str, pairs: VectorPairs, valid: Tensor) -> None:
     a training. Batches without positives note nothing."""
     if not has_event_storage() or (get_event_storage().iter + 1) % LOG_PERIOD:
         return
-    overlaps = elementwise_iou(pairs.boxes, pairs.target_boxes)[valid]
-    if len(overlaps):
-        get_event_storage().put_scalar(name, float(overlaps.mean()))
+    total = (elementwise_iou(pairs.boxes, pairs.target_boxes) * valid).sum()
+    total, number = torch.stack([total, valid.sum()]).tolist()  # the one time that the device is waited for
+    if number:
+        get_event_storage().put_scalar(name, total / number)
 
 
 def vector_pairs(vectors: Tensor, landmarks: LandmarkSet, positives: Positives, gt: GroundTruth, priors: Priors) -> VectorPairs:

@@ -27,7 +27,7 @@ from detectron2.config import CfgNode
 from tqdm import tqdm
 
 from detkit.analysis import Latency, count_cost, measure_latency, reported_speed
-from detkit.engine import Trainer
+from detkit.engine import Trainer, prepare_for_inference
 from detkit.engine.run_record import describe_environment
 from detkit.model_zoo import available, find
 from detkit.predictor.named import config_and_weights
@@ -79,7 +79,7 @@ def _usual_size(cfg: CfgNode) -> tuple[int, int]:
 
 def _measured(cfg: CfgNode, size: tuple[int, int], args: argparse.Namespace) -> dict[str, Any]:
     model = Trainer.build_model(cfg).eval()
-    cost = count_cost(model, size)
+    cost, prepared = count_cost(model, size), prepare_for_inference(cfg, model)
     print(f"{args.model} on images of {size[0]} x {size[1]} pixels")
     print(f"  parameters     {cost.parameters / 1e6:10.2f} million, {cost.trained / 1e6:.2f} of them trained")
     print(f"  multiply-adds  {cost.flops / 1e9:10.2f} billion")
@@ -88,7 +88,7 @@ def _measured(cfg: CfgNode, size: tuple[int, int], args: argparse.Namespace) -> 
     print(f"  activations    {cost.activations / 1e6:10.2f} million")
     if cost.not_counted:
         print(f"  not counted: {', '.join(f'{name} ({count})' for name, count in cost.not_counted.items())}")
-    latencies = [] if args.no_latency else [_latency(model, size, batch, args.runs) for batch in dict.fromkeys((1, args.batch))]
+    latencies = [] if args.no_latency else [_latency(prepared, size, batch, args.runs) for batch in dict.fromkeys((1, args.batch))]
     config = find(args.model).config if args.model in available() else args.model
     speed = reported_speed(str(config))
     if speed:

@@ -43,7 +43,7 @@ class AssignContext:
     predictions: Predictions | None = None
     valid_sizes: Tensor | None = None
     image_sizes: Tensor | None = None
-    ahead: Pairs | HardAssignment | None = None
+    ahead: Pairs | HardAssignment | tuple[int, int] | None = None
 
     @property
     def grid_priors(self) -> Priors:
@@ -117,9 +117,9 @@ class Assigner(nn.Module):
         """The most priors of an image that can get an object, for losses that make room for these alone."""
         return priors.num_priors
 
-    def ahead(self, context: AssignContext) -> Pairs | HardAssignment | None:
-        """What objects and priors alone decide, and the host makes before the rest is computed: candidates, whose number it has to know, or
-        the labels. None: nothing."""
+    def ahead(self, context: AssignContext) -> Pairs | HardAssignment | tuple[int, int] | None:
+        """What objects and priors alone decide, and the host makes before the rest is computed: candidates, whose number it has to know,
+        the labels, or the shape of windows. None: nothing."""
         return None
 
     def forward(self, context: AssignContext) -> Assignment:

@@ -61,9 +61,9 @@ class FCOSAssigner(Assigner):
     def forward(self, context: AssignContext) -> HardAssignment:
         gt, priors = context.gt, context.grid_priors
         grid = priors.grid
-        self._check_levels(grid)
         ranks, order = _ranks_by_area(box_areas(gt.boxes, priors.plus_one), gt.valid)
-        index, positive = self._windows(gt.boxes, grid, context.valid_sizes)
+        shape = context.ahead if isinstance(context.ahead, tuple) else self.ahead(context)
+        index, positive = self._windows(gt.boxes, grid, context.valid_sizes, shape)
         unassigned = ranks.shape[1]
         claims = torch.where(positive & gt.valid, ranks, unassigned)
         winners = scatter_to_priors(index, claims, unassigned, grid.num_points, "amin")
@@ -71,10 +71,10 @@ class FCOSAssigner(Assigner):
         gt_index = order.gather(1, winners.long()).repeat_interleave(priors.anchors_per_point, dim=1)
         return HardAssignment(gt_index, padding_mask(priors, context.valid_sizes))
 
-    def _windows(self, boxes: Tensor, grid: Grid, valid_sizes: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _windows(self, boxes: Tensor, grid: Grid, valid_sizes: Tensor | None, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Locations that may qualify for each object, and whether they do; both (rows, columns, L, B, G)."""
-        cells, far = self._axis_windows(boxes, grid, valid_sizes)
-        num_columns, num_rows = self._window_sizes(grid)
+        num_columns, num_rows = shape
+        cells, far = self._axis_windows(boxes, grid, valid_sizes, max(shape))
         index = cells_to_index(cells[:num_columns, 0], cells[:num_rows, None, 1], grid)
         farthest = torch.maximum(far[:num_columns, 0], far[:num_rows, None, 1])  # max(l, t, r, b), nan outside
         starts, ends = self.range_starts[:, None, None], self.range_ends[:, None, None]
@@ -82,7 +82,7 @@ class FCOSAssigner(Assigner):
             return index, (farthest >= starts) & (farthest <= ends)
         return index, (farthest > starts) & (farthest < ends)
 
-    def _axis_windows(self, boxes: Tensor, grid: Grid, valid_sizes: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _axis_windows(self, boxes: Tensor, grid: Grid, valid_sizes: Tensor | None, length: int) -> tuple[Tensor, Tensor]:
         """Per axis the cells of the window, and their larger distance to the two sides in pixels, nan where a cell is not allowed.
 
         Both (n, 2, L, B, G).
@@ -95,15 +95,17 @@ class FCOSAssigner(Assigner):
             first, last = torch.maximum(low, center - reach), torch.minimum(high, center + reach)
         window_starts = torch.maximum(first, high - self.range_ends[:, None, None]).double() / table.strides - grid.offset
         window_starts = torch.minimum(window_starts.floor().clamp(min=0), table.sizes).long()
-        steps = torch.arange(max(self._window_sizes(grid)), device=boxes.device)
+        steps = torch.arange(length, device=boxes.device)
         cells = window_starts + steps.view(-1, 1, 1, 1, 1)
         positions = (cells + grid.offset) * table.strides
         inside = (positions > first) & (positions < last) & (cells < limits)
         far = torch.maximum(positions - low, high - positions)
         return torch.minimum(cells, table.sizes - 1), torch.where(inside, far, math.nan)
 
-    def _window_sizes(self, grid: Grid) -> tuple[int, int]:
+    def ahead(self, context: AssignContext) -> tuple[int, int]:
         """Columns and rows of a window that is large enough on every level."""
+        grid = context.grid_priors.grid
+        self._check_levels(grid)
         columns: float = 1
         rows: float = 1
         for (height, width), stride, range_end in zip(grid.sizes, grid.strides, self.upper_bounds, strict=True):
@@ -111,10 +113,7 @@ class FCOSAssigner(Assigner):
             if self.center_radius:
                 extent = min(extent, 2 * self.center_radius)
             cells = math.ceil(extent) + 1 if extent < math.inf else math.inf
-            if cells == math.inf or not torch.compiler.is_compiling():  # a window that is too large costs less than one of variable size
-                columns, rows = max(columns, min(width, cells)), max(rows, min(height, cells))
-            else:
-                columns, rows = max(columns, cells), max(rows, cells)
+            columns, rows = max(columns, min(width, cells)), max(rows, min(height, cells))
         return int(columns), int(rows)
 
     def _check_levels(self, grid: Grid) -> None:

@@ -1,6 +1,7 @@
 """Which form a network takes to run fast: the one place that decides what is done to it, and in which order.
 
-For training: the layout of its weights. For inference, on a copy: norms folded, the precision of its weights, their layout.
+For training: the layout of its weights. For inference, on a copy: norms folded, the precision of its weights, their layout, and on a CPU
+the kernels of its convolutions.
 Either may be compiled.
 """
 
@@ -17,7 +18,7 @@ from torch import nn
 
 from detkit.config import Section
 from detkit.engine.compile import compile_parts
-from detkit.layers import fold_norms, foldable_norms
+from detkit.layers import fold_norms, foldable_norms, use_onednn
 
 __all__ = ["prepare_for_inference", "prepare_for_training", "set_float32_precision", "training_dtype"]
 
@@ -52,7 +53,10 @@ def prepare_for_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
     dtype, layout = Section(cfg, "TEST").choice("PRECISION", {"float32": torch.float32, **_HALF}), _memory_format(cfg, model)
     fold = cfg.TEST.FOLD_NORMS and foldable_norms(model) > 0
     other_layout = any(not p.is_contiguous(memory_format=layout) for p in model.parameters() if p.dim() == 4)
-    if not (fold or other_layout or dtype != torch.float32 or cfg.MODEL.COMPILE):
+    compiled = cfg.MODEL.COMPILE
+    convolves = any(p.dim() == 4 for p in model.parameters())
+    by_onednn = convolves and layout == torch.channels_last and dtype == torch.float32 and _device(model) == "cpu" and not compiled
+    if not (fold or other_layout or dtype != torch.float32 or by_onednn or compiled):
         return model
     prepared = _sharing_copy(model).eval()
     if fold:
@@ -61,6 +65,8 @@ def prepare_for_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
         _compute_in(prepared, dtype)
     if other_layout or fold:
         _lay_out(prepared, layout)
+    if by_onednn:
+        use_onednn(prepared)
     compile_parts(cfg, prepared, training=False)
     return prepared
 
@@ -79,13 +85,16 @@ def set_float32_precision(cfg: CfgNode) -> None:
 
 
 def _memory_format(cfg: CfgNode, model: nn.Module) -> torch.memory_format:
-    on_cpu = next(model.parameters()).device.type == "cpu"
     formats = {
-        "auto": torch.channels_last if on_cpu else torch.contiguous_format,
+        "auto": torch.channels_last if _device(model) == "cpu" else torch.contiguous_format,
         "channels_last": torch.channels_last,
         "contiguous": torch.contiguous_format,
     }
     return Section(cfg, "MODEL").choice("MEMORY_FORMAT", formats)
+
+
+def _device(model: nn.Module) -> str:
+    return next(model.parameters()).device.type
 
 
 def _sharing_copy(model: nn.Module) -> nn.Module:
@@ -111,7 +120,7 @@ def _compute_in(model: Any, dtype: torch.dtype) -> None:
                 if p is not None:
                     module._parameters[name] = nn.Parameter(p.detach().to(dtype), requires_grad=False)
     name = "raw_outputs" if hasattr(model, "raw_outputs") else "forward"  # the network alone, where it can be told from the rest
-    setattr(model, name, partial(_in_autocast, getattr(model, name), dtype, next(model.parameters()).device.type))
+    setattr(model, name, partial(_in_autocast, getattr(model, name), dtype, _device(model)))
 
 
 def _in_autocast(function: Any, dtype: torch.dtype, device: str, *args: Any) -> Any:

@@ -5,6 +5,7 @@ from .deform import DeformConv2dPack, deform_conv2d
 from .export_forms import EXPORT_FORMS, ExportForm, export_as
 from .folding import fold_norms, foldable_norms
 from .nms import nms_mask, nms_mask_by_offsets
+from .one_thread import use_onednn
 from .parts import CompiledParts, InParts
 from .pooling import PyramidPooler, pool_pyramid, pool_pyramid_densely
 from .ranking import ABSENT, best_indices, gather_rows
@@ -42,5 +43,6 @@ __all__ = [
     "refuse_tracing",
     "sample_channels",
     "train_affine",
+    "use_onednn",
     "voted_boxes",
 ]

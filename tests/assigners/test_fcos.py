@@ -67,10 +67,10 @@ def test_window_holds_an_object_as_long_as_the_range():
 
 
 def test_window_does_not_grow_with_the_image():
-    assigner = FCOSAssigner(center_radius=0.0)
     sizes = ((400, 400), (200, 200), (100, 100), (50, 50), (10, 10))
-    assert assigner._window_sizes(Grid(sizes, (8, 16, 32, 64, 128), 0.5, CPU)) == (10, 10)
-    assert FCOSAssigner(center_radius=1.5)._window_sizes(Grid(sizes, (8, 16, 32, 64, 128), 0.5, CPU)) == (4, 4)
+    context = AssignContext(padded([np.zeros((1, 4), np.float32)]), points(sizes, (8, 16, 32, 64, 128)))
+    assert FCOSAssigner(center_radius=0.0).ahead(context) == (10, 10)
+    assert FCOSAssigner(center_radius=1.5).ahead(context) == (4, 4)
 
 
 def test_wrong_values_are_named():

@@ -42,7 +42,13 @@ def _retinanet() -> Any:
     return cfg
 
 
-CONFIGS = CONFIGS | {"RetinaNet": _retinanet}
+def _everywhere() -> Any:
+    cfg = CONFIGS["FCOS"]()
+    cfg.MODEL.ASSIGNERS.FCOS.CENTER_RADIUS = 0.0
+    return cfg
+
+
+CONFIGS = CONFIGS | {"RetinaNet": _retinanet, "FCOS, no center sampling": _everywhere}
 #: graphs of a training step: the network and the losses; candidates that are listed have a second graph for batches without any
 GRAPHS = {name: 2 + name.startswith(("DW", "TOOD")) for name in CONFIGS if not name.startswith("LSNet")}
 METHODS = pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "FCOS" else pytest.mark.slow) for name in GRAPHS])

@@ -100,3 +100,22 @@ def test_a_step_in_channels_last_and_its_checkpoint(name: str, tmp_path: Any) ->
     saved = torch.load(path, weights_only=True)
     assert all(value.is_contiguous() for value in (*saved["model"].values(), saved["n"][1]))
     assert_close(saved["model"], dict(model.state_dict()), rtol=0, atol=0)
+
+
+def test_convolutions_of_one_thread_are_those_of_onednn_and_others_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    cfg = cfg_of("FCOS")
+    cfg.MODEL.MEMORY_FORMAT = "channels_last"
+    model: Any = prepare_for_training(cfg, with_norms(build_model(cfg)))
+    prepared: Any = prepare_for_inference(cfg, model)
+    convolve, calls = torch.mkldnn_convolution, []
+    monkeypatch.setattr(torch, "mkldnn_convolution", lambda *args: calls.append(args) or convolve(*args))
+    images = torch.randn(2, 3, 96, 128)
+    for threads, used in ((1, True), (2, False)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        calls.clear()
+        assert_close(raw(prepared, images), raw(model.eval(), images), rtol=1e-3, atol=1e-4)
+        assert (len(calls) > 10) is used
+    calls.clear()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert prepared.backbone.stem(images[:0]).shape == (0, 32, 12, 16) and prepared.backbone.stem(images).requires_grad and not calls

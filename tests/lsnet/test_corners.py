@@ -10,14 +10,12 @@ import torch
 from detkit.geometry import Grid
 from detkit.layers import Tower
 from detkit.structures import GroundTruth
+from lsnet.corner_targets import class_weights, corner_targets, gaussian_radius
 from lsnet.corners import (
     CornerCriterion,
     CornerMaps,
     CornerVerification,
-    class_weights,
-    corner_targets,
     gaussian_focal_loss,
-    gaussian_radius,
     snap_corners,
 )
 

@@ -16,7 +16,8 @@ from detkit.checkpoint.key_maps import KEY_MAPS
 from detkit.geometry import Priors, box_areas
 from detkit.structures import GroundTruth, HardAssignment
 from lsnet import LSNet
-from lsnet.corners import class_weights, corner_targets, gaussian_focal_loss
+from lsnet.corner_targets import class_weights, corner_targets
+from lsnet.corners import gaussian_focal_loss
 from lsnet.criterion import Positives, Stage, vector_pairs
 from lsnet.cross_iou import cross_coordinates
 from lsnet.detector import flatten_levels

@@ -13,7 +13,7 @@ from detkit.assigners import AssignContext, CentroidAssigner, PredictedATSSAssig
 from detkit.geometry import Grid, Priors, elementwise_iou
 from detkit.structures import GroundTruth, Predictions
 from lsnet.convolution import convolve_at
-from lsnet.corners import corner_targets
+from lsnet.corner_targets import corner_targets
 from lsnet.cross_iou import CrossIoULoss, cross_coordinates
 from lsnet.landmarks import Contour, ExtremePoints, Keypoints, LandmarkSet, point_offsets
 from lsnet.sampling import kernel_offsets, level_scales
