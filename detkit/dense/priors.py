@@ -37,7 +37,7 @@ class PriorGenerator(nn.Module):
         self.offset = offset
         self.plus_one = plus_one
         self._kept: dict[tuple[Any, ...], Priors] = {}
-        cell_anchors = list(cell_anchors or [torch.zeros(1, 4)] * len(self.strides))
+        cell_anchors = list(cell_anchors or [torch.zeros(1, 4) for _ in self.strides])  # TorchScript takes no shared ones
         self._on_host = [None if x.is_meta else x.numpy(force=True) for x in cell_anchors]
         for level, anchors in enumerate(cell_anchors):
             self.register_buffer(f"cell_anchors{level}", anchors, persistent=False)  # beside the network, not copied at every step

@@ -75,7 +75,7 @@ def test_torch_export_of_every_detector(name, tmp_path):
     write(name, tmp_path / "x.pt2", file_format="torch_export")
 
 
-@pytest.mark.parametrize("name", ["FCOS", "Sparse R-CNN", pytest.param("LSNet segm", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["FCOS", "Sparse R-CNN", "LSNet segm"])
 def test_torchscript_takes_the_size_of_its_trace_alone(name, tmp_path):
     settings = ExportSettings(size=(160, 192), batch=2)
     file = torch.jit.load(write(name, tmp_path / "x.ts", settings, file_format="torchscript"))
