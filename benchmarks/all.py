@@ -43,6 +43,7 @@ BENCHMARKS = {
     "data_loading": Benchmark(0.5),
     "launches": Benchmark(1),
     "growth": Benchmark(4),
+    "compiled": Benchmark(4, ("--methods", "FCOS", "DW")),
     "landmark_convolution": Benchmark(0.5),
     "assigners": Benchmark(1),
     "matching": Benchmark(0.5),

@@ -166,6 +166,8 @@ def main() -> None:
     start = time.monotonic()
     if args.device == "cuda" and not torch.cuda.is_available():
         sys.exit("error: torch finds no GPU here; --device cpu --quick shows that the script runs.")
+    if args.device == "cpu":
+        torch.set_num_threads(args.threads)
     until = start + 60 * args.minutes
     size, batches, rounds = ((64, 64), (1, 2), 1) if args.quick else ((800, 1344), (1, 16), args.rounds)
     sides = [side for side, (_, package, _) in PEERS.items() if importlib.util.find_spec(package)]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Reading", "ReadingTable", "Sizes", "SourceScale", "Sources", "cells_around", "reading_of", "reading_table"]
+__all__ = ["Reading", "ReadingTable", "Sizes", "SourceScale", "Sources", "cells_around", "reading_of", "reading_table", "sizes_of"]
 
 #: pyramids whose tables are kept, about two megabytes each
 MAX_KEPT = 16
@@ -89,8 +89,8 @@ def reading_of(offsets: Sequence[Tensor], sources: Sources, sizes: Sizes) -> Rea
         sources: of every level.
         sizes: of the levels that are read.
     """
-    out_sizes = tuple((offset.shape[-2], offset.shape[-1]) for offset in offsets)
-    side, device = round((offsets[0].shape[1] / 2) ** 0.5), offsets[0].device
+    out_sizes = sizes_of(offsets)
+    side, device = round((int(offsets[0].shape[1]) / 2) ** 0.5), offsets[0].device
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         table = _make_table(sizes, out_sizes, sources, side, device)
     else:
@@ -101,6 +101,12 @@ def reading_of(offsets: Sequence[Tensor], sources: Sources, sizes: Sizes) -> Rea
     steps = table.steps[:, None, :, None, None]
     regular = (table.cells[:, None, None, None] + steps) * table.kernel[:, :, None, None]  # (2, S, K, 1, P)
     return cells_around(regular + moved * table.offset[:, :, None, None], table)
+
+
+def sizes_of(maps: Sequence[Tensor]) -> Sizes:
+    """Height and width of maps (..., H, W); numbers also for ``torch.jit.trace``, which is for one size."""
+    number = int if torch.jit.is_tracing() else lambda side: side
+    return tuple((number(x.shape[-2]), number(x.shape[-1])) for x in maps)
 
 
 @lru_cache(maxsize=MAX_KEPT)

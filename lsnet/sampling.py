@@ -14,7 +14,7 @@ from detkit.layers import init_conv
 
 from .convolution import convolve, convolve_at
 from .landmarks import KERNEL_POINTS, LandmarkSet
-from .reading import Reading, Sizes, SourceScale, reading_of
+from .reading import Reading, Sizes, SourceScale, reading_of, sizes_of
 
 __all__ = ["LandmarkSampler", "LearnedSampler", "PyramidSampler", "kernel_offsets", "level_scales"]
 
@@ -114,7 +114,7 @@ class LandmarkSampler(nn.Module):
             return [self._on_level(features, level, offset) for level, offset in enumerate(offsets)]
         convolved = convolve(features, reading or self._read(features, offsets), self.weight)
         merged = self.merge(convolved.transpose(1, 2)[:, :, None]).relu()  # (B, channels, 1, P)
-        sizes = [(offset.shape[-2], offset.shape[-1]) for offset in offsets]
+        sizes = sizes_of(offsets)
         parts = merged.split([height * width for height, width in sizes], dim=3)
         return [part.squeeze(2).unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
 
@@ -124,12 +124,12 @@ class LandmarkSampler(nn.Module):
         return None if torch.compiler.is_exporting() else self._read(features, offsets)
 
     def _read(self, features: Sequence[Tensor], offsets: Sequence[Tensor]) -> Reading:
-        sizes = tuple((feature.shape[-2], feature.shape[-1]) for feature in features)
+        sizes = sizes_of(features)
         return reading_of(offsets, tuple(tuple(self.sources(sizes, level)) for level in range(len(offsets))), sizes)
 
     def _on_level(self, features: Sequence[Tensor], level: int, offset: Tensor) -> Tensor:
         """One level of exported programs."""
-        sizes = tuple((feature.shape[-2], feature.shape[-1]) for feature in features)
+        sizes = sizes_of(features)
         convolved = [convolve_at(features[source], offset, self.weight, scale) for source, scale in self.sources(sizes, level)]
         return self.merge(torch.cat(convolved, dim=1)).relu()
 

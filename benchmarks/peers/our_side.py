@@ -30,7 +30,7 @@ except ModuleNotFoundError:  # an earlier commit (benchmarks/since.py)
 
     prepare_for_training = prepare_for_inference
 
-__all__ = ["CASES", "CONFIGS", "build", "instances"]
+__all__ = ["CASES", "CONFIGS", "batch_of", "build", "detector", "instances"]
 
 #: per method its config, and what its box outputs are (``inputs.dense_maps``)
 CONFIGS = {
@@ -133,16 +133,22 @@ def agrees_with_detectron2(scores: str) -> bool:
     return same and ours.pred_boxes.tensor.allclose(theirs.pred_boxes.tensor, atol=1e-3)
 
 
+def batch_of(size: tuple[int, int], batch: int) -> list[dict[str, Any]]:
+    """Images on the host with 8 objects each, as Detectron2's mapper hands them over."""
+    data: list[dict[str, Any]] = [{"image": _image(size), "height": size[0], "width": size[1]} for _ in range(batch)]
+    for item, objects_ in zip(data, instances(8, size, batch), strict=True):
+        objects_.gt_landmarks = _extreme_points(objects_.gt_boxes.tensor)
+        item["instances"] = objects_
+    return data
+
+
 def detector(
     method: str, *changes: Any, training: bool, size: tuple[int, int], batch: int = 1, device: str = "cpu"
 ) -> tuple[nn.Module, Callable[[], Any]]:
     """A detector, and what it makes of images and objects on the host: the sum of the losses, or the detections."""
     cfg, model = _config(method, *changes), build(method, *changes, device=device).train(training)
     model = prepare_for_training(cfg, model) if training else prepare_for_inference(cfg, model)
-    data = [{"image": _image(size), "height": size[0], "width": size[1]} for _ in range(batch)]
-    for item, objects_ in zip(data, instances(8, size, batch), strict=True):
-        objects_.gt_landmarks = _extreme_points(objects_.gt_boxes.tensor)
-        item["instances"] = objects_
+    data = batch_of(size, batch)
     return model, lambda: torch.stack(list(model(data).values())).sum() if training else model(data)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import deform_conv2d
 
+from detkit.analysis import count_cost
 from lsnet.convolution import convolve_at
 from lsnet.cross_iou import cross_coordinates
 from lsnet.landmarks import ExtremePoints
@@ -19,6 +20,8 @@ from lsnet.sampling import (
     level_scales,
     source_levels,
 )
+
+from .test_whole import model_of
 
 STRIDES = (8, 16, 32, 64, 128)
 
@@ -118,3 +121,11 @@ def test_too_few_levels_are_refused() -> None:
         PyramidSampler(5, 8, strides=STRIDES[:2], scales="ideal")
     with pytest.raises(ValueError, match=r"scales is 'perfect'"):
         PyramidSampler(5, 8, strides=STRIDES, scales="perfect")  # type: ignore[arg-type]
+
+
+def test_a_trace_counts_every_cell_once_however_many_levels_read_it() -> None:
+    counts = {kind: count_cost(model_of("bbox", "MODEL.LSNET.HEAD.FEATURES", kind), (96, 128)) for kind in ("point", "landmark", "pyramid")}
+    cells, width = 12 * 16 + 6 * 8 + 3 * 4, 32
+    for kind, sources in (("landmark", 1), ("pyramid", 3)):
+        more = counts[kind].by_part["head.cls"] - counts["point"].by_part["head.cls"]
+        assert more == cells * width * (9 * width + sources * 36 + sources * width)  # products, sums, merging

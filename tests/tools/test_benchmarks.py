@@ -126,7 +126,7 @@ def test_each_side_of_a_training_comparison_takes_its_better_learning_rate(bench
     "name, options",
     [
         ("losses", ["--methods", "FCOS", "--sides", "ours", "torchvision", "Detectron2"]),
-        ("gpu", ["--device", "cpu", "--methods", "FCOS", "--minutes", "2"]),
+        ("gpu", ["--device", "cpu", "--methods", "FCOS", "--minutes", "1"]),
     ],
 )
 def test_benchmarks_run(name, options, tmp_path):
