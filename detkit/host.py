@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["on_host", "remember", "send"]
+__all__ = ["on_host", "remember", "send", "values_are_at_hand"]
 
 
 def send(values: np.ndarray | Tensor, device: torch.device | str) -> Tensor:
@@ -44,3 +44,8 @@ def on_host(tensor: Tensor) -> np.ndarray:
     if values is not None and version == tensor._version:
         return values
     return (tensor if tensor.device.type == "cpu" else tensor.cpu()).numpy(force=tensor.requires_grad)
+
+
+def values_are_at_hand(tensor: Tensor) -> bool:
+    """Whether sizes and branches may depend on the values: they lie on the host, and nobody records what is done with them."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()

@@ -8,7 +8,7 @@ Shapes used in the whole project:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,15 +125,30 @@ class DenseOutputs:
 
     def flatten(self, num_classes: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Logits (B, P, K), boxes (B, P, 4) and quality (B, P) or None over all levels, in float32."""
-        logits = _flatten(self.logits, num_classes)
-        quality = None if self.quality is None else _flatten(self.quality, 1).squeeze(-1)
-        return logits, _flatten(self.boxes, 4), quality
+        quality = None if self.quality is None else torch.cat(list(_rows_of(self.quality, 1)), dim=1).float().squeeze(-1)
+        if self.logits[0].shape[1] == num_classes:  # the classes before the locations in memory, as in the maps
+            logits = torch.cat([x.flatten(2) for x in self.logits], dim=2).transpose(1, 2)
+        else:
+            logits = torch.cat(list(self.logits_of_levels(num_classes)), dim=1)
+        return logits.float(), self.flat_boxes(), quality
+
+    def flat_boxes(self) -> Tensor:
+        """Raw regression (B, P, 4) over all levels, in float32."""
+        return torch.cat(list(_rows_of(self.boxes, 4)), dim=1).float()
+
+    def logits_of_levels(self, num_classes: int) -> Iterator[Tensor]:
+        """Logits (B, P_l, K) level by level, as the head gave them: views where each location has one anchor."""
+        return _rows_of(self.logits, num_classes)
+
+    def quality_of_levels(self) -> Iterator[Tensor] | None:
+        """Quality (B, P_l) level by level, or None."""
+        return None if self.quality is None else (x.squeeze(-1) for x in _rows_of(self.quality, 1))
 
 
-def _flatten(maps: list[Tensor], channels: int) -> Tensor:
-    if maps[0].shape[1] == channels:  # one anchor: views, so that the maps are copied once
-        return torch.cat([x.flatten(2).transpose(1, 2) for x in maps], dim=1).float()
-    return torch.cat([permute_to_N_HWA_K(x, channels) for x in maps], dim=1).float()
+def _rows_of(maps: list[Tensor], channels: int) -> Iterator[Tensor]:
+    """(B, P_l, C) of the maps (B, A*C, H, W) of each level; views where there is one anchor, so that who joins them copies once."""
+    for x in maps:
+        yield x.flatten(2).transpose(1, 2) if x.shape[1] == channels else permute_to_N_HWA_K(x, channels)
 
 
 @dataclass(frozen=True)

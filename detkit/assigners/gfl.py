@@ -11,7 +11,7 @@ from detkit.geometry import elementwise_iou
 
 from .base import AssignContext, Assigner
 from .registry import ASSIGNER_REGISTRY, build_assigner
-from .soft import SoftAssignment, hard_pairs
+from .soft import SoftAssignment, counted_pairs
 
 __all__ = ["GFLAssigner"]
 
@@ -49,12 +49,12 @@ class GFLAssigner(Assigner):
     def forward(self, context: AssignContext) -> SoftAssignment:
         predictions, gt = context.given_predictions, context.gt
         labels = self.base(context)
-        pairs = hard_pairs(labels, gt)
+        pairs, counts = counted_pairs(labels, gt)
         values = pairs.look_up(predictions, gt)
         target = elementwise_iou(values.boxes.detach(), values.gt_boxes)
-        distance = values.distance_to(target, self.gamma)
-        box_weight = predictions.logits.detach().flatten(0, 1).index_select(0, pairs.prior_index).amax(1).sigmoid()
-        count = torch.ones_like(target).sum()
+        distance = values.distance_to(target, self.gamma) * counts
+        box_weight = predictions.logits.detach().amax(2).flatten().index_select(0, pairs.prior_index).sigmoid() * counts
+        count = counts.to(target).sum()
         return SoftAssignment(
             pairs=pairs,
             values=values,
@@ -63,5 +63,6 @@ class GFLAssigner(Assigner):
             box_weight=self.box_factor * box_weight,
             normalizers=torch.stack([count, count, box_weight.sum()]),
             background_gamma=self.gamma,
+            counts_negative=counts,
             ignore=labels.ignore,
         )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from detkit.geometry import elementwise_iou
+from detkit.host import values_are_at_hand
 from detkit.structures import HardAssignment
 
 from .base import AssignContext, Assigner
@@ -74,15 +75,28 @@ class OTAAssigner(Assigner):
         off_center = center_distance(pairs, context.gt, context.grid_priors).abs().amax(-1) >= self.center_radius
         return positive - negative + self.iou_weight * iou_cost(iou) + OFF_CENTER * off_center
 
+    @staticmethod
+    def _candidates(pairs: Pairs, num_priors: int, num_images: int) -> tuple[Tensor, Tensor]:
+        """(M,) the number of each pair's prior among the C that have pairs, and (C,) the image of each of these.
+
+        Where only the device knows C, it is M, and those that do not exist lie in an image behind the last one.
+        """
+        ordered, order = pairs.prior_index.sort()
+        number = (ordered[1:] != ordered[:-1]).cumsum(0)
+        number = torch.cat([number.new_zeros(min(len(ordered), 1)), number])
+        candidate = torch.empty_like(number).scatter_(0, order, number)
+        count = int(number[-1]) + 1 if len(number) and values_are_at_hand(number) else len(number)
+        image = torch.div(ordered, num_priors, rounding_mode="floor")
+        return candidate, image.new_full((count,), num_images).scatter_(0, number, image)
+
     def _choose(self, pairs: Pairs, cost: Tensor, supply: Tensor, context: AssignContext) -> Tensor:
         """Which pairs (M,) the plan makes positive: each prior goes where most comes from, measured by the most that the source gives to
         any prior (as the authors' code rescales the plan)."""
         num_gts, num_images = context.gt.valid.numel(), len(context.gt.boxes)
-        priors, candidate = pairs.prior_index.unique(return_inverse=True)
-        image = torch.div(priors, context.grid_priors.num_priors, rounding_mode="floor")
-        plan = transport_plan(cost, candidate, pairs.gt_index, supply, image, num_images, self.epsilon, self.iterations)
+        candidate, image = self._candidates(pairs, context.grid_priors.num_priors, num_images)
+        plan = transport_plan(cost, candidate, pairs.gt_index, supply, image, num_images + 1, self.epsilon, self.iterations)
         objects = plan.objects - group_max(plan.objects, pairs.gt_index, num_gts)[pairs.gt_index]
-        background = plan.background - group_max(plan.background, image, num_images)[image]
+        background = plan.background - group_max(plan.background, image, num_images + 1)[image]
         return (objects > background[candidate]) & best_of_each(objects, candidate)
 
 

@@ -11,13 +11,13 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from detkit.losses import negative_log_rest
+from detkit.host import values_are_at_hand
+from detkit.losses import in_memory_order, negative_log_rest, softplus
 from detkit.structures import GroundTruth, HardAssignment, Predictions
 
-__all__ = ["Assignment", "BagAssignment", "PairValues", "Pairs", "SoftAssignment", "hard_pairs"]
+__all__ = ["Assignment", "BagAssignment", "PairValues", "Pairs", "SoftAssignment", "counted_pairs", "hard_pairs"]
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,21 @@ class Pairs:
 
     def look_up(self, predictions: Predictions, gt: GroundTruth) -> PairValues:
         """What the detector predicts for each pair, with gradient if the predictions have one."""
-        index = self.score_index(gt, predictions.logits.shape[-1])
         return PairValues(
-            logit=predictions.logits.flatten().gather(0, index),
+            logit=self._logits(predictions.logits, self.classes(gt)),
             quality=None if predictions.quality is None else predictions.quality.flatten().gather(0, self.prior_index),
             boxes=select_boxes(predictions.boxes, self.prior_index),
             gt_boxes=self.gt_boxes(gt),
         )
+
+    def _logits(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """(M,) the logits of the pairs' priors for these classes, of logits (B, P, K) as they lie in memory."""
+        tables, dimension = in_memory_order(logits)
+        num_priors, num_classes = logits.shape[1:]
+        if dimension == 2:
+            return tables.flatten().gather(0, self.prior_index * num_classes + classes)
+        image = torch.div(self.prior_index, num_priors, rounding_mode="floor")
+        return tables.flatten().gather(0, self.prior_index + (image * (num_classes - 1) + classes) * num_priors)
 
     def select(self, keep: Tensor) -> Pairs:
         """The pairs that a mask (M,) or indices choose. A mask waits for the device."""
@@ -107,12 +115,12 @@ class PairValues:
     @property
     def positive_nll(self) -> Tensor:
         """(M,) ``-ln(s)``."""
-        return F.softplus(-self.logit) if self.quality is None else F.softplus(-self.logit) + F.softplus(-self.quality)
+        return softplus(-self.logit) if self.quality is None else softplus(-self.logit) + softplus(-self.quality)
 
     @property
     def negative_nll(self) -> Tensor:
         """(M,) ``-ln(1 - s)``."""
-        return F.softplus(self.logit) if self.quality is None else negative_log_rest(self.score)
+        return softplus(self.logit) if self.quality is None else negative_log_rest(self.score)
 
     def distance_to(self, target: Tensor, gamma: float = 2.0) -> Tensor:
         """(M,) ``|s - target| ** gamma``: how far scores are from what they should be (quality focal loss)."""
@@ -174,17 +182,18 @@ class SoftAssignment(_WeightedPairs):
     @classmethod
     def from_hard(cls, assignment: HardAssignment, gt: GroundTruth, predictions: Predictions, *, alpha: float = 0.25) -> SoftAssignment:
         """Hard labels as weights, so that a loss written for weighted pairs serves both: with focal loss (Lin et al., ICCV 2017)."""
-        pairs = hard_pairs(assignment, gt)
+        pairs, counts = counted_pairs(assignment, gt)
         values = pairs.look_up(predictions, gt)
-        one = torch.ones_like(values.logit)
+        one = counts.to(values.logit)
         return cls(
             pairs=pairs,
             values=values,
-            positive_weight=alpha * values.distance_to(one),
+            positive_weight=alpha * one * values.distance_to(one),
             negative_weight=torch.zeros_like(one),
             box_weight=one,
             normalizers=one.sum().expand(3),
             background_factor=1 - alpha,
+            counts_negative=counts,
             ignore=assignment.ignore,
         )
 
@@ -222,3 +231,23 @@ def hard_pairs(assignment: Assignment, gt: GroundTruth) -> Pairs:
     num_priors, num_gts = assignment.gt_index.shape[1], gt.classes.shape[1]
     gt_index, order = (image * num_gts + assignment.gt_index[image, prior]).sort(stable=True)
     return Pairs((image * num_priors + prior)[order], gt_index)
+
+
+def counted_pairs(assignment: Assignment, gt: GroundTruth) -> tuple[Pairs, Tensor]:
+    """The positive priors of hard labels, each with its object, without waiting for the device.
+
+    Returns:
+        pairs, and (M,) bool which of them count: on the host they are :func:`hard_pairs`, which all do; on a device, which knows how many
+        there are, every prior is in a pair (in the order of priors) and the positive ones count.
+
+    Raises:
+        TypeError: the assignment weights pairs.
+    """
+    if not isinstance(assignment, HardAssignment) or values_are_at_hand(assignment.gt_index):
+        pairs = hard_pairs(assignment, gt)
+        return pairs, torch.ones_like(pairs.gt_index, dtype=torch.bool)
+    batch, num_gts = gt.classes.shape
+    gt_index = assignment.gt_index if num_gts else assignment.gt_index[:, :0]
+    images = torch.arange(batch, device=gt_index.device)[:, None]
+    priors = torch.arange(gt_index.shape[1], device=gt_index.device) + images * assignment.gt_index.shape[1]
+    return Pairs(priors.flatten(), (images * num_gts + gt_index.clamp(min=0)).flatten()), (gt_index >= 0).flatten()

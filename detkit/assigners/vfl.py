@@ -11,7 +11,7 @@ from detkit.geometry import elementwise_iou
 
 from .base import AssignContext, Assigner
 from .registry import ASSIGNER_REGISTRY, build_assigner
-from .soft import SoftAssignment, hard_pairs
+from .soft import SoftAssignment, counted_pairs
 
 __all__ = ["VFLAssigner"]
 
@@ -45,10 +45,10 @@ class VFLAssigner(Assigner):
 
     def forward(self, context: AssignContext) -> SoftAssignment:
         labels = self.base(context)
-        pairs = hard_pairs(labels, context.gt)
+        pairs, counts = counted_pairs(labels, context.gt)
         values = pairs.look_up(context.given_predictions, context.gt)
-        target = elementwise_iou(values.boxes.detach(), values.gt_boxes)
-        count = torch.ones_like(target).sum()
+        target = elementwise_iou(values.boxes.detach(), values.gt_boxes) * counts
+        count = counts.to(target).sum()
         return SoftAssignment(
             pairs=pairs,
             values=values,
@@ -58,5 +58,6 @@ class VFLAssigner(Assigner):
             normalizers=torch.stack([count, count, target.sum()]),
             background_factor=self.alpha,
             background_gamma=self.gamma,
+            counts_negative=counts,
             ignore=labels.ignore,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from detkit.dense.priors import PriorGenerator
 from detkit.dense.tensor_path import TensorPath
 from detkit.geometry import BoxCoder, boxes_to_ltrb, centerness_of
 from detkit.host import send
+from detkit.layers import gather_rows
 from detkit.structures import DenseOutputs, Detections, GroundTruth
 
 __all__ = ["DenseDetector"]
@@ -132,11 +133,17 @@ class DenseDetector(TensorPath, Detectron2DenseDetector):
 
     def detections(self, outputs: DenseOutputs, image_sizes: Tensor) -> Detections:
         """Detections of raw outputs in the model's own box convention, in one shape; ``image_sizes`` (B, 2) height and width."""
-        predictions, priors = self.pipeline.decode(outputs)
+        priors, raw_boxes = self.prior_generator(outputs.level_sizes), outputs.flat_boxes()
+
+        def boxes_of(index: Tensor) -> Tensor:
+            return self.box_coder.decode(gather_rows(raw_boxes, index), priors.at(index))
+
+        quality: Iterable[Tensor] | None = outputs.quality_of_levels()
         if self.quality_from_boxes:
-            centerness = centerness_of(boxes_to_ltrb(predictions.boxes, priors.points))
-            predictions = replace(predictions, quality=centerness.logit())
-        return self.postprocessor(predictions, priors_per_level=priors.per_level, image_sizes=image_sizes)
+            boxes = self.box_coder.decode(raw_boxes, priors)
+            quality = centerness_of(boxes_to_ltrb(boxes, priors.points)).logit().split(list(priors.per_level), dim=1)
+        logits = outputs.logits_of_levels(self.num_classes)
+        return self.postprocessor.from_levels(logits, quality, boxes_of=boxes_of, image_sizes=image_sizes)
 
     def _sizes(self, image_sizes: Sequence[tuple[int, int]]) -> Tensor:
         return send(np.asarray(image_sizes, np.float32), self.device)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import repeat
 from typing import Literal
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from detkit.config.dense import DENSE_TEST_LIMITS
 from detkit.geometry import box_areas
+from detkit.host import values_are_at_hand
 from detkit.layers import ABSENT, best_indices, gather_rows, nms_mask, nms_mask_by_offsets, voted_boxes
 from detkit.structures import Detections, Predictions
 
@@ -79,9 +82,7 @@ class DensePostprocessor:
         image_sizes: Tensor,
         fields: Mapping[str, Tensor] | None = None,
     ) -> Detections:
-        """Detections of a batch in one shape, best first. Of equal scores, the level, location and class that come first go first.
-
-        Nothing here depends on how many candidates there are: those that do not pass the threshold stay as absent ones.
+        """Detections of a batch whose boxes are decoded already, see :meth:`from_levels`.
 
         Args:
             predictions: logits, decoded boxes and quality of all priors.
@@ -90,14 +91,43 @@ class DensePostprocessor:
             fields: anything else per prior, (B, P, ...); the detections carry their rows under the same names.
         """
         sizes = list(priors_per_level)
-        quality = [None] * len(sizes) if predictions.quality is None else predictions.quality.split(sizes, dim=1)
+        quality = None if predictions.quality is None else predictions.quality.split(sizes, dim=1)
+        return self.from_levels(
+            predictions.logits.split(sizes, dim=1),
+            quality,
+            boxes_of=partial(gather_rows, predictions.boxes),
+            image_sizes=image_sizes,
+            fields=fields,
+        )
+
+    def from_levels(
+        self,
+        logits: Iterable[Tensor],
+        quality: Iterable[Tensor] | None,
+        *,
+        boxes_of: Callable[[Tensor], Tensor],
+        image_sizes: Tensor,
+        fields: Mapping[str, Tensor] | None = None,
+    ) -> Detections:
+        """Detections of a batch in one shape, best first. Of equal scores, the level, location and class that come first go first.
+
+        No shape that is returned depends on how many candidates there are: those that do not pass the threshold stay as absent ones. Of
+        the classes only the best one is looked at, but on priors that can be among the candidates, so that memory does not grow with K.
+
+        Args:
+            logits: (B, P_l, K) per level, which may be views of the head's maps.
+            quality: (B, P_l) per level, or None.
+            boxes_of: decoded boxes (B, M, 4) of the priors (B, M) that are candidates.
+            image_sizes: (B, 2) height and width of every image without padding.
+            fields: anything else per prior, (B, P, ...); the detections carry their rows under the same names.
+        """
         levels, start = [], 0
-        for logits, level_quality, size in zip(predictions.logits.split(sizes, dim=1), quality, sizes, strict=True):
-            scores, classes, index = self._candidates(logits, level_quality)
+        for level_logits, level_quality in zip(logits, repeat(None) if quality is None else quality, strict=False):
+            scores, classes, index = self._candidates(level_logits, level_quality)
             levels.append((scores, classes, index + start))
-            start = start + size
+            start = start + level_logits.shape[1]
         scores, classes, index = (torch.cat(parts, dim=1) for parts in zip(*levels, strict=True))
-        boxes = self._clip(gather_rows(predictions.boxes, index), image_sizes)
+        boxes = self._clip(boxes_of(index), image_sizes)
         if self.drop_empty:
             scores = torch.where(box_areas(boxes, self.plus_one) > 0, scores, ABSENT)
         return self._best(boxes, scores, classes, {name: (value, index) for name, value in (fields or {}).items()})
@@ -111,10 +141,11 @@ class DensePostprocessor:
         prior, rank = self._promising_priors(logits, quality)
         if prior is not None:
             logits, quality = gather_rows(logits, prior), None if quality is None else quality.gather(1, prior)
-        rank = torch.where(rank[..., None] < 0, ABSENT, self._rank(logits, quality)).flatten(1)
-        pair = best_indices(rank, rank.shape[1] if self.rank_by == "location" else self.topk_per_level)
+        rank = torch.where(rank[..., None] < 0, ABSENT, self._rank(logits.float(), quality)).flatten(1)
+        pair = best_indices(rank, rank.shape[1] if self.rank_by == "location" else self._enough(rank))
         row = torch.div(pair, num_classes, rounding_mode="floor")
-        scores = self._scores(logits.flatten(1).gather(1, pair), None if quality is None else quality.gather(1, row))[self.score]
+        chosen = logits.flatten(1).gather(1, pair).float()
+        scores = self._scores(chosen, None if quality is None else quality.gather(1, row))[self.score]
         scores = torch.where(rank.gather(1, pair) < 0, ABSENT, scores)
         return scores, pair % num_classes, row if prior is None else prior.gather(1, row)
 
@@ -124,17 +155,26 @@ class DensePostprocessor:
         They are in their own order, so that the first of equal pairs is the first of the level.
         """
         num_priors, num_classes = logits.shape[1:]
-        rank = self._rank(logits.amax(-1, keepdim=True), quality).squeeze(-1)
-        if isinstance(num_priors, int) and (num_classes == 1 or num_priors <= self.topk_per_level):
+        rank = self._rank(logits.amax(-1, keepdim=True).float(), quality).squeeze(-1)
+        count = self._enough(rank)
+        if isinstance(num_priors, int) and (num_classes == 1 or num_priors <= count):
             return None, rank
-        prior = best_indices(rank, self.topk_per_level).sort(-1).values
+        prior = best_indices(rank, count).sort(-1).values
         exists = prior < num_priors  # programs of dynamic size make up for missing ones
         prior = prior.clamp(max=num_priors - 1)
         return prior, torch.where(exists, rank.gather(1, prior), ABSENT)
 
+    def _enough(self, rank: Tensor) -> int:
+        """How many of the best of the ranks (B, n) to look at: ``topk_per_level``, but where their values are at hand no more than are
+        present in an image, or fill the detections."""
+        if not values_are_at_hand(rank):
+            return self.topk_per_level
+        present = int((rank >= 0).sum(-1).amax()) if rank.numel() else 0
+        return min(self.topk_per_level, max(present, self.max_detections))
+
     def _rank(self, logits: Tensor, quality: Tensor | None) -> Tensor:
         """What the candidates (B, M, K) of priors of this quality (B, M) are ranked by; negative for those below the threshold."""
-        scores = self._scores(logits, None if quality is None else quality[..., None])
+        scores = self._scores(logits, None if quality is None else quality[..., None].float())
         return torch.where(scores[self.threshold_on] > self.score_thresh, scores[self.rank_by], ABSENT)
 
     def _scores(self, logits: Tensor, quality: Tensor | None) -> dict[str, Tensor]:
@@ -156,7 +196,7 @@ class DensePostprocessor:
         # one pixel on the far corners makes torchvision's IoU the legacy one
         far = torch.cat([boxes[..., :2], boxes[..., 2:] + self.plus_one], dim=-1) if self.plus_one else boxes
         suppress = nms_mask_by_offsets if torch.jit.is_tracing() else nms_mask
-        kept = torch.where(suppress(far, scores, classes, self.nms_thresh), scores, ABSENT)
+        kept = torch.where(suppress(far, scores, classes, self.nms_thresh, self.max_detections), scores, ABSENT)
         best = best_indices(kept, self.max_detections)
         kept = kept.gather(1, best)
         there = kept >= 0

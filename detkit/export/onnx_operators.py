@@ -12,7 +12,7 @@ from detkit.layers import export_as, nms_mask_by_offsets, pool_pyramid_densely
 __all__: list[str] = []
 
 
-def _nms_mask(boxes: Any, scores: Any, classes: Any, iou_threshold: float) -> Any:
+def _nms_mask(boxes: Any, scores: Any, classes: Any, iou_threshold: float, wanted: int = 0) -> Any:
     """``detkit::nms_mask`` by NonMaxSuppression, whose batches and classes keep images and classes apart without moving boxes."""
     import onnxscript
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .boxes import box_centers, box_sizes, boxes_to_ltrb, ltrb_to_boxes
-from .grid import Priors
+from .grid import ChosenPriors, Priors
 
 __all__ = ["BoxCoder", "PointBoxCoder", "DeltaBoxCoder"]
 
@@ -23,19 +23,19 @@ MAX_EXPONENT = 80.0
 
 
 class BoxCoder(ABC):
-    """Translates between raw regression outputs (..., P, 4) and boxes xyxy in pixels (..., P, 4)."""
+    """Translates between raw regression outputs (..., P, 4) and boxes xyxy in pixels (..., P, 4), of all priors or of chosen ones."""
 
     @abstractmethod
-    def decode(self, raw: Tensor, priors: Priors) -> Tensor:
+    def decode(self, raw: Tensor, priors: Priors | ChosenPriors) -> Tensor:
         """Boxes of raw outputs."""
 
     @abstractmethod
-    def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
+    def encode(self, boxes: Tensor, priors: Priors | ChosenPriors) -> Tensor:
         """Raw outputs that decode to the boxes: the regression target."""
 
     @abstractmethod
-    def iou_unit(self, priors: Priors) -> Tensor:
-        """Length in pixels, per prior (P,), in which a box loss that is not scale-free (IoU with +1) is computed."""
+    def iou_unit(self, priors: Priors | ChosenPriors) -> Tensor:
+        """Length in pixels, per prior, in which a box loss that is not scale-free (IoU with +1) is computed."""
 
 
 class PointBoxCoder(BoxCoder):
@@ -59,14 +59,14 @@ class PointBoxCoder(BoxCoder):
             raise ValueError(f"A point box coder's form is 'exp', 'relu', 'exp_stride' or 'linear', not '{form}'.")
         self.form = form
 
-    def decode(self, raw: Tensor, priors: Priors) -> Tensor:
-        return ltrb_to_boxes(self.distances(raw) * self.iou_unit(priors)[:, None], priors.points)
+    def decode(self, raw: Tensor, priors: Priors | ChosenPriors) -> Tensor:
+        return ltrb_to_boxes(self.distances(raw) * self.iou_unit(priors)[..., None], priors.points)
 
-    def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
-        distances = boxes_to_ltrb(boxes, priors.points) / self.iou_unit(priors)[:, None]
+    def encode(self, boxes: Tensor, priors: Priors | ChosenPriors) -> Tensor:
+        distances = boxes_to_ltrb(boxes, priors.points) / self.iou_unit(priors)[..., None]
         return distances.log() if self.form.startswith("exp") else distances
 
-    def iou_unit(self, priors: Priors) -> Tensor:
+    def iou_unit(self, priors: Priors | ChosenPriors) -> Tensor:
         return torch.ones_like(priors.strides) if self.form == "exp" else priors.strides
 
     def distances(self, raw: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class DeltaBoxCoder(BoxCoder):
         self.scale_clamp = scale_clamp
         self.clamp_below = clamp_below
 
-    def decode(self, raw: Tensor, priors: Priors) -> Tensor:
+    def decode(self, raw: Tensor, priors: Priors | ChosenPriors) -> Tensor:
         return self.apply(raw, priors.boxes, priors.plus_one)
 
     def apply(self, raw: Tensor, boxes: Tensor, plus_one: float = 0.0) -> Tensor:
@@ -116,13 +116,13 @@ class DeltaBoxCoder(BoxCoder):
         half = _grown(log_sizes.exp() * sizes, -plus_one) / 2
         return torch.cat([new_centers - half, new_centers + half], dim=-1)
 
-    def encode(self, boxes: Tensor, priors: Priors) -> Tensor:
+    def encode(self, boxes: Tensor, priors: Priors | ChosenPriors) -> Tensor:
         centers, sizes = _centers_sizes(priors.boxes, priors.plus_one)
         box_centers, box_sizes = _centers_sizes(boxes, priors.plus_one)
         deltas = torch.cat([(box_centers - centers) / sizes, (box_sizes / sizes).log()], dim=-1)
         return torch.stack([delta * weight for delta, weight in zip(deltas.unbind(-1), self.weights, strict=True)], dim=-1)
 
-    def iou_unit(self, priors: Priors) -> Tensor:
+    def iou_unit(self, priors: Priors | ChosenPriors) -> Tensor:
         return torch.ones_like(priors.strides)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from detkit.host import send
 
-__all__ = ["Grid", "Priors", "computed_once", "square_anchors"]
+__all__ = ["ChosenPriors", "Grid", "Priors", "computed_once", "square_anchors"]
 
 
 class computed_once:  # noqa: N801 - used as ``property`` is
@@ -158,6 +158,10 @@ class Priors:
         """Number of the level, int64, of priors given by their index in [0, P)."""
         return torch.bucketize(index, self.level_ends, right=True)
 
+    def at(self, index: Tensor) -> ChosenPriors:
+        """The priors with these numbers (...), int64 in [0, P)."""
+        return ChosenPriors(self.points[index], self.strides[index], self.boxes[index], self.plus_one)
+
     @computed_once
     def level_ends(self) -> Tensor:
         """Index after the last prior of each level, (L,) int64."""
@@ -192,6 +196,23 @@ class Priors:
     def strides(self) -> Tensor:
         """Stride of every prior in pixels, shape (P,)."""
         return self.grid.point_strides[:, None].expand(-1, self.anchors_per_point).reshape(-1)
+
+
+@dataclass(frozen=True)
+class ChosenPriors:
+    """Some priors of a pyramid, with what box coders read of them.
+
+    Attributes:
+        points: (..., 2) locations, (x, y) in pixels.
+        strides: (...) in pixels.
+        boxes: (..., 4) anchors, xyxy in pixels.
+        plus_one: see :class:`Priors`.
+    """
+
+    points: Tensor
+    strides: Tensor
+    boxes: Tensor
+    plus_one: float
 
 
 def square_anchors(

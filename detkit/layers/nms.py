@@ -11,13 +11,21 @@ import math
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms, nms
+from torchvision.ops import nms
+
+from .ranking import best_indices
 
 __all__ = ["nms_mask", "nms_mask_by_offsets"]
 
 
+#: of the boxes that are wanted, so many times more are compared at first: most are kept where objects do not crowd
+_AHEAD = 4
+#: extent in pixels from which on boxes are not moved apart, but compared class by class: moved farther, they would lose digits
+_FAR = 1e6
+
+
 @torch.library.custom_op("detkit::nms_mask", mutates_args=())
-def nms_mask(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
+def nms_mask(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float, wanted: int = 0) -> Tensor:
     """Which boxes are kept by non-maximum suppression within each image and class. Of equal scores the first box counts as the better.
 
     Args:
@@ -25,30 +33,48 @@ def nms_mask(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: floa
         scores: (B, N), negative for boxes that are not there.
         classes: (B, N) int64.
         iou_threshold: IoU above which the worse of two boxes of a class goes.
+        wanted: the answer has to be right for so many of the best that are kept, and may be False for others, which saves their
+            comparison; 0: for all of them.
 
     Returns:
         (B, N) bool.
     """
-    return nms_mask_by_offsets(boxes, scores, classes, iou_threshold)
+    return nms_mask_by_offsets(boxes, scores, classes, iou_threshold, wanted)
 
 
 @nms_mask.register_fake
-def _(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
+def _(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float, wanted: int = 0) -> Tensor:
     return torch.empty_like(scores, dtype=torch.bool)
 
 
 @nms_mask.register_kernel("cpu")
-def _(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
-    # nothing waits for a CPU: only the boxes that are there are compared, image by image
+def _(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float, wanted: int = 0) -> Tensor:
+    # nothing waits for a CPU: boxes that are not there are left out, and those below the best only compared if too few of these are kept
     keep = torch.zeros_like(scores, dtype=torch.bool)
-    for i, there in enumerate(scores >= 0):
-        index = there.nonzero().squeeze(1)
-        kept = batched_nms(boxes[i, index].float(), scores[i, index], classes[i, index], iou_threshold)
-        keep[i, index[kept]] = True
+    for i, there in enumerate((scores >= 0).sum(1).tolist()):
+        count = min(there, _AHEAD * wanted or there)
+        while there:
+            index = best_indices(scores[i], count)
+            kept = index[_kept_of_image(boxes[i, index], scores[i, index], classes[i, index], iou_threshold)]
+            if count == there or len(kept) >= wanted:
+                keep[i, kept] = True
+                break
+            count = min(there, _AHEAD * count)
     return keep
 
 
-def nms_mask_by_offsets(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
+def _kept_of_image(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float) -> Tensor:
+    """Mask (N,) of the boxes that are kept, of boxes that are all there."""
+    if float(boxes.amax() - boxes.amin()) < _FAR:
+        return nms_mask_by_offsets(boxes[None], scores[None], classes[None], iou_threshold)[0]
+    keep = torch.zeros_like(scores, dtype=torch.bool)
+    for number in classes.unique():
+        index = (classes == number).nonzero().squeeze(1)
+        keep[index[nms(boxes[index], scores[index], iou_threshold)]] = True
+    return keep
+
+
+def nms_mask_by_offsets(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: float, wanted: int = 0) -> Tensor:
     """``nms_mask`` by a single call of torchvision's operator, on boxes that are moved apart by image and class.
 
     In float64, in which the moved boxes keep all digits of their coordinates. All boxes that are not there become one and the same box, so

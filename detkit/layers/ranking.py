@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detkit.host import values_are_at_hand
+
 __all__ = ["ABSENT", "best_indices", "gather_rows"]
 
 #: value of an entry that does not count; those that do are 0 or more
@@ -34,10 +36,28 @@ def best_indices(values: Tensor, count: int) -> Tensor:
         values = F.pad(values, (0, count), value=ABSENT)
     if torch.onnx.is_in_onnx_export():  # the operator TopK has this very rule
         return values.topk(count).indices
+    if values_are_at_hand(values):
+        rows = [_best_of_row(row, count) for row in values.reshape(-1, values.shape[-1])]
+        return torch.stack(rows).view(*values.shape[:-1], count) if rows else values.new_empty(0, count, dtype=torch.int64)
     position = torch.arange(values.shape[-1], device=values.device, dtype=torch.float64)
     # the absent ones fall too, since a heap that sees ever greater values is slow
     key = torch.where(values < 0, -1 - position, values.double().clamp(min=_LEAST) * (1 - _STEP * position))
     return key.topk(count).indices
+
+
+def _best_of_row(row: Tensor, count: int) -> Tensor:
+    """As :func:`best_indices`, of one row (n,). Only the few that can be among the best are sorted."""
+    absent = row < 0
+    index = (~absent).nonzero().squeeze(1)
+    there = row[index]
+    if len(index) > count:
+        least = there.topk(count, sorted=False).values.amin()
+        enough = (~(there < least)).nonzero().squeeze(1)  # not >=, which no NaN is
+        index, there = index[enough], there[enough]
+    best = index[there.sort(descending=True, stable=True).indices[:count]]
+    if len(best) == count:
+        return best
+    return torch.cat([best, absent.nonzero().squeeze(1)[: count - len(best)]])
 
 
 def gather_rows(values: Tensor, index: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .blocks import blocks_of_rows
+from .blocks import blocks_of, in_memory_order
 from .gradients import refuse_second_derivative
 from .logs import log_of_one_plus
 
@@ -46,27 +46,30 @@ class _Background(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, quality: Tensor | None, gamma: float, ignore: Tensor | None) -> Tensor:
-        rows = logits.reshape(-1, logits.shape[-1])
-        location = None if quality is None else quality.sigmoid().view(-1, 1)
-        taking_part = None if ignore is None else ~ignore.view(-1, 1)
-        grad, grad_location = torch.empty_like(rows), None if location is None else torch.empty_like(location)
-        loss = rows.new_zeros(())
-        for block in blocks_of_rows(rows):
-            probability = rows[block].sigmoid()
-            score = (probability * (1 if location is None else location[block])).clamp_(max=MAX_SCORE)
-            nll = log_of_one_plus(-score).neg_()
+        tables, classes = in_memory_order(logits)
+        across = (len(tables), 1, -1) if classes == 1 else (1, -1, 1)  # of a value per prior, beside the tables
+        location = None if quality is None else quality.sigmoid().reshape(across)
+        taking_part = None if ignore is None else ~ignore.reshape(across)
+        grad, grad_location = torch.empty_like(tables), None if location is None else torch.zeros_like(location)
+        loss = tables.new_zeros(())
+        for block in blocks_of(tables):
+            beside = (block[0], slice(None)) if classes == 1 else block
+            probability = tables[block].sigmoid()
+            score = (probability * (1 if location is None else location[beside])).clamp_(max=MAX_SCORE)
+            rest = 1 - score
+            log_rest = (1 - rest).sub_(score).add_(rest.log())  # with what rounding took away, as in softplus_and_sigmoids
             power = score.square() if gamma == 2 else score**gamma
             if taking_part is not None:
-                power *= taking_part[block]
-            loss += power.flatten().dot(nll.flatten())
-            slope = score.div_(1 - score).add_(nll, alpha=gamma).mul_(power)
+                power *= taking_part[beside]
+            loss -= power.flatten().dot(log_rest.flatten())
+            slope = score.div_(rest).sub_(log_rest, alpha=gamma).mul_(power)
             if grad_location is not None:
-                grad_location[block] = slope.sum(1, keepdim=True)
-            torch.mul(slope, probability.neg_().add_(1), out=grad[block])
+                grad_location[beside] += slope.sum(classes, keepdim=True)
+            torch.addcmul(slope, slope, probability, value=-1, out=grad[block])
         grad_quality = None
         if quality is not None and location is not None and grad_location is not None:
             grad_quality = grad_location.mul_(1 - location).view_as(quality)
-        ctx.save_for_backward(grad.view_as(logits), grad_quality)
+        ctx.save_for_backward(grad.transpose(1, 2) if classes == 1 else grad.view_as(logits), grad_quality)
         return loss
 
     @staticmethod

@@ -7,15 +7,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .blocks import blocks_of_rows
+from detkit.host import values_are_at_hand
+
+from .blocks import blocks_of, in_memory_order
 from .gradients import refuse_second_derivative
-from .logs import softplus_and_sigmoid
+from .logs import softplus_and_sigmoids
 
 __all__ = ["focal_loss_from_labels"]
 
 
 def focal_loss_from_labels(
-    logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0, ignore: Tensor | None = None, per_row: bool = False
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+    ignore: Tensor | None = None,
+    per_row: bool = False,
+    scale: Tensor | float = 1.0,
 ) -> Tensor:
     """Summed sigmoid focal loss (Lin et al., ICCV 2017, equation 5) of integer labels, in float32 also under autocast.
 
@@ -37,6 +46,8 @@ def focal_loss_from_labels(
         gamma: focusing exponent >= 0.
         ignore: (...) bool, rows that take no part.
         per_row: sum over the classes alone.
+        scale: factor of the loss, a number without gradient such as the weight by the normalizer. Given here it costs nothing, while a
+            factor of the result has to be multiplied into the whole gradient.
 
     Returns:
         scalar, or (...) of the rows.
@@ -44,7 +55,7 @@ def focal_loss_from_labels(
     if logits.dtype != torch.float64:
         logits = logits.float()
     weights = (alpha, 1 - alpha) if alpha >= 0 else (1.0, 1.0)
-    loss = _FocalLoss.apply(logits, labels, *weights, gamma)
+    loss = _FocalLoss.apply(logits, labels, *weights, gamma, scale)
     if ignore is not None:
         loss = loss.masked_fill(ignore, 0.0)
     return loss if per_row else loss.sum()
@@ -54,37 +65,47 @@ class _FocalLoss(torch.autograd.Function):
     """Of every row. With p = sigmoid(x), the loss of a negative is ``f(x) = p ** gamma * -ln(1 - p)`` and that of a positive ``f(-x)``."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, weight_pos: float, weight_neg: float, gamma: float) -> Tensor:
-        num_classes = logits.shape[-1]
-        rows, column = logits.reshape(-1, num_classes), labels.reshape(-1, 1)
+    def forward(
+        ctx: Any, logits: Tensor, labels: Tensor, weight_pos: float, weight_neg: float, gamma: float, scale: Tensor | float
+    ) -> Tensor:
+        tables, classes = in_memory_order(logits)
         with_grad = ctx.needs_input_grad[0]
-        grad, negatives = torch.empty_like(rows if with_grad else rows[:0]), rows.new_empty(len(rows), 1)
-        for block in blocks_of_rows(rows):
-            loss, slope = _negatives(rows[block], gamma, with_grad)
-            torch.sum(loss, dim=1, keepdim=True, out=negatives[block])
+        grad = torch.empty_like(tables if with_grad else tables[:0])
+        negatives = tables.new_zeros(len(tables), tables.shape[3 - classes])
+        factor = weight_neg * scale
+        for block in blocks_of(tables):
+            loss, slope = _negatives(tables[block], gamma, with_grad)
+            if classes == 1:
+                negatives[block[0]] += loss.sum(1)
+            else:
+                negatives[block] = loss.sum(2)
             if slope is not None:
-                torch.mul(slope, weight_neg, out=grad[block])
+                torch.mul(slope, factor, out=grad[block])
 
         # at the label of a positive row, the loss of a positive instead of that of a negative
-        positive, place = column < num_classes, column.clamp(max=num_classes - 1)
-        chosen = rows.gather(1, place)
+        num_classes = logits.shape[-1]
+        positive, place = (labels < num_classes)[..., None], labels[..., None].clamp(max=num_classes - 1)
+        chosen = logits.gather(-1, place)
         loss, slope = _negatives(torch.stack([chosen, -chosen]), gamma, with_grad)
         instead = torch.where(positive, weight_pos * loss[1] - weight_neg * loss[0], 0.0)
         if slope is not None:
-            grad.scatter_(1, place, torch.where(positive, -weight_pos * slope[1], weight_neg * slope[0]))
-            ctx.save_for_backward(grad.view_as(logits))
-        return instead.add_(negatives, alpha=weight_neg).view_as(labels)
+            as_logits = grad.transpose(1, 2) if classes == 1 else grad.view_as(logits)
+            as_logits.scatter_(-1, place, torch.where(positive, -weight_pos * slope[1], weight_neg * slope[0]) * scale)
+            ctx.save_for_backward(as_logits)
+        return instead.squeeze(-1).add_(negatives.view_as(labels), alpha=weight_neg).mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("focal loss")
         (grad_logits,) = ctx.saved_tensors
-        return grad_logits * grad[..., None], None, None, None, None
+        if values_are_at_hand(grad) and grad.numel() and not any(grad.stride()) and float(grad.flatten()[0]) == 1:
+            return grad_logits, None, None, None, None, None  # the gradient of the sum itself
+        return grad_logits * grad[..., None], None, None, None, None, None
 
 
 def _negatives(x: Tensor, gamma: float, with_slope: bool) -> tuple[Tensor, Tensor | None]:
     """``f(x)`` of every logit, and its derivative ``p ** gamma * (gamma * (1 - p) * -ln(1 - p) + p)``."""
-    nll, probability = softplus_and_sigmoid(x)
-    power = probability.square() if gamma == 2 else probability**gamma
-    slope = (1 - probability).mul_(nll).mul_(gamma).add_(probability).mul_(power) if with_slope else None
-    return nll.mul_(power), slope
+    nll, probability, rest = softplus_and_sigmoids(x)
+    slope = torch.addcmul(probability, rest, nll, value=gamma) if with_slope else None
+    power = probability.mul_(probability) if gamma == 2 else probability.pow_(gamma)
+    return nll.mul_(power), None if slope is None else slope.mul_(power)

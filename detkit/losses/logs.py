@@ -7,11 +7,17 @@ rounding took away. Other devices have the operators.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["log_of_one_plus", "softplus_and_sigmoid"]
+from .gradients import refuse_second_derivative
+
+__all__ = ["log_of_one_plus", "softplus", "softplus_and_sigmoids"]
+
+_LARGE = 80.0
 
 
 def log_of_one_plus(x: Tensor) -> Tensor:
@@ -24,13 +30,33 @@ def log_of_one_plus(x: Tensor) -> Tensor:
     return rounded.log() + lost
 
 
+def softplus(x: Tensor) -> Tensor:
+    """``ln(1 + exp(x))`` with gradient, which can be differentiated once."""
+    return _Softplus.apply(x)
+
+
+class _Softplus(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        result, probability, _ = softplus_and_sigmoids(x)
+        ctx.save_for_backward(probability)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        refuse_second_derivative("softplus of the loss")
+        return grad * ctx.saved_tensors[0]
+
+
 @torch.no_grad()
-def softplus_and_sigmoid(x: Tensor) -> tuple[Tensor, Tensor]:
-    """``ln(1 + exp(x))`` and ``1 / (1 + exp(-x))`` of the same numbers, without gradient."""
+def softplus_and_sigmoids(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``ln(1 + exp(x))``, ``p = 1 / (1 + exp(-x))`` and ``1 - p`` of the same numbers, without gradient.
+
+    On a CPU the first is ``-ln(q) - ((1 - q) - p)`` with q = 1 - p as it is rounded, exact to the last digits of float32 for all x.
+    """
+    probability, rest = x.sigmoid(), x.neg().sigmoid_()
     if x.device.type != "cpu":
-        return F.softplus(x), x.sigmoid()
-    small = x.abs().neg_().exp_()  # exp(-|x|)
-    rounded = small + 1
-    lost = (rounded - 1).sub_(small).div_(rounded)
-    softplus = rounded.log().sub_(lost).add_(x.clamp(min=0))
-    return softplus, torch.where(x >= 0, 1.0, small).div_(rounded)
+        return F.softplus(x), probability, rest
+    lost = (1 - rest).sub_(probability)
+    softplus = rest.log().add_(lost).neg_().clamp_(max=_LARGE)  # beyond, the rest is no number of float32
+    return torch.maximum(softplus, x), probability, rest

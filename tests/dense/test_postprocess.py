@@ -2,10 +2,13 @@ import itertools
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from torch.testing import assert_close
 
 from detkit.dense.postprocess import DensePostprocessor
-from detkit.structures import Predictions
+from detkit.layers import gather_rows
+from detkit.structures import DenseOutputs, Predictions
+from tests.toys.detectors import tiny_cfg
 
 from .oracle import detections_of_image
 
@@ -138,3 +141,35 @@ def test_padding_says_what_it_is():
     assert found.counts.tolist() == [2]
     assert found.classes.tolist() == [[0, 0, -1]]
     assert found.scores[0, 2] == 0 and found.boxes[0, 2].tolist() == [0, 0, 0, 0]
+
+
+def test_only_candidates_are_decoded():
+    p, decoded = random_predictions(5, ties=False), []
+
+    def boxes_of(index):
+        decoded.append(index.shape)
+        return gather_rows(p.boxes, index)
+
+    post = DensePostprocessor(topk_per_level=20, score_thresh=0.3, max_detections=30)
+    sizes = torch.tensor(SIZES, dtype=torch.float32)
+    levels = p.logits.split(PER_LEVEL, 1), p.quality.split(PER_LEVEL, 1)
+    found = post.from_levels(*levels, boxes_of=boxes_of, image_sizes=sizes)
+    assert decoded == [(2, 60)]
+    expected = post(p, priors_per_level=PER_LEVEL, image_sizes=sizes)
+    assert found.boxes.equal(expected.boxes) and found.scores.equal(expected.scores) and found.counts.equal(expected.counts)
+
+
+@pytest.mark.parametrize("method", ["FCOS", "ATSS", "DW"])
+def test_detectors_give_what_their_decoded_predictions_give(method):
+    torch.manual_seed(0)
+    model = build_model(tiny_cfg(method)).eval()
+    model.postprocessor.score_thresh = 0.0
+    shapes = [(12, 16), (6, 8), (3, 4)]
+    raw = [[torch.randn(2, channels, *shape) for shape in shapes] for channels in (3, 4, 1)]
+    outputs, sizes = DenseOutputs(*raw), torch.tensor([[90.0, 120.0], [96.0, 128.0]])
+    with torch.no_grad():
+        found = model.detections(outputs, sizes)
+        decoded, priors = model.pipeline.decode(outputs)
+        expected = model.postprocessor(decoded, priors_per_level=priors.per_level, image_sizes=sizes)
+    assert found.counts.tolist() == [100, 100]
+    assert found.boxes.equal(expected.boxes) and found.scores.equal(expected.scores) and found.classes.equal(expected.classes)

@@ -45,3 +45,24 @@ def test_nothing_there_keeps_nothing(way):
     assert not way(boxes, torch.full_like(scores, -1.0), classes, 0.5).any()
     many = torch.randint(1203, classes.shape)  # far groups keep the digits of their coordinates
     assert torch.equal(way(boxes, scores, many, 0.5), nms_mask(boxes, scores, many, 0.5))
+
+
+@pytest.mark.parametrize("spread", [1.0, 40.0])
+def test_the_best_that_are_wanted_are_those_of_all(spread):
+    boxes, scores, classes = scene(count=400, classes=2)
+    boxes = boxes / spread  # crowded, so that far more have to be compared than are wanted
+    everything = nms_mask(boxes, scores, classes, 0.3)
+    few = nms_mask(boxes, scores, classes, 0.3, 7)
+    for image in range(len(boxes)):
+        best = (
+            scores[image].masked_fill(~everything[image], -2).argsort(descending=True, stable=True)[: min(7, int(everything[image].sum()))]
+        )
+        assert few[image, best].all() and not (few[image] & ~everything[image]).any()
+
+
+def test_boxes_that_lie_far_apart_keep_their_digits():
+    boxes, scores, classes = scene(count=60)
+    expected = nms_mask(boxes, scores, classes, 0.5)
+    far = torch.cat([boxes, torch.tensor([0.0, 0, 1e30, 1e30]).expand(len(boxes), 1, 4)], dim=1)
+    found = nms_mask(far, torch.cat([scores, torch.full((3, 1), 0.9)], 1), torch.cat([classes, torch.full((3, 1), 9)], 1), 0.5)
+    assert torch.equal(found[:, :-1], expected) and found[:, -1].all()

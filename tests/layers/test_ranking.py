@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from detkit.layers import best_indices, gather_rows
+from detkit.layers import best_indices, gather_rows, ranking
 
 
 @pytest.mark.parametrize("count", [1, 7, 50, 400])
@@ -21,6 +21,18 @@ def test_neighboring_float32_numbers_are_told_apart():
 
 def test_absent_entries_come_last_and_short_rows_give_what_they_have():
     assert best_indices(torch.tensor([[-1.0, 0.0, -1.0, 1e-45]]), 9).tolist() == [[3, 1, 0, 2]]
+
+
+def test_a_device_gives_the_order_that_the_host_gives(monkeypatch):
+    torch.manual_seed(0)
+    values = torch.randint(-2, 40, (3, 300)).clamp(min=-1) / 8
+    here = best_indices(values, 250)
+    monkeypatch.setattr(ranking, "values_are_at_hand", lambda tensor: False)
+    assert torch.equal(best_indices(values, 250)[values.gather(1, here) >= 0], here[values.gather(1, here) >= 0])
+
+
+def test_no_number_does_not_break_the_ranking():
+    assert best_indices(torch.tensor([0.5, torch.nan, 0.2, -1.0]), 3).tolist() == [1, 0, 2]
 
 
 def test_rows_of_any_depth():

@@ -5,7 +5,17 @@ from fvcore.nn import giou_loss as fvcore_giou_loss
 from fvcore.nn import sigmoid_focal_loss
 from torch.testing import assert_close
 
-from detkit.losses import background_loss, focal_loss_from_labels, generalized_iou, giou_loss, iou_loss, linear_iou_loss, paired_iou
+from detkit.losses import (
+    background_loss,
+    blocks,
+    focal_loss_from_labels,
+    generalized_iou,
+    giou_loss,
+    iou_loss,
+    linear_iou_loss,
+    paired_iou,
+    softplus,
+)
 
 
 def random_boxes(count, seed):
@@ -44,6 +54,41 @@ def test_focal_under_autocast_is_float32_and_is_differentiated_once():
     for loss in (focal_loss_from_labels(logits, labels), background_loss(logits[None])):
         with pytest.raises(RuntimeError, match="cannot be differentiated again"):
             torch.autograd.grad(loss, logits, create_graph=True)
+
+
+@pytest.mark.parametrize("loss", ["focal", "background"])
+def test_classes_may_lie_before_the_locations_in_memory(loss, monkeypatch):
+    monkeypatch.setattr(blocks, "CACHED", 24)  # several blocks, the last one shorter
+    maps, quality = torch.randn(2, 6, 10), torch.randn(2, 10, requires_grad=True)
+    labels, ignore = torch.randint(0, 7, (2, 10)), torch.rand(2, 10) > 0.7
+    results = []
+    for logits in (maps.transpose(1, 2).requires_grad_(), maps.transpose(1, 2).contiguous().requires_grad_()):
+        if loss == "focal":
+            value = focal_loss_from_labels(logits, labels, ignore=ignore, scale=torch.tensor(0.3))
+            results.append((value, *torch.autograd.grad(value, logits)))
+        else:
+            value = background_loss(logits, quality, ignore=ignore)
+            results.append((value, *torch.autograd.grad(value, (logits, quality))))
+    for ours, theirs in zip(*results, strict=True):
+        assert_close(ours, theirs)
+
+
+def test_scale_is_a_factor_of_value_and_gradient():
+    logits, labels = torch.randn(4, 3, requires_grad=True), torch.tensor([0, 1, 3, 3])
+    for factor in (1.0, 2.5):
+        scaled = factor * focal_loss_from_labels(logits, labels, scale=torch.tensor(0.2))
+        plain = focal_loss_from_labels(logits, labels) * 0.2 * factor
+        assert_close(scaled, plain)
+        assert_close(torch.autograd.grad(scaled, logits, retain_graph=True), torch.autograd.grad(plain, logits))
+        assert_close(
+            torch.autograd.grad(scaled, logits), torch.autograd.grad(factor * 0.2 * focal_loss_from_labels(logits, labels), logits)
+        )
+
+
+def test_softplus_is_that_of_torch():
+    x = torch.linspace(-110, 110, 441).requires_grad_()
+    assert_close(softplus(x), F.softplus(x), rtol=2e-6, atol=1e-30)
+    assert_close(torch.autograd.grad(softplus(x).sum(), x)[0], x.sigmoid(), rtol=2e-6, atol=1e-30)
 
 
 def test_focal_stays_finite_at_extreme_logits():

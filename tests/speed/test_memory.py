@@ -13,9 +13,12 @@ from detectron2.structures import Boxes
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tests.speed.test_waits import WEIGHTINGS, cfg_of
+from tests.speed.test_waits import cfg_of
 from tests.toys.detectors import random_inputs
 from tests.toys.devices import launches_of_step, matched_by_hand
+
+#: all that find their candidates among the locations inside an object
+WEIGHTINGS = ("AutoAssign", "FoveaBox", "MuSu", "PAA", "SimOTA", "TaskAligned")
 
 SIZE, OBJECTS = (800, 1344), 2000
 GIGABYTE = 1 << 30

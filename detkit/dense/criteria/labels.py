@@ -186,11 +186,16 @@ class LabelCriterion(nn.Module):
         box_weights = self.location_weights(targets)
         norm = self.normalizer(targets.positive, box_weights)
         cls = focal_loss_from_labels(
-            predictions.logits, targets.labels, alpha=self.focal_alpha, gamma=self.focal_gamma, ignore=targets.ignore
+            predictions.logits,
+            targets.labels,
+            alpha=self.focal_alpha,
+            gamma=self.focal_gamma,
+            ignore=targets.ignore,
+            scale=self.cls_weight / norm.cls,
         )
         boxes = BoxComparison(predictions, targets, priors, self.box_coder)
         box = (self.box_loss(boxes) * box_weights).sum()
-        losses = {"loss_cls": self.cls_weight * cls / norm.cls, "loss_box": self.box_weight * box / norm.box}
+        losses = {"loss_cls": cls, "loss_box": self.box_weight * box / norm.box}
         if predictions.quality is not None:
             quality = F.binary_cross_entropy_with_logits(predictions.quality, self.quality_target(boxes), reduction="none")
             losses["loss_quality"] = self.quality_weight * (quality * targets.positive).sum() / norm.quality

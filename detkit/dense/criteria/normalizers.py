@@ -52,17 +52,28 @@ class PositivesNormalizer(Normalizer):
 
     def forward(self, positive: Tensor, box_weights: Tensor) -> Denominators:
         positives = positive.sum(1).clamp(min=self.min_positives_per_image).sum()
-        positives, weights = reduce_mean(torch.stack([positives.to(box_weights), box_weights.sum()])).unbind()
-        positives = positives.clamp(min=1)
-        return Denominators(positives, weights.clamp(min=self.min_box), positives)
+        positives, weights, others = reduce_mean(
+            torch.stack([positives.to(box_weights), box_weights.sum(), *self._others(positive, box_weights)])
+        ).tensor_split((1, 2))
+        positives = positives.squeeze(0).clamp(min=1)
+        return self._denominators(positives, weights.squeeze(0).clamp(min=self.min_box), others)
+
+    def _others(self, positive: Tensor, box_weights: Tensor) -> list[Tensor]:
+        """What else is averaged over the workers, in the same round."""
+        return []
+
+    def _denominators(self, positives: Tensor, weights: Tensor, others: Tensor) -> Denominators:
+        return Denominators(positives, weights, positives)
 
 
 class AllPriorsNormalizer(PositivesNormalizer):
     """As :class:`PositivesNormalizer`, but classes by the number of all priors (AdelaiDet's ``LOSS_NORMALIZER_CLS: "all"``)."""
 
-    def forward(self, positive: Tensor, box_weights: Tensor) -> Denominators:
-        count = reduce_mean(box_weights.new_full((), positive.numel()))
-        return super().forward(positive, box_weights)._replace(cls=count)
+    def _others(self, positive: Tensor, box_weights: Tensor) -> list[Tensor]:
+        return [box_weights.new_full((), positive.numel())]
+
+    def _denominators(self, positives: Tensor, weights: Tensor, others: Tensor) -> Denominators:
+        return Denominators(others.squeeze(0), weights, positives)
 
 
 class MovingClassNormalizer(PositivesNormalizer):
