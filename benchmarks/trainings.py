@@ -12,7 +12,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +41,23 @@ def parse_arguments(description: str | None, methods: Sequence[str], output: str
     return parser.parse_args()
 
 
-def train(config: str, method: str, args: argparse.Namespace, seed: int, factor: float = 1.0) -> dict[str, dict[str, float]]:
+def train(
+    config: str, method: str, args: argparse.Namespace, seed: int, factor: float = 1.0, changes: Mapping[str, Any] = {}
+) -> dict[str, dict[str, float]]:
     """Trains and evaluates the quick config ``config``; metrics in percent by task (``"bbox"``, ...) and name.
 
     Args:
-        factor: of the config's learning rate.
+        method: after which the folder of the run is named.
+        factor: of the learning rate.
+        changes: keys that differ from the config.
     """
     file = CONFIGS / f"{config}.yaml"
     cfg = get_cfg()
     cfg.merge_from_file(str(file))
+    cfg.merge_from_list([part for item in changes.items() for part in item])
     of_rate = "" if factor == 1 else f"_{factor:g}"
     overrides = {
+        **changes,
         "SOLVER.BASE_LR": cfg.SOLVER.BASE_LR * factor,
         "DATASETS.TRAIN_JSON": args.train_json,
         "DATASETS.VAL_JSON": args.val_json,
