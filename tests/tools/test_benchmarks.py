@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from detkit import get_config_file
+from detkit.config import check_config, get_cfg
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -119,6 +122,17 @@ def test_each_side_of_a_training_comparison_takes_its_better_learning_rate(bench
         raise AssertionError("a run that is there is repeated")
 
     assert trainings.collect(args, again) == runs
+
+
+def test_recipes_change_keys_that_there_are_to_values_that_are_allowed(benchmark):
+    recipes = benchmark("recipes")
+    for config, changes in recipes.runs().values():
+        cfg = get_cfg()
+        cfg.merge_from_file(get_config_file(f"quick/{config}.yaml"))
+        before = cfg.dump()
+        cfg.merge_from_list([part for item in changes.items() for part in item])
+        check_config(cfg)
+        assert (cfg.dump() == before) is (not changes)
 
 
 @pytest.mark.slow
