@@ -116,7 +116,7 @@ class SparseRCNN(InParts, nn.Module):
         refuse_tracing(type(self).__name__)
         if self.training:  # the objects are sent before the network runs, so that nothing waits for it
             objects = [item["instances"] for item in batched_inputs]
-            gt = GroundTruth.from_instances(objects, self.device, min_objects=max(self.min_objects, self.denoising is not None))
+            gt = GroundTruth.from_instances(objects, self.device, min_objects=max(self.min_objects, 1 if self.denoising else 0))
             images = self._tensors(self.preprocess_image(batched_inputs))
             if self.denoising is None:
                 return self.losses(self.run_part("raw_outputs", *images), gt, batched_inputs)
