@@ -125,7 +125,7 @@ def test_objects_that_lack_something_are_no_positives_of_that_task() -> None:
             for image in range(2):
                 for place in positives.valid[image].nonzero().flatten().tolist():
                     if KNOWN[part.name][image][positives.gt_index[image, place]]:
-                        total, count = total + float(rows[image, place]), count + 1
+                        total, count = total + rows[image, place].item(), count + 1
             assert 0 < count <= int(positives.valid.sum()) and (count < positives.valid.sum() or part.name == "bbox")
             assert float(losses[f"loss_{part.name}_{name}"]) == pytest.approx(weight * total / count, rel=1e-4)
 
