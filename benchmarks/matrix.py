@@ -102,10 +102,11 @@ def _row(assigner: str, head: str, runs: Sequence[Run]) -> Run:
     if len(ended) < len(runs):
         row["failed"] = next(run["failed"] for run in runs if "failed" in run)
     if ended:
-        row |= {metric: round(statistics.mean(run[metric] or 0.0 for run in ended), 2) for metric in METRICS}
+        values = {metric: [run[metric] or 0.0 for run in ended] for metric in METRICS}  # null: no object of this size
+        row |= {metric: round(statistics.mean(each), 2) for metric, each in values.items()}
         row |= {"step_ms": round(statistics.median(run["step_ms"] or 0 for run in ended)), "seeds": [run["seed"] for run in ended]}
-    if len(ended) > 1:
-        row |= {"AP_low": min(run["AP"] for run in ended), "AP_high": max(run["AP"] for run in ended)}
+        if len(ended) > 1:
+            row |= {"AP_low": round(min(values["AP"]), 2), "AP_high": round(max(values["AP"]), 2)}
     return row
 
 
@@ -121,6 +122,8 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if (args.train_json is None) != (args.val_json is None):
         parser.error("--train-json and --val-json name a dataset together.")
+    if args.iterations < 1:
+        parser.error(f"--iterations is {args.iterations}: it has to be 1 or more.")
     if len(args.keys) % 2:
         parser.error("--keys takes pairs: a key and its value.")
     if args.quick:
@@ -146,9 +149,9 @@ def main() -> None:
         for seed, head, assigner in itertools.product(args.seeds, args.heads, args.assigners)
     }
     runs = trainings.collect(cells, measure)
-    title, seeds = "Assigners and weightings on every head", ", ".join(map(str, args.seeds))
-    question = f"{str(__doc__).split(chr(10) * 2)[2]} Here: {args.iterations} iterations on `{data.get('DATASETS.NAME', 'shapes')}`, seeds {seeds}."
-    report = Report(title, question, args.json, quick=args.quick, index=["assigner"], value="AP")
+    title, name = "Assigners and weightings on every head", data.get("DATASETS.NAME", "shapes")
+    budget = f"Here: {args.iterations} iterations on `{name}`, seed {', '.join(map(str, args.seeds))}."
+    report = Report(title, f"{str(__doc__).split(chr(10) * 2)[2]} {budget}", args.json, quick=args.quick, index=["assigner"], value="AP")
     report.rows.clear()  # what an earlier call has found stands in the cells, too
     for row in rows_of(runs):
         report.add(**row)

@@ -190,7 +190,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, output: str, own_data: boo
     parser.add_argument("--train-json", type=Path, required=own_data)
     parser.add_argument("--val-json", type=Path, required=own_data)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--hours", type=float, default=float("inf"), help="stop after so many; the same command goes on (default: no limit)")
+    parser.add_argument(
+        "--hours", type=float, default=float("inf"), help="stop after so many; the same command goes on (default: no limit)"
+    )
     parser.add_argument("--retry", action="store_true", help="run what has failed before again")
     parser.add_argument("--output", type=Path, default=Path(output), help="folder of the trainings (default: %(default)s)")
 

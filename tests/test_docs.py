@@ -66,6 +66,12 @@ def test_figures_of_what_to_train_stand_where_their_row_says():
     assert rows > 30 and not wrong, "\n".join(wrong)
 
 
+def test_configs_of_what_to_train_are_there():
+    named = re.findall(r"`((?:quick|fcos|atss|dw|lsnet|sparsercnn|crowdhuman)/\w+)`", (ROOT / "docs" / "choosing.md").read_text("utf-8"))
+    assert len(named) > 20
+    assert not [name for name in named if not (ROOT / "configs" / f"{name}.yaml").is_file()]
+
+
 # docstrings -----------------------------------------------------------------------------------------------------------------------------
 
 
