@@ -77,9 +77,10 @@ def cell_keys(head: Head, assigner: str) -> dict[str, Any]:
 
 def budget_keys(iterations: int) -> dict[str, Any]:
     """The schedule of the quick configs, drawn out or shortened."""
+    steps = sorted({iterations * 2 // 3, iterations * 9 // 10})  # of a few iterations both are the same
     return {
         "SOLVER.MAX_ITER": iterations,
-        "SOLVER.STEPS": f"({iterations * 2 // 3},{iterations * 9 // 10})",
+        "SOLVER.STEPS": str(tuple(steps)),
         "SOLVER.WARMUP_ITERS": min(50, iterations // 6),
     }
 
