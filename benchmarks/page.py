@@ -58,7 +58,7 @@ def _section(name: str, result: dict[str, Any]) -> str:
         parts.append("The run was interrupted: rows are missing.\n")
     for title, rows in _groups(result):
         parts += [f"### {title}\n"] if title else []
-        parts.append((_compared if result["index"] else _listed)(rows, result) + "\n")
+        parts.append((_compared if result["index"] and "side" in rows[0] else _listed)(rows, result) + "\n")
     parts += [f"![{alt}](images/{file})\n" for file, alt in _pictures(name)]
     return "\n".join([*parts, _source(result) + "\n"])
 
