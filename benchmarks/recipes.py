@@ -1,19 +1,18 @@
 """Small data made better: what each change to the quick configs of Sparse R-CNN and LSNet is worth on a small dataset, alone and together.
 
     python benchmarks/recipes.py --train-json DIR/annotations/train.json --val-json DIR/annotations/val.json \\
-        --methods sparsercnn sparsercnn-matches --seeds 0 1 2
+        --methods sparsercnn sparsercnn-matches --seeds 0 1 2 --threads 1
 
 ``sparsercnn``, ``lsnet`` and ``fcos`` are ``configs/quick/<name>_mobilenetv2.yaml`` as they are, ``<method>-<change>`` the same with one
 change of ``CHANGES``, ``<method>-recipe`` is ``configs/quick/<method>_small_data.yaml``. Runs go in the order of ``--methods``, all of them
-unless some are named; those in the file ``--output`` are not repeated. What was found: docs/small-data.md.
+unless some are named. How runs are kept, and go on: ``benchmarks/trainings.py``. What was found: docs/small-data.md.
 """
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
-from trainings import collect, parse_arguments, print_table, train
+from trainings import Run, method_cells, method_changes, parse_arguments, print_table, trainings_of
 
 METRICS = ("AP", "AP50", "AP75")
 
@@ -58,17 +57,17 @@ def runs() -> dict[str, tuple[str, dict[str, Any]]]:
     return found
 
 
-def run(name: str, args: argparse.Namespace, seed: int, factor: float) -> dict[str, float]:
-    """Trains and evaluates one; AP in percent."""
-    config, changes = runs()[name]
-    box = train(config, name, args, seed, factor, changes)["bbox"]
-    return {metric: box[metric] for metric in METRICS}
-
-
 def main() -> None:
-    names = list(runs())
-    args = parse_arguments(__doc__, names, "output/benchmarks/recipes.json")
-    print_table(collect(args, lambda name, seed, factor: run(name, args, seed, factor)), names, METRICS)
+    names = runs()
+    args = parse_arguments(__doc__, list(names), "output/benchmarks/recipes")
+    trainings = trainings_of(args)
+
+    def measure(name: str, what: Run) -> Run:
+        config, changes = names[what["method"]]
+        results = trainings.train(config, name, {**method_changes(config, what, args), **changes})
+        return {**{metric: results["bbox"][metric] for metric in METRICS}, "step_ms": results["step_ms"]}
+
+    print_table(trainings.collect(method_cells(args), measure), list(names), METRICS)
 
 
 if __name__ == "__main__":
