@@ -39,7 +39,7 @@ class Recorder:
         *,
         scale: Tensor | float = 1.0,
         largest: Tensor | None = None,
-        floor: float = 1e-9,
+        floor: Tensor | float = 1e-9,
     ) -> None:
         """Asserts that all numbers agree.
 
