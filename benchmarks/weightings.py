@@ -24,7 +24,7 @@ from detkit.structures import DenseOutputs, GroundTruth, Predictions
 
 NAMES = [
     *("DWAssigner", "GFLAssigner", "VFLAssigner", "TaskAlignedAssigner", "MuSuAssigner", "AutoAssignAssigner"),
-    *("PAAAssigner", "SimOTAAssigner", "OTAAssigner", "FoveaBoxAssigner", "FCOSAssigner", "ATSSAssigner"),
+    *("PAAAssigner", "SimOTAAssigner", "OTAAssigner", "OneNetAssigner", "POTOAssigner", "FoveaBoxAssigner", "FCOSAssigner", "ATSSAssigner"),
 ]
 
 

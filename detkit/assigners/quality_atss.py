@@ -57,5 +57,4 @@ def _threshold(quality: Tensor, gt_index: Tensor, num_gts: int, candidate: Tenso
     mean = group_sum(wide * counted, gt_index, num_gts) / count
     deviation = (wide - mean.index_select(0, gt_index)) * counted
     variance = group_sum(deviation.square(), gt_index, num_gts) / (count - 1).clamp(min=1)
-    # one candidate is as good as itself, whatever rounding says
-    return torch.where(count > 1, mean + variance.sqrt(), 0.0)
+    return (mean + variance.sqrt()).to(quality)  # computed in float64, so that equal ones are not below their own mean

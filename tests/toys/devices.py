@@ -14,7 +14,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from detkit.assigners import hungarian, windows
+from detkit.assigners import Pairs, hungarian, poto, windows
 from lsnet import reading
 from tests.toys.launches import Launches
 
@@ -47,7 +47,12 @@ def matched_by_hand(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         read.append(tuple(costs.shape))
         return torch.full(costs.shape[:2], -1, device=costs.device)
 
+    def match_pairs(quality: Tensor, pairs: Pairs, num_images: int) -> Tensor:
+        read.append(tuple(quality.shape))
+        return torch.zeros(quality.shape, dtype=torch.bool, device=quality.device)
+
     monkeypatch.setattr(hungarian, "match", match)
+    monkeypatch.setattr(poto, "match_pairs", match_pairs)
     return read
 
 
