@@ -40,9 +40,9 @@ def greedy_matching(values: Tensor, pairs: Pairs, num_gts: int, num_priors: int,
     """The pair with the highest value is matched first, then the best one of what is left of objects and priors, and so on; of equal values
     the first in the list.
 
-    Done in rounds, in each of which all pairs are matched that are the best ones of both their object and their prior. A round matches one
-    pair of every image at least, so that as many rounds as an image has objects always suffice; a handful does unless objects crowd. Nothing
-    waits for the device; where values are at hand, rounds end when nothing is left.
+    Done in rounds, in each of which all pairs are matched that are the best ones of both their object and their prior. A round matches
+    one pair of every image at least, so that as many rounds as an image has objects always suffice. Nothing waits for the device; where
+    values are at hand, rounds end when nothing is left, mostly after a handful.
 
     Args:
         values: (M,) of the pairs, higher is better.

@@ -1,4 +1,4 @@
-"""Minimum cost assignment (Sun et al., What Makes for End-to-End Object Detection?, ICML 2021, arXiv 2012.05780, "Minimum Cost Assignment")."""
+"""Minimum cost assignment (Sun et al., What Makes for End-to-End Object Detection?, ICML 2021, arXiv 2012.05780: OneNet)."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ __all__ = ["OneNetAssigner"]
 class OneNetAssigner(Assigner):
     """Each object takes the one location whose class and box fit it at the least cost; all others are background.
 
-    Candidates lie inside the object (the authors' code takes all locations; but for objects that hold none, a box that fits is predicted
-    inside). Where two objects want the same location, the one with the lower cost has it, then the one that stands first, and the other takes
-    its next one: the published code lets them share it. An object without a location of its own inside, or whose locations all went to
-    others, gets none.
+    Candidates lie inside the object; the authors' code takes all locations. Where two objects want the same one, the cheaper has it, then
+    the one that stands first, and the other takes its next one; the published code lets them share it. An object without a location
+    inside, or whose locations all went to others, gets none.
 
     Args:
         class_weight: of the focal loss of the object's class as positive minus that as negative (2).

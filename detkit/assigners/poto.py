@@ -39,9 +39,7 @@ class POTOAssigner(Assigner):
     config_section = "POTO"
     needs_predictions = True
 
-    def __init__(
-        self, *, alpha: float = 0.8, center_radius: float = 1.5, matching: Literal["hungarian", "greedy"] = "hungarian"
-    ) -> None:
+    def __init__(self, *, alpha: float = 0.8, center_radius: float = 1.5, matching: Literal["hungarian", "greedy"] = "hungarian") -> None:
         super().__init__()
         if matching not in ("hungarian", "greedy"):
             raise ValueError(f"matching must be 'hungarian' or 'greedy', not '{matching}'.")

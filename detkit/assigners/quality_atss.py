@@ -3,7 +3,6 @@ Convolutional Network, CVPR 2021, arXiv 2012.03544, section 3.4)."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from detkit.structures import HardAssignment
@@ -12,7 +11,7 @@ from .base import AssignContext, Assigner
 from .candidates import hard_labels, points_inside
 from .pair_costs import matching_quality
 from .registry import ASSIGNER_REGISTRY
-from .segments import best_of_each, group_sizes, group_sum, ranks_in_groups
+from .segments import best_of_each, group_sum, ranks_in_groups
 
 __all__ = ["QualityATSSAssigner"]
 

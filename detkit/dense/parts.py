@@ -53,9 +53,7 @@ def dense_parts_from_config(cfg: CfgNode, node: Section) -> dict[str, Any]:
     levels = levels_named(node.IN_FEATURES, backbone.output_shape(), f"{node.path}.IN_FEATURES")
     plus_one = 1.0 if node.PLUS_ONE else 0.0
     parts = head_parts_from_config(cfg, node, levels, num_classes=node.NUM_CLASSES, plus_one=plus_one)
-    auxiliary = _build_auxiliary_loss(
-        cfg, node, num_classes=node.NUM_CLASSES, num_levels=len(levels), box_coder=parts["box_coder"]
-    )
+    auxiliary = _build_auxiliary_loss(cfg, node, num_classes=node.NUM_CLASSES, num_levels=len(levels), box_coder=parts["box_coder"])
     return {
         "backbone": backbone,
         "head_in_features": node.IN_FEATURES,
@@ -177,14 +175,10 @@ def _refuse_keys_of_labels(node: Section, assigner: Assigner) -> None:
 
 def _build_weighted_criterion(node: Section, num_classes: int, assigner: Assigner) -> WeightedCriterion:
     box_loss = node.choice("LOSS.BOX", {"iou": iou_loss, "giou": giou_loss})
-    return WeightedCriterion(
-        num_classes=num_classes, box_loss=box_loss, box_weight=1.0 if assigner.gives_weights else node.LOSS.BOX_WEIGHT
-    )
+    return WeightedCriterion(num_classes=num_classes, box_loss=box_loss, box_weight=1.0 if assigner.gives_weights else node.LOSS.BOX_WEIGHT)
 
 
-def _build_auxiliary_loss(
-    cfg: CfgNode, node: Section, *, num_classes: int, num_levels: int, box_coder: BoxCoder
-) -> AuxiliaryLoss | None:
+def _build_auxiliary_loss(cfg: CfgNode, node: Section, *, num_classes: int, num_levels: int, box_coder: BoxCoder) -> AuxiliaryLoss | None:
     """The loss of a second assignment on the same head, as ``AUXILIARY`` of a section describes it; None where it names no assigner.
 
     Raises:

@@ -97,7 +97,8 @@ def count_weights(cfg: CfgNode) -> int:
         cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.MODEL.BACKBONE.WEIGHTS = "meta", "", ""
         with torch.device("meta"):
             weights = build_model(cfg).state_dict()
-        _counts[architecture] = sum(value.numel() for key, value in weights.items() if key.split(".")[0] not in ("criterion", "assigner", "auxiliary"))
+        others = ("criterion", "assigner", "auxiliary")
+        _counts[architecture] = sum(value.numel() for key, value in weights.items() if key.split(".")[0] not in others)
     return _counts[architecture]
 
 

@@ -38,7 +38,10 @@ ASSIGNERS = [
     "TaskAlignedAssigner",
     "VFLAssigner",
 ]
-FAST = [("DWAssigner", "DW"), ("TaskAlignedAssigner", "TOOD"), ("AutoAssignAssigner", "FCOS"), ("OTAAssigner", "ATSS"), ("POTOAssigner", "FCOS")]
+FAST = [
+    *(("DWAssigner", "DW"), ("TaskAlignedAssigner", "TOOD"), ("AutoAssignAssigner", "FCOS"), ("OTAAssigner", "ATSS")),
+    ("POTOAssigner", "FCOS"),
+]
 
 
 def build(assigner, head, *options):

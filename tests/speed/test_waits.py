@@ -186,7 +186,11 @@ def test_what_was_sent_is_known_on_the_host_until_it_changes():
 
 
 @pytest.mark.parametrize(
-    "name", ["FCOS", "ATSS", "DW", *LANDMARKS, "SparseRCNN", "nine anchors", "TOOD", "refined", "quality of the boxes", "max filtering", "auxiliary weights"]
+    "name",
+    [
+        *("FCOS", "ATSS", "DW", *LANDMARKS, "SparseRCNN", "nine anchors", "TOOD", "refined", "quality of the boxes"),
+        *("max filtering", "auxiliary weights"),
+    ],
 )
 def test_inference_reads_the_numbers_of_detections_at_the_end_and_nothing_else(name, monkeypatch):
     read, to_instances = [], Detections.to_instances
