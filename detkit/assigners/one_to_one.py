@@ -59,14 +59,14 @@ def greedy_matching(values: Tensor, pairs: Pairs, num_gts: int, num_priors: int,
     rank = torch.empty_like(order).scatter_(0, order, torch.arange(out, device=values.device))
     rank = torch.where(values == -torch.inf, out, rank)
     matched = torch.zeros_like(values, dtype=torch.bool)
-    groups = ((pairs.gt_index, num_gts), (pairs.prior_index, num_priors))
+    place = torch.cat([pairs.gt_index, pairs.prior_index + num_gts])  # objects, and behind them priors
+    taken = rank.new_zeros(num_gts + num_priors)
     for _ in range(rounds):
         if values_are_at_hand(rank) and bool((rank == out).all()):
             break
-        lowest = [rank.new_full((size,), out).scatter_reduce_(0, index, rank, "amin").index_select(0, index) for index, size in groups]
-        won = (rank == lowest[0]) & (rank == lowest[1]) & (rank < out)
+        lowest = rank.new_full(taken.shape, out).scatter_reduce_(0, place, rank.repeat(2), "amin")
+        won = (lowest.index_select(0, place).view(2, -1) == rank).all(0) & (rank < out)
         matched |= won
-        for index, size in groups:
-            taken = rank.new_zeros(size).scatter_reduce_(0, index, won.long(), "amax").index_select(0, index)
-            rank = torch.where(taken > 0, out, rank)
+        taken.scatter_reduce_(0, place, won.long().repeat(2), "amax")
+        rank = torch.where(taken.index_select(0, place).view(2, -1).amax(0) > 0, out, rank)
     return matched
