@@ -6,7 +6,8 @@
     python benchmarks/all.py --resume               # without those that are done of this commit; one that was interrupted goes on
     python benchmarks/all.py --quick                # small and few, results in output/benchmarks/quick: do they run?
 
-Nothing else should run on the machine. Trainings (``detectors.py``, ``proposals.py``, ``multiscale.py``) take hours and are not among them.
+Nothing else should run on the machine. Trainings (``matrix.py``, ``detectors.py``, ``proposals.py``, ``multiscale.py``) take hours and are
+not among them.
 """
 
 from __future__ import annotations
@@ -47,7 +48,6 @@ BENCHMARKS = {
     "landmark_convolution": Benchmark(0.5),
     "assigners": Benchmark(1),
     "matching": Benchmark(0.5),
-    "weightings": Benchmark(2),
 }
 
 

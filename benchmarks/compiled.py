@@ -63,7 +63,7 @@ def main() -> None:
                 if what != "graphs":
                     measure(report, method, what, tuple(args.size), args.rounds)
                 elif not report.has(method=method, what=what):
-                    report.add(method=method, what=what, **graphs(method, tuple(args.size)))
+                    report.add(table="Graphs", method=method, **graphs(method, tuple(args.size)))
 
 
 def built(method: str, *, training: bool) -> tuple[nn.Module, Any]:

@@ -3,7 +3,7 @@
     python benchmarks/detectors.py --train-json DIR/annotations/train.json --val-json DIR/annotations/val.json --seeds 0 1 2 \\
         --learning-rate-factors 1 0.5
 
-Ours are ``configs/quick/<method>_mobilenetv2.yaml`` through ``train_net.py``'s code, the peer is ``benchmarks/torchvision_fcos.py``.
+Ours are ``configs/quick/<method>_mobilenetv2.yaml`` through ``train_net.py``, the peer is ``benchmarks/torchvision_fcos.py``.
 Prints a table of box AP; of two learning rates each side takes its better one. How runs are kept: ``benchmarks/trainings.py``.
 """
 
@@ -13,22 +13,20 @@ import argparse
 import json
 from typing import Any
 
+import torch
 import torchvision_fcos as peer
-from trainings import collect, parse_arguments, print_table, train
+from trainings import Run, method_cells, method_changes, parse_arguments, print_table, trainings_of
 
 from detkit.data import find_image_folder
+from detkit.engine.allocator import keep_freed_memory
 
 METHODS = ("torchvision", "fcos", "atss", "dw", "sparsercnn", "lsnet")
 
 
-def run_ours(method: str, args: argparse.Namespace, seed: int, factor: float) -> dict[str, float]:
-    """Trains and evaluates one of our configs; AP in percent under pycocotools' names."""
-    box = train(f"{method}_mobilenetv2", method, args, seed, factor)["bbox"]
-    return {name: box[name] for name in peer.METRICS}
-
-
 def run_peer(args: argparse.Namespace, seed: int, factor: float) -> dict[str, float]:
     """Trains and evaluates torchvision's FCOS."""
+    torch.set_num_threads(args.threads)
+    keep_freed_memory()
     folders: dict[str, Any] = {}
     for split, json_file in (("train", args.train_json), ("val", args.val_json)):
         first = json.loads(json_file.read_text())["images"][0]["file_name"]
@@ -38,13 +36,17 @@ def run_peer(args: argparse.Namespace, seed: int, factor: float) -> dict[str, fl
 
 
 def main() -> None:
-    args = parse_arguments(__doc__, METHODS, "output/benchmarks/detectors.json")
+    args = parse_arguments(__doc__, METHODS, "output/benchmarks/detectors")
+    trainings = trainings_of(args)
 
-    def measure(method: str, seed: int, factor: float) -> dict[str, float]:
-        return run_peer(args, seed, factor) if method == "torchvision" else run_ours(method, args, seed, factor)
+    def measure(name: str, what: Run) -> Run:
+        if what["method"] == "torchvision":
+            return run_peer(args, what["seed"], what["factor"])
+        config = f"{what['method']}_mobilenetv2"
+        box = trainings.train(config, name, method_changes(config, what, args))["bbox"]
+        return {metric: box[metric] for metric in peer.METRICS}
 
-    runs = collect(args, measure)
-    print_table(runs, METHODS, ["AP"])
+    print_table(trainings.collect(method_cells(args), measure), METHODS, ["AP"])
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from timing import RESULTS
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = Path("docs/performance.md")
 #: columns that are shown in no table
-OF_EACH_SIDE = {"side", "objects", "table", "found", "failed", "waits", "memory_mib", "kept_mb", "forward", "backward"}
-HIDDEN = re.compile(r"(.*_low|.*_high|rounds|log1p_ms|height|width|.*wall_.*)$")
+OF_EACH_SIDE = {"side", "objects", "table", "found", "failed", "waits", "memory_mib", "kept_mb", "forward", "backward", "step_ms", "seeds"}
+HIDDEN = re.compile(r"(.*_low|.*_high|rounds|log1p_ms|height|width|.*wall_.*|AP.+)$")
 WORDS = {"cpu_ms": "ms", "of_limit": "of the limit", "parameters_m": "million parameters", "multiply_adds_g": "billion multiply-adds"}
 NOT_RUN = {
     "gpu": "On a GPU: not run, none was at hand. `python benchmarks/gpu.py` takes at most ten minutes on a machine with one and writes "
@@ -58,7 +58,7 @@ def _section(name: str, result: dict[str, Any]) -> str:
         parts.append("The run was interrupted: rows are missing.\n")
     for title, rows in _groups(result):
         parts += [f"### {title}\n"] if title else []
-        parts.append((_compared if result["index"] else _listed)(rows, result) + "\n")
+        parts.append((_compared if result["index"] and "side" in rows[0] else _listed)(rows, result) + "\n")
     parts += [f"![{alt}](images/{file})\n" for file, alt in _pictures(name)]
     return "\n".join([*parts, _source(result) + "\n"])
 
@@ -110,7 +110,7 @@ def _cell(row: dict[str, Any], value: str) -> str:
         return str(row.get("failed", ""))
     more = [
         f"{row[key]} {word}"
-        for key, word in (("waits", "waits"), ("memory_mib", "MiB"), ("kept_mb", "MB kept"))
+        for key, word in (("waits", "waits"), ("memory_mib", "MiB"), ("kept_mb", "MB kept"), ("step_ms", "ms"))
         if row.get(key) is not None
     ]
     return ", ".join([_measured(row, value), *more])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,28 @@ def bars(value: str, label: str) -> Callable[[Rows, Path], None]:
     return draw
 
 
+def heat_map(rows: Rows, path: Path) -> None:
+    """Assigners against heads: AP as color and number, the time of a step below it; gray where a cell has failed."""
+    assigners, heads = (list(dict.fromkeys(row[key] for row in rows)) for key in ("assigner", "side"))
+    found = {(row["assigner"], row["side"]): row for row in rows}
+    values = [[found.get((assigner, head), {}).get("AP", float("nan")) for head in heads] for assigner in assigners]
+    figure, panel = plt.subplots(figsize=(1.7 * len(heads) + 2.6, 0.36 * len(assigners) + 1.0), layout="constrained")
+    panel.set_facecolor("#d5d8dc")
+    shown = panel.imshow(values, cmap="viridis", aspect="auto")
+    middle = sum(shown.get_clim()) / 2
+    for (y, assigner), (x, head) in itertools.product(enumerate(assigners), enumerate(heads)):
+        row = found.get((assigner, head), {})
+        text = f"{row['AP']:.1f}  ({row['step_ms']} ms)" if "AP" in row else "failed" if "failed" in row else ""
+        panel.text(x, y, text, ha="center", va="center", fontsize=8, color="black" if values[y][x] > middle or "AP" not in row else "white")
+    panel.set_xticks(range(len(heads)), heads)
+    panel.set_yticks(range(len(assigners)), assigners)
+    panel.xaxis.tick_top()
+    figure.colorbar(shown, label="box AP")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80, metadata={"Software": None})
+    plt.close(figure)
+
+
 def _columns(rows: Rows, x: str, y: str) -> tuple[list[float], list[float]]:
     points = sorted((row[x], row[y]) for row in rows)
     return [point[0] for point in points], [point[1] for point in points]
@@ -105,5 +128,6 @@ PLOTS: dict[str, tuple[Callable[[Rows, Path], None], str]] = {
     "losses": (losses, "Time of losses against objects per image, for each toolbox; dotted in the slow state of log1p"),
     "growth": (growth, "Time and peak memory of every loss against objects per image, on logarithmic axes"),
     "inference": (bars("cpu_ms", "ms per image"), "Time of inference of each method and toolbox"),
+    "matrix": (heat_map, "Box AP and time of a step of every assigner on every head, as a heat map"),
     "launches": (bars("launches", "launches per training step"), "Launches of a training step of each method and toolbox"),
 }

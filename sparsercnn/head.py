@@ -66,7 +66,7 @@ class IterativeHead(nn.Module):
             features: (B, N, C) of the proposals, or None where ``uses_features`` is false.
             image_sizes: (B, 2) height and width in pixels, without padding.
         """
-        pyramid = [level.float() for level in pyramid]
+        pyramid = [level.float().contiguous() for level in pyramid]  # as RoIAlign reads them, once for all stages
         logits_of, boxes_of, features_of = [], [], []
         for stage in self.stages:
             rois = self.pooler(pyramid, boxes.detach())

@@ -45,6 +45,33 @@ def test_every_page_is_on_the_index_and_in_the_navigation():
     assert not missing, f"docs/index.md lacks a link or a line of navigation for {', '.join(missing)}"
 
 
+FIGURE = re.compile(r"(?<![\w.])\d+(?:\.\d+)+(?![\w.])|(?<![\w.])\d{2,4}(?= ms\b)")
+
+
+def test_figures_of_what_to_train_stand_where_their_row_says():
+    page = ROOT / "docs" / "choosing.md"
+    wrong, rows = [], 0
+    for line in page.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        figures = FIGURE.findall(" ".join(cells[:-1]))
+        links = [target.partition("#")[0] for target in LINK.findall(cells[-1])]
+        if not line.startswith("| ") or not figures:
+            continue
+        rows += 1
+        text = "\n".join((page.parent / link).read_text(encoding="utf-8") for link in links if link)
+        if text:
+            wrong += [f"{figure} in {line}" for figure in figures if not re.search(rf"(?<![\d.]){re.escape(figure)}0?(?![\d])", text)]
+        elif not re.search(r", table \d|AdelaiDet", cells[-1]):
+            wrong.append(f"no source in {line}")
+    assert rows > 30 and not wrong, "\n".join(wrong)
+
+
+def test_configs_of_what_to_train_are_there():
+    named = re.findall(r"`((?:quick|fcos|atss|dw|lsnet|sparsercnn|crowdhuman)/\w+)`", (ROOT / "docs" / "choosing.md").read_text("utf-8"))
+    assert len(named) > 20
+    assert not [name for name in named if not (ROOT / "configs" / f"{name}.yaml").is_file()]
+
+
 # docstrings -----------------------------------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from detkit.host import values_are_at_hand
-from detkit.losses import in_memory_order, negative_log_rest, softplus
+from detkit.losses import chosen_logits, negative_log_rest, softplus
 from detkit.structures import GroundTruth, HardAssignment, Predictions
 
 __all__ = ["Assignment", "BagAssignment", "PairValues", "Pairs", "SoftAssignment", "counted_pairs", "hard_pairs"]
@@ -48,21 +48,14 @@ class Pairs:
 
     def look_up(self, predictions: Predictions, gt: GroundTruth) -> PairValues:
         """What the detector predicts for each pair, with gradient if the predictions have one."""
+        logit, all_logits = chosen_logits(predictions.logits, self.prior_index, self.classes(gt))
         return PairValues(
-            logit=self._logits(predictions.logits, self.classes(gt)),
+            logit=logit,
             quality=None if predictions.quality is None else predictions.quality.flatten().gather(0, self.prior_index),
             boxes=select_boxes(predictions.boxes, self.prior_index),
             gt_boxes=self.gt_boxes(gt),
+            all_logits=all_logits,
         )
-
-    def _logits(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """(M,) the logits of the pairs' priors for these classes, of logits (B, P, K) as they lie in memory."""
-        tables, dimension = in_memory_order(logits)
-        num_priors, num_classes = logits.shape[1:]
-        if dimension == 2:
-            return tables.flatten().gather(0, self.prior_index * num_classes + classes)
-        image = torch.div(self.prior_index, num_priors, rounding_mode="floor")
-        return tables.flatten().gather(0, self.prior_index + (image * (num_classes - 1) + classes) * num_priors)
 
     def select(self, keep: Tensor) -> Pairs:
         """The pairs that a mask (M,) or indices choose. A mask waits for the device."""
@@ -100,12 +93,14 @@ class PairValues:
         quality: (M,) logit, or None.
         boxes: (M, 4) predicted, xyxy in pixels.
         gt_boxes: (M, 4) of the object.
+        all_logits: (B, P, K) the logits out of which ``logit`` was looked up, for losses that are computed of both; None: not told.
     """
 
     logit: Tensor
     quality: Tensor | None
     boxes: Tensor
     gt_boxes: Tensor
+    all_logits: Tensor | None = None
 
     @property
     def score(self) -> Tensor:
@@ -129,7 +124,7 @@ class PairValues:
     def select(self, keep: Tensor) -> PairValues:
         """The values of the pairs that a mask or indices choose."""
         quality = None if self.quality is None else self.quality[keep]
-        return PairValues(self.logit[keep], quality, self.boxes[keep], self.gt_boxes[keep])
+        return PairValues(self.logit[keep], quality, self.boxes[keep], self.gt_boxes[keep], self.all_logits)
 
     def detach(self) -> PairValues:
         """The same values without gradient, for weights that are constants of the loss."""

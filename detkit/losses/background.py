@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .blocks import blocks_of, in_memory_order
-from .gradients import refuse_second_derivative
+from .gradients import is_one, refuse_second_derivative
 from .logs import log_of_one_plus
 
 __all__ = ["background_loss", "negative_log_rest"]
@@ -22,7 +22,14 @@ def negative_log_rest(score: Tensor) -> Tensor:
     return -log_of_one_plus(-score.clamp(max=MAX_SCORE))
 
 
-def background_loss(logits: Tensor, quality: Tensor | None = None, *, gamma: float = 2.0, ignore: Tensor | None = None) -> Tensor:
+def background_loss(
+    logits: Tensor,
+    quality: Tensor | None = None,
+    *,
+    gamma: float = 2.0,
+    ignore: Tensor | None = None,
+    scale: Tensor | float = 1.0,
+) -> Tensor:
     """Sum of ``s ** gamma * -ln(1 - s)`` over all scores ``s = sigmoid(logits) * sigmoid(quality)`` (focal loss of the label 0).
 
     The gradient is written out and made in the forward pass, so that the scores are computed once and nothing else is kept. It flows
@@ -33,11 +40,12 @@ def background_loss(logits: Tensor, quality: Tensor | None = None, *, gamma: flo
         quality: (B, P) logits, or None for 1.
         gamma: exponent >= 1, or 0.
         ignore: (B, P) bool, priors that take no part.
+        scale: factor of the loss, without gradient, as in :func:`detkit.losses.focal_loss_from_labels`.
 
     Returns:
         scalar.
     """
-    return _Background.apply(logits, quality, gamma, ignore)
+    return _Background.apply(logits, quality, gamma, ignore, scale)
 
 
 class _Background(torch.autograd.Function):
@@ -45,7 +53,7 @@ class _Background(torch.autograd.Function):
     is ``h * (1 - sigmoid(logit))`` and the one by the quality logit the sum of ``h * (1 - sigmoid(quality))`` over the classes."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, quality: Tensor | None, gamma: float, ignore: Tensor | None) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, quality: Tensor | None, gamma: float, ignore: Tensor | None, scale: Tensor | float) -> Tensor:
         tables, classes = in_memory_order(logits)
         across = (len(tables), 1, -1) if classes == 1 else (1, -1, 1)  # of a value per prior, beside the tables
         location = None if quality is None else quality.sigmoid().reshape(across)
@@ -58,7 +66,7 @@ class _Background(torch.autograd.Function):
             score = (probability * (1 if location is None else location[beside])).clamp_(max=MAX_SCORE)
             rest = 1 - score
             log_rest = (1 - rest).sub_(score).add_(rest.log())  # with what rounding took away, as in softplus_and_sigmoids
-            power = score.square() if gamma == 2 else score**gamma
+            power = (score.square() if gamma == 2 else score**gamma).mul_(scale)
             if taking_part is not None:
                 power *= taking_part[beside]
             loss -= power.flatten().dot(log_rest.flatten())
@@ -73,7 +81,9 @@ class _Background(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("background loss")
         grad_logits, grad_quality = ctx.saved_tensors
-        return grad_logits * grad, None if grad_quality is None else grad_quality * grad, None, None
+        if not is_one(grad):
+            grad_logits, grad_quality = grad_logits * grad, None if grad_quality is None else grad_quality * grad
+        return grad_logits, grad_quality, None, None, None

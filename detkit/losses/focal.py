@@ -7,10 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detkit.host import values_are_at_hand
-
 from .blocks import blocks_of, in_memory_order
-from .gradients import refuse_second_derivative
+from .gradients import is_one, refuse_second_derivative
 from .logs import softplus_and_sigmoids
 
 __all__ = ["focal_loss_from_labels"]
@@ -98,9 +96,9 @@ class _FocalLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("focal loss")
         (grad_logits,) = ctx.saved_tensors
-        if values_are_at_hand(grad) and grad.numel() and not any(grad.stride()) and float(grad.flatten()[0]) == 1:
-            return grad_logits, None, None, None, None, None  # the gradient of the sum itself
-        return grad_logits * grad[..., None], None, None, None, None, None
+        if not is_one(grad):
+            grad_logits = grad_logits * grad[..., None]
+        return grad_logits, None, None, None, None, None
 
 
 def _negatives(x: Tensor, gamma: float, with_slope: bool) -> tuple[Tensor, Tensor | None]:

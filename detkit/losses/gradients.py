@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
-__all__ = ["refuse_second_derivative"]
+from detkit.host import values_are_at_hand
+
+__all__ = ["is_one", "refuse_second_derivative"]
+
+
+def is_one(grad: Tensor) -> bool:
+    """Whether the gradient of a loss is known to be 1 everywhere, as it is where losses are summed and differentiated."""
+    return values_are_at_hand(grad) and grad.numel() > 0 and not any(grad.stride()) and float(grad.flatten()[0]) == 1
 
 
 def refuse_second_derivative(what: str) -> None:

@@ -24,8 +24,12 @@ def test_value_and_gradient_are_those_of_the_formula(monkeypatch, with_quality, 
     inputs = [x for x in (logits, quality) if x is not None]
     actual, expected = background_loss(logits, quality, gamma=gamma, ignore=ignore), plain(logits, quality, gamma, ignore)
     assert_close(actual, expected)
-    for ours, theirs in zip(torch.autograd.grad(3 * actual, inputs), torch.autograd.grad(3 * expected, inputs), strict=True):
-        assert_close(ours, theirs)
+    scaled = background_loss(logits, quality, gamma=gamma, ignore=ignore, scale=torch.tensor(3.0))
+    assert_close(scaled, 3 * expected)
+    wanted = torch.autograd.grad(3 * expected, inputs)
+    for gradients in (torch.autograd.grad(3 * actual, inputs), torch.autograd.grad(scaled, inputs)):
+        for ours, theirs in zip(gradients, wanted, strict=True):
+            assert_close(ours, theirs)
 
 
 def test_without_gamma_it_is_binary_cross_entropy():

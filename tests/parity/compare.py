@@ -31,7 +31,15 @@ class Recorder:
         self.arrays, self.compared = 0, 0
 
     def close(
-        self, quantity: str, name: str, actual: Tensor, expected: Tensor, *, scale: Tensor | float = 1.0, floor: float = 1e-9
+        self,
+        quantity: str,
+        name: str,
+        actual: Tensor,
+        expected: Tensor,
+        *,
+        scale: Tensor | float = 1.0,
+        largest: Tensor | None = None,
+        floor: Tensor | float = 1e-9,
     ) -> None:
         """Asserts that all numbers agree.
 
@@ -39,6 +47,7 @@ class Recorder:
             quantity: see :func:`tests.parity.cases.tolerance`.
             name: of the array, for the message.
             scale: size of the numbers where an absolute tolerance is meant relative to it.
+            largest: what a relative tolerance is relative to; None: every number itself.
             floor: difference that counts as none: of numbers near 0, a relative tolerance asks for more bits than they have.
         """
         self.arrays, self.compared = self.arrays + 1, self.compared + expected.numel()
@@ -52,7 +61,7 @@ class Recorder:
         )
         finite = expected.isfinite()
         difference = (actual[finite] - expected[finite]).abs()
-        allowed = absolute * scale + relative * expected[finite].abs() + floor
+        allowed = absolute * scale + relative * (expected if largest is None else largest.expand_as(expected))[finite].abs() + floor
         used = float((difference / allowed).max())
         figure = difference / expected[finite].abs().clamp(min=1e-6) if absolute == 0 else difference
         self.remember(self.case.set_name, quantity, float(figure[difference > floor].max()) if (difference > floor).any() else 0.0, used)

@@ -80,7 +80,10 @@ def test_detector(case: GoldenCase, recorder_of: RecorderOf) -> None:
     parameters = dict(model.named_parameters())
     stored = case.meta["scalars"]["grad_norms"]
     norms = torch.stack([parameters[key_map.rename(name)].grad.norm() for name in stored])
-    compared.recorder.close("gradients", "gradient norms", norms, torch.tensor(list(stored.values())))
+    expected = torch.tensor(list(stored.values()))
+    # which of two nearly equal scores corner pooling takes is a matter of rounding, which differs even with the alignment of memory
+    decided_by_rounding = 1e-9 if model.corner_criterion is None else 3e-3 * expected
+    compared.recorder.close("gradients", "gradient norms", norms, expected, floor=decided_by_rounding)
     compared.check_all_seen()
 
 

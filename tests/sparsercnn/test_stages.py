@@ -71,6 +71,20 @@ def test_without_feature_reuse_nothing_but_boxes_is_handed_on() -> None:
     assert all(stage.given[0] is None for stage in head.stages)
 
 
+def test_a_pyramid_in_channels_last_is_brought_into_order_once() -> None:
+    """RoIAlign copies maps that are not, in each stage again."""
+    head, features = make_head(), torch.randn(1, 2, CHANNELS)
+    pooled: list[Tensor] = []
+    head.pooler.register_forward_pre_hook(lambda _, given: pooled.append(given[0][0]))
+    level = torch.randn(1, CHANNELS, 8, 10)
+    boxes = torch.tensor([[[4.0, 5.0, 40.0, 50.0], [20.0, 10.0, 70.0, 30.0]]])
+    plain = head([level], boxes, features, SIZE)
+    last = head([level.contiguous(memory_format=torch.channels_last)], boxes, features, SIZE)
+    assert len(pooled) == 6 and all(x.is_contiguous() for x in pooled)
+    assert len({x.data_ptr() for x in pooled[3:]}) == 1
+    assert_close(last.boxes, plain.boxes)
+
+
 def test_feed_forward_layers() -> None:
     layers = FeedForward(channels=CHANNELS, hidden_channels=24)
     x = torch.randn(5, CHANNELS)

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def benchmark(monkeypatch):
-    """A module of the folder, by name."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    return importlib.import_module
 
 
 def test_an_interrupted_run_goes_on_and_a_finished_one_begins_anew(benchmark, tmp_path):
@@ -103,22 +94,6 @@ def test_page_and_pictures_are_those_of_the_results(benchmark):
     results = page.read_results()
     assert (ROOT / page.PAGE).read_text() == page.page(results), "python benchmarks/page.py makes docs/performance.md anew"
     assert page.headline(results) in (ROOT / "README.md").read_text()
-
-
-def test_each_side_of_a_training_comparison_takes_its_better_learning_rate(benchmark, tmp_path, capsys):
-    trainings = benchmark("trainings")
-    args = Namespace(seeds=[0, 1], methods=["fcos"], learning_rate_factors=[1.0, 0.5], threads=1, train_json="x")
-    args.output = tmp_path / "runs.json"
-    ap = {(0, 1.0): 10.0, (1, 1.0): 20.0, (0, 0.5): 30.0, (1, 0.5): 20.0}
-    runs = trainings.collect(args, lambda method, seed, factor: {"AP": ap[seed, factor]})
-    trainings.print_table(runs, ["fcos"], ["AP"])
-    best, other = capsys.readouterr().out.splitlines()
-    assert "25.0" in best and "0.5 times its learning rate, the better one" in best and "15.0" in other
-
-    def again(*_: object):
-        raise AssertionError("a run that is there is repeated")
-
-    assert trainings.collect(args, again) == runs
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ class WeightedCriterion(nn.Module):
         else:
             losses["loss_cls_pos"] = (assignment.positive_weight * assignment.values.positive_nll).sum() / positive_norm
             losses["loss_box"] = (assignment.box_weight * box_losses).sum() / box_norm
-        losses["loss_cls_neg"] = _negative_sum(predictions, assignment) / negative_norm
+        losses["loss_cls_neg"] = _negative_mean(predictions, assignment, negative_norm)
         return losses
 
 
@@ -64,8 +64,8 @@ def _bag_loss(assignment: BagAssignment, box_losses: Tensor, num_gts: int) -> Te
     return assignment.positive_factor * -torch.where(filled, bags, torch.ones_like(bags)).log().sum()
 
 
-def _negative_sum(predictions: Predictions, assignment: SoftAssignment | BagAssignment) -> Tensor:
-    """The weighted ``-ln(1 - s)`` of the pairs and, of all scores that no pair has, the focal loss of the background.
+def _negative_mean(predictions: Predictions, assignment: SoftAssignment | BagAssignment, norm: Tensor) -> Tensor:
+    """The weighted ``-ln(1 - s)`` of the pairs and, of all scores that no pair has, the focal loss of the background, over the normalizer.
 
     The background is summed over all scores at once, and what the pairs' scores have in that sum is left out of it again.
     """
@@ -79,5 +79,6 @@ def _negative_sum(predictions: Predictions, assignment: SoftAssignment | BagAssi
     instead = negatives - assignment.background_factor * score**gamma * negative_log_rest(score)
     if assignment.counts_negative is not None:
         instead = torch.where(assignment.counts_negative, instead, torch.zeros_like(instead))
-    everywhere = background_loss(predictions.logits, predictions.quality, gamma=gamma, ignore=assignment.ignore)
-    return assignment.background_factor * everywhere + instead.sum()
+    logits = predictions.logits if assignment.values.all_logits is None else assignment.values.all_logits
+    scale = assignment.background_factor / norm
+    return background_loss(logits, predictions.quality, gamma=gamma, ignore=assignment.ignore, scale=scale) + instead.sum() / norm
