@@ -45,7 +45,7 @@ def mappers() -> dict[tuple[str, str], dict[str, Mapper]]:
         ("masks", BOXES, {"MODEL__MASK_ON": True}, "segm"),
         ("keypoints", PERSONS, {"MODEL__KEYPOINT_ON": True}, "pose"),
     ):
-        landmarks = config(dataset, MODEL__LSNET__TASK=task, INPUT__MAPPER="LandmarkMapper")
+        landmarks = config(dataset, MODEL__LSNET__TASKS=[task], INPUT__MAPPER="LandmarkMapper")
         found[learned, dataset] = {
             "Detectron2": DatasetMapper(config(dataset, **keys), True),
             "ours": build_train_mapper(config(dataset, **keys)),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -35,8 +35,8 @@ class OnnxDetections:
         scores: (N,) float32.
         classes: (N,) int64.
         class_names: of all classes.
-        landmarks: (N, V, 2) float32 x, y: extreme points, contours or keypoints, as ``landmark_kind`` says; else None.
-        landmark_kind: ``"bbox"`` (top, left, bottom, right extreme point), ``"segm"`` (a polygon), ``"pose"`` (keypoints) or None.
+        landmarks: by task (N, V, 2) float32 x, y, of a model that learns it: ``"bbox"`` top, left, bottom, right extreme point,
+            ``"segm"`` a polygon, ``"pose"`` keypoints.
         category_ids: numbers of the classes in the json of the dataset that the model was tested on; None: unknown.
         image: on which they were found, as it was given; None: unknown.
     """
@@ -46,15 +46,14 @@ class OnnxDetections:
     scores: np.ndarray
     classes: np.ndarray
     class_names: Sequence[str]
-    landmarks: np.ndarray | None = None
-    landmark_kind: str | None = None
+    landmarks: Mapping[str, np.ndarray] = field(default_factory=dict)
     category_ids: Sequence[int] | None = None
     image: Any = None
 
     def __getitem__(self, rows: Any) -> OnnxDetections:
         """Some of the detections: ``found[found.scores > 0.5]``, ``found[:10]``, or one of them as ``found[3]``."""
         rows = np.atleast_1d(np.arange(len(self))[rows])
-        landmarks = None if self.landmarks is None else self.landmarks[rows]
+        landmarks = {task: points[rows] for task, points in self.landmarks.items()}
         return replace(self, boxes=self.boxes[rows], scores=self.scores[rows], classes=self.classes[rows], landmarks=landmarks)
 
     def __len__(self) -> int:
@@ -78,10 +77,10 @@ class OnnxDetections:
         for i, (x0, y0, x1, y1) in enumerate(self.boxes.tolist()):
             entry: dict[str, Any] = {"image_id": image_id, "category_id": ids[self.classes[i]], "score": float(self.scores[i])}
             entry["bbox"] = [x0, y0, x1 - x0, y1 - y0]
-            if self.landmarks is not None and self.landmark_kind == "pose":
-                entry["keypoints"] = [number for x, y in self.landmarks[i].tolist() for number in (x, y, entry["score"])]
-            elif self.landmarks is not None and self.landmark_kind == "segm":
-                entry["segmentation"] = [self.landmarks[i].reshape(-1).tolist()]
+            if "pose" in self.landmarks:
+                entry["keypoints"] = [number for x, y in self.landmarks["pose"][i].tolist() for number in (x, y, entry["score"])]
+            if "segm" in self.landmarks:
+                entry["segmentation"] = [self.landmarks["segm"][i].reshape(-1).tolist()]
             entries.append(entry)
         return entries
 
@@ -106,9 +105,9 @@ class OnnxDetections:
             color = _COLORS[self.classes[i] % len(_COLORS)]
             pen.rectangle(self.boxes[i].tolist(), outline=color, width=2)
             pen.text((self.boxes[i, 0] + 3, self.boxes[i, 1] + 2), f"{self.names[i]} {self.scores[i]:.2f}", fill=color)
-            if self.landmarks is not None:
-                points = [tuple(point) for point in self.landmarks[i].tolist()]
-                if self.landmark_kind == "segm":
+            for task, of_task in self.landmarks.items():
+                points = [tuple(point) for point in of_task[i].tolist()]
+                if task == "segm":
                     pen.line([*points, points[0]], fill=color, width=2)
                 else:
                     for x, y in points:
@@ -160,6 +159,9 @@ class OnnxPredictor:
         if self.metadata["raw"]:
             raise ValueError(f"{os.fspath(file)} gives raw outputs. Export it without --raw.")
         self.class_names: list[str] = self.metadata["class_names"]
+        tasks = self.metadata["landmarks"] or []
+        #: which output holds the landmarks of a task
+        self.landmark_outputs = {tasks: "landmarks"} if isinstance(tasks, str) else {task: f"landmarks_{task}" for task in tasks}
         self.min_score = min_score
 
     @overload
@@ -226,17 +228,17 @@ class OnnxPredictor:
     def _of_image(self, outputs: dict[str, np.ndarray], i: int, size: tuple[int, ...]) -> OnnxDetections:
         rows = np.arange(int(outputs["counts"][i]))
         rows = rows[outputs["scores"][i, rows] >= self.min_score]
-        landmarks = outputs["landmarks"][i, rows] if "landmarks" in outputs else None
+        landmarks = {task: outputs[name][i, rows] for task, name in self.landmark_outputs.items()}
         boxes, scores, classes = (outputs[name][i, rows] for name in ("boxes", "scores", "classes"))
-        kind, ids = self.metadata["landmarks"], self.metadata.get("category_ids")
-        return OnnxDetections((size[0], size[1]), boxes, scores, classes, self.class_names, landmarks, kind, ids)
+        ids = self.metadata.get("category_ids")
+        return OnnxDetections((size[0], size[1]), boxes, scores, classes, self.class_names, landmarks, ids)
 
     def scaled(self, found: OnnxDetections, size: tuple[int, ...]) -> OnnxDetections:
         """Detections in the pixels of an image of another size, without those below the model's least area."""
         scale = np.array([size[1] / found.image_size[1], size[0] / found.image_size[0]], dtype=np.float32)
         boxes = found.boxes * np.tile(scale, 2)
         large = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) > self.metadata["min_area"]
-        landmarks = None if found.landmarks is None else found.landmarks * scale
+        landmarks = {task: points * scale for task, points in found.landmarks.items()}
         return replace(found, image_size=(size[0], size[1]), boxes=boxes, landmarks=landmarks)[large]
 
     def _in_input_format(self, rgb: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from detkit.data import polygons_of
 from detkit.evaluation import AveragePrecision, CocoEvaluation, EvaluationError
 
-from .finders import contours_of, largest_part
+from .outlines import contours_of, largest_part
 
 __all__ = ["PAPER_BOUND", "Parts", "contour_bound", "perfect_contours"]
 

@@ -13,8 +13,10 @@ __all__ = ["CONFIG_LIMITS", "LIMITS", "READ_WITH", "add_config", "check_config"]
 
 def add_config(cfg: CN) -> None:
     """Adds ``MODEL.LSNET``: boxes by extreme points, as in the official code (Duankaiwen/LSNet) and sections 3 and 4.2."""
+    cfg.register_renamed_key("MODEL.LSNET.TASK", "MODEL.LSNET.TASKS", 'it is a list now: TASK: "segm" becomes TASKS: ["segm"].')
     node = cfg.MODEL.LSNET = CN()
-    node.TASK = "bbox"  # "segm", "pose"
+    # "bbox", "segm", "pose": one, or several at once, which share towers, boxes and assignment (not in the paper)
+    node.TASKS = ["bbox"]
     node.NUM_CLASSES = 80
     node.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
     node.BOX_STYLE = "extreme"  # "rectangle": vectors straight to the box sides (table 2)
@@ -58,7 +60,7 @@ def add_config(cfg: CN) -> None:
     node.LOSS.SMOOTH_L1_BETA = 1 / 9  # in units of four strides
     node.LOSS.INIT_WEIGHT = 1.0
     node.LOSS.REFINE_WEIGHT = 2.0
-    node.LOSS.BOX_FACTOR = 0.1  # further factor of the object boxes beside a pose
+    node.LOSS.BOX_FACTOR = 0.1  # further factor of the object boxes that are learned beside a pose
     node.LOSS.FOCAL_ALPHA = 0.25
     node.LOSS.FOCAL_GAMMA = 2.0
 
@@ -71,7 +73,7 @@ def add_config(cfg: CN) -> None:
 
 #: what a value may be, by key below ``MODEL.LSNET``; assigners and pyramid levels are checked where they are built
 LIMITS: Mapping[str, Limit] = {
-    "TASK": ("bbox", "segm", "pose"),
+    "TASKS": ("bbox", "segm", "pose"),
     "NUM_CLASSES": "[1, 100000]",
     "BOX_STYLE": ("extreme", "rectangle"),
     "CONTOUR_LANDMARKS": "[9, 10000]",
@@ -107,25 +109,28 @@ LIMITS: Mapping[str, Limit] = {
 #: the same by section, for :func:`detkit.config.check_config`
 CONFIG_LIMITS = {"MODEL.LSNET": LIMITS}
 
-#: keys that are read only where another key has one of these values; elsewhere they have to keep their defaults
+#: keys that are read only where another key has one of these values, or a list has one among its own; elsewhere they have to keep their
+#: defaults
 READ_WITH: Mapping[str, Mapping[str, Sequence[object]]] = {
-    "BOX_STYLE": {"TASK": ("bbox",)},
-    "CONTOUR_LANDMARKS": {"TASK": ("segm",)},
-    "SEGM_BOX": {"TASK": ("segm",)},
-    "NUM_KEYPOINTS": {"TASK": ("pose",)},
-    "POSE_BOX": {"TASK": ("pose",)},
+    "BOX_STYLE": {"TASKS": ("bbox",)},
+    "CONTOUR_LANDMARKS": {"TASKS": ("segm",)},
+    "SEGM_BOX": {"TASKS": ("segm",)},
+    "NUM_KEYPOINTS": {"TASKS": ("pose",)},
+    "POSE_BOX": {"TASKS": ("pose",)},
     "ASSIGNER": {"HEAD.STAGES": (2,)},
     "HEAD.LEVEL_SCALES": {"HEAD.STAGES": (2,), "HEAD.FEATURES": ("pyramid",)},
     "HEAD.GRADIENT_SHARE": {"HEAD.STAGES": (2,), "HEAD.FEATURES": ("landmark", "pyramid")},
-    "CPV.ENABLED": {"TASK": ("bbox",), "HEAD.STAGES": (2,)},
+    "CPV.ENABLED": {"TASKS": ("bbox",), "HEAD.STAGES": (2,)},
     "CPV.POOLED_CHANNELS": {"CPV.ENABLED": (True,)},
     "CPV.NUM_CONVS": {"CPV.ENABLED": (True,)},
     "LOSS.CROSS_IOU": {"LOSS.VECTOR": ("cross_iou",)},
     "LOSS.ALPHA": {"LOSS.VECTOR": ("cross_iou", "smooth_l1")},
     "LOSS.SMOOTH_L1_BETA": {"LOSS.VECTOR": ("smooth_l1",)},
     "LOSS.REFINE_WEIGHT": {"HEAD.STAGES": (2,)},
-    "LOSS.BOX_FACTOR": {"TASK": ("pose",), "POSE_BOX": ("object",)},
+    "LOSS.BOX_FACTOR": {"TASKS": ("pose",), "POSE_BOX": ("object",)},
 }
+#: keys of single tasks, which nothing reads where several are learned
+SINGLE_TASK_KEYS = ("SEGM_BOX", "POSE_BOX", "CPV.ENABLED")
 
 
 def check_config(cfg: CN) -> None:
@@ -136,13 +141,28 @@ def check_config(cfg: CN) -> None:
     """
     section = Section(cfg, "MODEL.LSNET")
     section.check(LIMITS)
+    _check_tasks(section)
     blank = CN({"MODEL": CN()})
     add_config(blank)
     defaults = Section(blank, "MODEL.LSNET")
     for key, readers in READ_WITH.items():
         default = defaults.value(key)
-        if section.value(key) != default and any(section.value(other) not in values for other, values in readers.items()):
+        if section.value(key) != default and not all(_has_one_of(section.value(other), values) for other, values in readers.items()):
             conditions = " and ".join(f"{other} {' or '.join(map(repr, values))}" for other, values in readers.items())
             raise section.refusal(key, f"{default!r}, its default: it is read only with {conditions}")
     if section.HEAD.STAGES == 1 and section.HEAD.FEATURES not in (defaults.HEAD.FEATURES, "point"):
         raise section.refusal("HEAD.FEATURES", "'point' with HEAD.STAGES 1: only the second stage reads features at landmarks")
+
+
+def _check_tasks(section: Section) -> None:
+    """What lists of tasks have to be, and keys that only single ones read."""
+    tasks = section.TASKS
+    if not tasks or len({*tasks}) < len(tasks):
+        raise section.refusal("TASKS", "a list of one or more of 'bbox', 'segm' and 'pose', each once")
+    if len(tasks) > 1:
+        section.refuse_unread(SINGLE_TASK_KEYS, f"a detector of several TASKS, here {', '.join(tasks)},")
+        section.refuse_unread(["LOSS.BOX_FACTOR"] * ("bbox" in tasks), "a detector with 'bbox' among its TASKS")
+
+
+def _has_one_of(value: object, allowed: Sequence[object]) -> bool:
+    return any(one in allowed for one in (value if isinstance(value, (list, tuple)) else [value]))

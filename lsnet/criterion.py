@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,8 @@ __all__ = ["LSCriterion", "Positives", "Stage", "log_iou", "vector_pairs"]
 
 #: vectors are compared in units of so many strides (official code: point_base_scale)
 UNIT_STRIDES = 4.0
+#: keeps quotients finite where no object has the landmarks of a task
+EPS = 1e-6
 #: iterations between two means of the IoU, as many as between two lines of the log
 LOG_PERIOD = 20
 
@@ -68,6 +71,7 @@ class Stage(NamedTuple):
 class LSCriterion(nn.Module):
     """Focal loss on the classes and a loss on the vectors of both stages, each divided by the number of its positives.
 
+    Of several tasks, an object whose landmarks are unknown for one is no positive of it (:attr:`lsnet.tasks.Task.skips_unknown`).
     Only the vectors of the positives are read, padded to as many as there can be, so that shapes follow from the shape of the input alone.
 
     Args:
@@ -93,6 +97,8 @@ class LSCriterion(nn.Module):
     ) -> None:
         super().__init__()
         self.task = task
+        #: names of sets that no task asks for: boxes that are learned beside them
+        self.beside = {s.name for s in task.sets} - {part.landmarks.name for part in task.parts}
         self.num_classes = num_classes
         self.vector_loss = vector_loss
         self.init_weight = init_weight
@@ -107,23 +113,49 @@ class LSCriterion(nn.Module):
         Args:
             logits: (B, P, K).
             stages: the first and, for a detector of two, the second.
-            gt: with landmarks; at least one object, valid or not, per image.
+            gt: with landmarks, those of several tasks one behind the other; at least one object, valid or not, per image.
             priors: where the vectors start.
         """
-        # an image without positives counts as having one, as in the official code
-        counts = [(stage.assignment.gt_index >= 0).sum(1).clamp(min=1).sum() for stage in stages]
-        norms = reduce_mean(torch.stack(counts).to(logits))
-        losses = {"loss_cls": self.classes(logits, stages[-1].assignment, gt) / norms[-1]}
+        objects = self._objects_of_sets(gt)
+        everyone = [Positives.of(stage.assignment, stage.room) for stage in stages]
+        learning = [{s.name: self._learning(s, positives, objects[s.name]) for s in self.task.sets} for positives in everyone]
+        norms = self._norms(stages, everyone, learning, like=logits)
+        losses = {"loss_cls": self.classes(logits, stages[-1].assignment, gt) / norms[-1, 0]}
         weights = {"init": self.init_weight, "refine": self.refine_weight}
-        for (name, weight), stage, norm in zip(weights.items(), stages, norms, strict=False):
-            positives = Positives.of(stage.assignment, stage.room)
-            for landmarks in self.task.sets:
-                factor = weight if landmarks is self.task.landmarks else weight * self.box_factor
-                pairs = vector_pairs(stage.vectors[landmarks.name], landmarks, positives, gt, priors)
+        for number, ((name, weight), stage) in enumerate(zip(weights.items(), stages, strict=False)):
+            for place, landmarks in enumerate(self.task.sets, start=1):
+                factor = weight * self.box_factor if landmarks.name in self.beside else weight
+                positives = learning[number][landmarks.name]
+                pairs = vector_pairs(stage.vectors[landmarks.name], landmarks, positives, objects[landmarks.name], priors)
                 if landmarks is self.task.box_landmarks:
                     log_iou(f"iou_{name}", pairs, positives.valid)
-                losses[f"loss_{landmarks.name}_{name}"] = factor * (self.vector_loss(pairs) * positives.valid).sum() / norm
+                total = (self.vector_loss(pairs) * positives.valid).sum()
+                losses[f"loss_{landmarks.name}_{name}"] = factor * total / norms[number, place]
         return losses
+
+    def _objects_of_sets(self, gt: GroundTruth) -> dict[str, GroundTruth]:
+        """The objects with the landmarks of every set alone, by its name; with all for those that are learned beside them."""
+        own = {} if gt.landmarks is None else self.task.split(gt.landmarks)
+        return {s.name: replace(gt, landmarks=own.get(s.name, gt.landmarks)) for s in self.task.sets}
+
+    def _learning(self, landmarks: LandmarkSet, positives: Positives, objects: GroundTruth) -> Positives:
+        """The positives whose objects have the landmarks of a set."""
+        if not self.task.skips_unknown or landmarks.name in self.beside or objects.landmarks is None:
+            return positives
+        known = (objects.landmarks[..., 2] > 0).any(-1)  # (B, G)
+        return positives._replace(valid=positives.valid & known.gather(1, positives.gt_index))
+
+    def _norms(
+        self, stages: Sequence[Stage], everyone: Sequence[Positives], learning: Sequence[Mapping[str, Positives]], *, like: Tensor
+    ) -> Tensor:
+        """(stages, 1 + sets) numbers of positives: of a stage, and of each set those whose objects have its landmarks."""
+        counts = []
+        for stage, positives, of_sets in zip(stages, everyone, learning, strict=True):
+            # an image without positives counts as having one, as in the official code
+            count = (stage.assignment.gt_index >= 0).sum(1).clamp(min=1).sum()
+            counts += [count, *(count if own is positives else count - (positives.valid & ~own.valid).sum() for own in of_sets.values())]
+        norms = reduce_mean(torch.stack(counts).to(like)).unflatten(0, (len(stages), -1))
+        return norms.clamp(min=EPS) if self.task.skips_unknown else norms
 
     def classes(self, logits: Tensor, assignment: HardAssignment, gt: GroundTruth) -> Tensor:
         """Focal loss of logits (B, P, K), summed."""

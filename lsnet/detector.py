@@ -37,7 +37,7 @@ class LSNet(TensorPath, DenseDetector):
     """Location-sensitive network (Duan et al., Location-Sensitive Visual Recognition with Cross-IOU Loss, 2021).
 
     Every location predicts vectors to landmarks of an object, which make its box; the features at the landmarks give better vectors and
-    the classes. What the landmarks are, extreme points, a contour or keypoints, is defined by the task.
+    the classes. What the landmarks are, extreme points, a contour, keypoints or several of these, is defined by the task.
 
     Args:
         backbone: a Detectron2 backbone with a feature pyramid.
@@ -175,13 +175,13 @@ class LSNet(TensorPath, DenseDetector):
         limits = image_sizes.flip(-1)[:, None]  # width, height
         if outputs.corners is not None:
             boxes = snap_corners(boxes.clamp(min=0).minimum(limits.repeat(1, 1, 2)), outputs.corners, priors.grid)
-        landmarks = self.task.landmarks
-        first = _landmarks(outputs.init[landmarks.name], landmarks, priors)
+        own = [part.landmarks for part in self.task.parts]
+        first = [_landmarks(outputs.init[s.name], s, priors) for s in own]
         found = self.postprocessor(
             Predictions(flatten_levels(outputs.logits).transpose(1, 2), boxes),
             priors_per_level=priors.per_level,
             image_sizes=image_sizes,
-            fields={"pred_landmarks": positions[landmarks.name], "first_landmarks": first},
+            fields={"pred_landmarks": _joined([positions[s.name] for s in own]), "first_landmarks": _joined(first)},
         )
         inside = found.fields["pred_landmarks"].clamp(min=0).minimum(limits[:, None])
         return replace(found, fields=found.fields | {"pred_landmarks": inside})
@@ -190,6 +190,11 @@ class LSNet(TensorPath, DenseDetector):
 def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
     """Maps (B, C, H, W) of all levels as one (B, C, P), in float32."""
     return torch.cat([x.flatten(2) for x in maps], dim=2).float()
+
+
+def _joined(landmarks: Sequence[Tensor]) -> Tensor:
+    """Landmarks (B, P, V, 2) of several sets, one behind the other."""
+    return landmarks[0] if len(landmarks) == 1 else torch.cat(list(landmarks), dim=2)
 
 
 def _landmarks(vectors: Sequence[Tensor], landmarks: LandmarkSet, priors: Priors) -> Tensor:

@@ -104,7 +104,8 @@ class LSHead(nn.Module):
         task: what is regressed.
         num_classes: K, without a background class.
         in_channels: width of the pyramid.
-        tower: of which there is one for classes and one for each set of landmarks; its width and norm are also those of the branches.
+        tower: of which there is one for classes and one for each set of landmarks, or for all sets of several tasks; its width and norm
+            are also those of the branches.
         two_stages: False: classes and vectors come from the first stage (table 2).
         sampler: makes the features at landmarks; None: the second stage sees the anchor point alone ("PA" of table 3).
         gradient_share: see :func:`lsnet.sampling.kernel_offsets`.
@@ -135,7 +136,7 @@ class LSHead(nn.Module):
         self.verification = verification
         channels, norm, width = tower.channels, tower.norm, tower.out_channels(in_channels)
         self.cls_tower = tower.build(in_channels)
-        self.towers = nn.ModuleDict({s.name: tower.build(in_channels) for s in task.sets})
+        self.towers = nn.ModuleDict({name: tower.build(in_channels) for name in dict.fromkeys(map(task.tower_of, task.sets))})
         self.init = nn.ModuleDict()
         for s in task.sets:
             self.init[s.name] = branch = _OutputBranch(width, channels, self._init_channels(s))
@@ -158,7 +159,8 @@ class LSHead(nn.Module):
     def forward(self, features: list[Tensor]) -> LSOutputs:
         """Raw outputs of features (B, C, H, W), one per level from fine to coarse."""
         cls_features = [self.cls_tower(feature) for feature in features]
-        set_features = {name: [tower(feature) for feature in features] for name, tower in self.towers.items()}
+        tower_features = {name: [tower(feature) for feature in features] for name, tower in self.towers.items()}
+        set_features = {s.name: tower_features[self.task.tower_of(s)] for s in self.task.sets}
         corners = self._verify(cls_features, set_features)
         init, offsets = self._first_stage(set_features)
         if not isinstance(self.cls, _RefineBranch):

@@ -15,7 +15,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from detkit.data import MAPPER_REGISTRY, Motion
 
 from .finders import LandmarkFinder
-from .tasks import build_task
+from .several_tasks import build_task
 
 __all__ = ["LandmarkMapper"]
 

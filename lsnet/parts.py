@@ -19,7 +19,8 @@ from .criterion import LSCriterion
 from .cross_iou import CrossIoULoss, GIoULoss, SmoothL1Loss, VectorLoss
 from .head import LSHead, SamplerFactory
 from .sampling import LandmarkSampler, LearnedSampler, PyramidSampler
-from .tasks import Task, build_task
+from .several_tasks import build_task
+from .tasks import Task
 
 __all__ = ["lsnet_parts_from_config"]
 
@@ -120,7 +121,7 @@ def _build_verification(node: Section, channels: int) -> CornerVerification:
 def _build_vector_loss(node: Section, task: Task) -> VectorLoss:
     if node.LOSS.VECTOR not in task.vector_losses:
         fitting = " or ".join(map(repr, task.vector_losses))
-        raise node.refusal("LOSS.VECTOR", f"{fitting} with TASK '{task.name}': from others its landmarks do not learn their places")
+        raise node.refusal("LOSS.VECTOR", f"{fitting} with TASKS {node.TASKS}: from others not all of their landmarks learn their places")
     losses: dict[str, VectorLoss] = {
         "cross_iou": CrossIoULoss(form=node.LOSS.CROSS_IOU, alpha=node.LOSS.ALPHA),
         "smooth_l1": SmoothL1Loss(beta=node.LOSS.SMOOTH_L1_BETA, alpha=node.LOSS.ALPHA),

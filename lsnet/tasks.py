@@ -1,11 +1,12 @@
 """The tasks: which landmarks are learned, how they are found in annotations, and what detections and pictures are made of them.
+Several at once: :mod:`lsnet.several_tasks`.
 
 The interface between data and network:
 
 - training targets arrive as Detectron2 ``Instances`` with ``gt_boxes`` (N, 4), the box by which objects are assigned, see
   :attr:`Task.box_source`; ``gt_classes`` (N,); ``gt_landmarks`` (N, V, 3), the task's landmarks as x, y in pixels of the network's input
-  and visibility (0: not labeled, its position means nothing). Every set of landmarks has one vector more, the center of ``gt_boxes``,
-  which is not stored.
+  and visibility (0: not labeled, its position means nothing), those of several tasks one behind the other. Every set of landmarks has
+  one vector more, the center of ``gt_boxes``, which is not stored.
 - detections leave the network with ``pred_boxes``, ``scores``, ``pred_classes`` and ``pred_landmarks`` (N, V, 2), x, y in pixels of the
   network's input, of the second stage. :meth:`Task.finish` makes from these what users expect (masks, keypoints).
 """
@@ -13,35 +14,36 @@ The interface between data and network:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import create_keypoint_hflip_indices
 from detectron2.structures import Instances
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detkit.config import ConfigError, Section
+from detkit.config import ConfigError
 from detkit.geometry import fill_polygons
 from detkit.host import send
 from detkit.tta import Averaged, Derived, FieldRule, ScoredPoints, mirror_points
 
-from .config import check_config
 from .finders import BoxSource, ContourFinder, ExtremePointFinder, KeypointFinder, LandmarkFinder
-from .landmarks import BoxSides, Contour, ExtremePoints, Keypoints, LandmarkSet, SideMiddles
+from .landmarks import LandmarkSet, SideMiddles
 
-__all__ = ["BoxTask", "ContourTask", "PoseTask", "Task", "build_task"]
+__all__ = ["BoxTask", "ContourTask", "PoseTask", "Task"]
+
+#: an array or tensor
+T = TypeVar("T", Tensor, NDArray[np.float64])
 
 #: top, left, bottom, right of a mirrored object
 _MIRRORED_EXTREMES = (0, 3, 2, 1)
 
 
 class Task(ABC):
-    """One of the three tasks: everything in which LSNet differs between them.
+    """What LSNet learns, and everything in which it differs for that.
 
     Args:
         landmarks: what is asked for; its deformable kernel also serves the classification.
@@ -50,10 +52,12 @@ class Task(ABC):
         box_source: which box ``gt_boxes`` is, see :data:`lsnet.finders.BoxSource`.
     """
 
-    #: in ``MODEL.LSNET.TASK``
-    name: ClassVar[str]
+    #: in ``MODEL.LSNET.TASKS``
+    name: str
+    #: whether objects of which no landmark of a set is known leave it alone: its losses, and what these are divided by
+    skips_unknown: bool = False
     #: values of ``MODEL.LSNET.LOSS.VECTOR`` from which its landmarks learn their places
-    vector_losses: ClassVar[tuple[str, ...]] = ("cross_iou", "smooth_l1", "giou")
+    vector_losses: tuple[str, ...] = ("cross_iou", "smooth_l1", "giou")
 
     def __init__(self, landmarks: LandmarkSet, box_landmarks: LandmarkSet | None = None, *, box_source: BoxSource = "object") -> None:
         self.landmarks = landmarks
@@ -64,6 +68,33 @@ class Task(ABC):
     def sets(self) -> tuple[LandmarkSet, ...]:
         """All sets that the head regresses."""
         return (self.landmarks,) if self.box_landmarks is self.landmarks else (self.box_landmarks, self.landmarks)
+
+    @property
+    def parts(self) -> tuple[Task, ...]:
+        """The single tasks, in the order in which their landmarks lie in ``gt_landmarks`` and ``pred_landmarks``."""
+        return (self,)
+
+    def split(self, landmarks: T) -> dict[str, T]:
+        """The landmarks (..., V, n) of every single task by its name, of those of all.
+
+        Raises:
+            ValueError: they are not as many as the tasks have.
+        """
+        total = sum(part.landmarks.num_landmarks for part in self.parts)
+        if landmarks.shape[-2] != total:
+            raise ValueError(
+                f"{landmarks.shape[-2]} landmarks are given, but {self.name} has {total}: let the config of the data and that of the model "
+                "have the same MODEL.LSNET.TASKS, CONTOUR_LANDMARKS and NUM_KEYPOINTS."
+            )
+        found, start = {}, 0
+        for part in self.parts:
+            found[part.name] = landmarks[..., start : start + part.landmarks.num_landmarks, :]
+            start += part.landmarks.num_landmarks
+        return found
+
+    def tower_of(self, landmarks: LandmarkSet) -> str:
+        """The name of the tower on whose features the head regresses a set."""
+        return landmarks.name
 
     @abstractmethod
     def finder(self, dataset_names: Sequence[str]) -> LandmarkFinder:
@@ -117,12 +148,22 @@ class BoxTask(Task):
 
 
 class ContourTask(Task):
-    """Masks by contours. Detections have ``pred_polygons`` (N, V, 2), and ``pred_masks`` (N, H, W) bool, what these polygons enclose."""
+    """Masks by contours. Detections have ``pred_polygons`` (N, V, 2), and ``pred_masks`` (N, H, W) bool, what these polygons enclose.
+
+    Args:
+        landmarks: the contour.
+        box_source: ``"contour"`` or ``"object"``.
+        box_stands_in: whether objects without a mask learn the outline of their box.
+    """
 
     name = "segm"
 
+    def __init__(self, landmarks: LandmarkSet, *, box_source: BoxSource = "contour", box_stands_in: bool = True) -> None:
+        super().__init__(landmarks, box_source=box_source)
+        self.box_stands_in = box_stands_in
+
     def finder(self, dataset_names: Sequence[str]) -> LandmarkFinder:
-        return ContourFinder(self.landmarks.num_landmarks, box_source=self.box_source)
+        return ContourFinder(self.landmarks.num_landmarks, box_source=self.box_source, box_stands_in=self.box_stands_in)
 
     def set_fields(self, detections: Instances, landmarks: Tensor) -> None:
         detections.pred_polygons = landmarks
@@ -162,7 +203,7 @@ class PoseTask(Task):
             found, count = len(MetadataCatalog.get(name).get("keypoint_names", ())), self.landmarks.num_landmarks
             if found != count:
                 raise ConfigError(
-                    f"MODEL.LSNET.TASK 'pose' learns {count} keypoints (MODEL.LSNET.NUM_KEYPOINTS), but the dataset {name} names "
+                    f"'pose' of MODEL.LSNET.TASKS learns {count} keypoints (MODEL.LSNET.NUM_KEYPOINTS), but the dataset {name} names "
                     f"{found} ('keypoints' of a category in its annotations). Set the key to that number, or take another dataset or task."
                 )
         return KeypointFinder(create_keypoint_hflip_indices(list(dataset_names)), box_source=self.box_source)
@@ -190,19 +231,3 @@ def _draw_outline(visualizer: Any, points: NDArray[np.float64], color: str, *, l
     visualizer.draw_polygon(points[:, :2], color, alpha=0.3)
     for index, point in enumerate(points[:, :2]):
         visualizer.draw_circle(point, color, radius=(3 if index in large else 1.2) / visualizer.output.scale)
-
-
-def build_task(cfg: CfgNode) -> Task:
-    """The task of ``cfg.MODEL.LSNET``.
-
-    Raises:
-        ConfigError: a key of ``MODEL.LSNET`` has a value that cannot be; names the key, the value and what is allowed.
-    """
-    check_config(cfg)
-    section = Section(cfg, "MODEL.LSNET")
-    builders: dict[str, Callable[[], Task]] = {
-        "bbox": lambda: BoxTask(section.choice("BOX_STYLE", {"extreme": ExtremePoints, "rectangle": BoxSides})()),
-        "segm": lambda: ContourTask(Contour(section.CONTOUR_LANDMARKS), box_source=section.SEGM_BOX),
-        "pose": lambda: PoseTask(Keypoints(section.NUM_KEYPOINTS), box_source=section.POSE_BOX),
-    }
-    return section.choice("TASK", builders)()

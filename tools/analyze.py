@@ -40,7 +40,7 @@ from detkit.evaluation import read_detections, read_ground_truth
 from detkit.geometry import square_anchors
 from lsnet.analysis import PAPER_BOUND, contour_bound
 from lsnet.pictures import detect_with_stages, labeled_input, stages_figure
-from lsnet.tasks import build_task
+from lsnet.several_tasks import build_task
 
 #: FCOS, Tables 1 and 2, on the 5000 images of COCO minival: best possible recall, ambiguous samples, those across classes, in percent
 PAPER = {

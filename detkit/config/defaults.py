@@ -32,7 +32,9 @@ def get_cfg() -> SafeCfgNode:
     for package in load_method_packages():
         if hasattr(package, "add_config"):
             package.add_config(cfg)
-    return SafeCfgNode(cfg)
+    safe = SafeCfgNode(cfg)
+    safe.__dict__[CfgNode.RENAMED_KEYS] |= cfg.__dict__[CfgNode.RENAMED_KEYS]  # which copies leave behind
+    return safe
 
 
 def default_value(key: str, otherwise: object = None) -> object:

@@ -19,6 +19,7 @@ from detkit.storage import is_on_storage, local_copy
 from .checks import (
     CheckedData,
     DataError,
+    check_annotations_of_tasks,
     check_coco_folder,
     check_training_objects,
     most_objects,
@@ -206,22 +207,25 @@ def _resizing(cfg: CfgNode, name: str, in_training: bool) -> list[tuple[int, int
 
 
 def _use_of_masks(cfg: CfgNode) -> Literal["unused", "used", "needed"]:
-    if cfg.MODEL.META_ARCHITECTURE == "LSNet":  # an object without a mask has the outline of its box
-        return "used" if cfg.MODEL.LSNET.TASK == "segm" else "unused"
+    if cfg.MODEL.META_ARCHITECTURE == "LSNet":  # an object may lack a mask
+        return "used" if "segm" in cfg.MODEL.LSNET.TASKS else "unused"
     return "needed" if cfg.MODEL.MASK_ON else "unused"
 
 
 def _learns_keypoints(cfg: CfgNode) -> bool:
-    return cfg.MODEL.LSNET.TASK == "pose" if cfg.MODEL.META_ARCHITECTURE == "LSNet" else cfg.MODEL.KEYPOINT_ON
+    return "pose" in cfg.MODEL.LSNET.TASKS if cfg.MODEL.META_ARCHITECTURE == "LSNet" else cfg.MODEL.KEYPOINT_ON
 
 
 def _check_objects(cfg: CfgNode, sets: list[CheckedData]) -> None:
     if not sets:
         return
-    keypoints = _learns_keypoints(cfg)
+    several = cfg.MODEL.META_ARCHITECTURE == "LSNet" and len(cfg.MODEL.LSNET.TASKS) > 1
+    keypoints = _learns_keypoints(cfg) and not several
     objects = [training_objects(each.name, each.json_file, each.content, each.num_in_file, needs_keypoints=keypoints) for each in sets]
     resizing = (max(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN)
     check_training_objects(objects, resizing=resizing, finest_stride=_finest_stride(cfg))
+    if several:
+        check_annotations_of_tasks(sets, cfg.MODEL.LSNET.TASKS, key="MODEL.LSNET.TASKS")
 
 
 def _finest_stride(cfg: CfgNode) -> int:

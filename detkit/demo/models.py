@@ -75,7 +75,7 @@ class _OnnxModel:
         self._metadata = Metadata(name="onnx").set(thing_classes=list(self._predictor.class_names))
         if self._predictor.metadata.get("category_ids"):
             self._metadata.set(category_ids=self._predictor.metadata["category_ids"])
-        if self._predictor.metadata["landmarks"] == "pose":
+        if "pose" in self._predictor.landmark_outputs:
             names = self._predictor.metadata.get("keypoint_names") or list(COCO_PERSON_KEYPOINTS)
             self._metadata.set(keypoint_names=names, keypoint_connection_rules=connection_rules(names, []))
 

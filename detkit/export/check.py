@@ -181,8 +181,8 @@ def _compare_image(actual: dict[str, Tensor], expected: dict[str, Tensor], agree
     if len(rows):
         agreement.box = max(agreement.box, float(box[rows, columns].max()))
         agreement.score = max(agreement.score, float(score[rows, columns].max()))
-        if "landmarks" in expected:
-            difference = (actual["landmarks"][rows] - expected["landmarks"][columns]).abs().max()
+        for name in (name for name in expected if name.startswith("landmarks")):
+            difference = (actual[name][rows] - expected[name][columns]).abs().max()
             agreement.landmark = max(agreement.landmark, float(difference))
 
 

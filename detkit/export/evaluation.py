@@ -47,14 +47,13 @@ def to_instances(found: OnnxDetections) -> Instances:
     result.pred_boxes = Boxes(torch.from_numpy(found.boxes))
     result.scores = torch.from_numpy(found.scores)
     result.pred_classes = torch.from_numpy(found.classes)
-    if found.landmarks is not None:
-        landmarks = torch.from_numpy(found.landmarks)
-        if found.landmark_kind == "bbox":
-            result.pred_extreme_points = landmarks
-        elif found.landmark_kind == "segm":
-            result.pred_polygons = landmarks
-            result.pred_masks = fill_polygons(landmarks, *found.image_size)
-        else:
-            scores = result.scores[:, None, None].expand(-1, landmarks.shape[1], 1)
-            result.pred_keypoints = torch.cat([landmarks, scores], dim=-1)
+    landmarks = {task: torch.from_numpy(points) for task, points in found.landmarks.items()}
+    if "bbox" in landmarks:
+        result.pred_extreme_points = landmarks["bbox"]
+    if "segm" in landmarks:
+        result.pred_polygons = landmarks["segm"]
+        result.pred_masks = fill_polygons(landmarks["segm"], *found.image_size)
+    if "pose" in landmarks:
+        scores = result.scores[:, None, None].expand(-1, landmarks["pose"].shape[1], 1)
+        result.pred_keypoints = torch.cat([landmarks["pose"], scores], dim=-1)
     return result

@@ -57,8 +57,9 @@ class DetectorProgram(nn.Module):
 
         Returns:
             boxes (B, D, 4) xyxy in pixels of ``images``, clipped to the image; scores (B, D); classes (B, D) int64; counts (B,) int64, how
-            many rows are detections, best first; then landmarks (B, D, V, 2) x, y, where the detector has them. Rows from the count on
-            hold zeros, and -1 as class. With ``raw``: the maps that ``raw_tensors`` of the detector names.
+            many rows are detections, best first; then landmarks (B, D, V, 2) x, y, where the detector has them, of several tasks those
+            of each, as ``landmarks_<task>``. Rows from the count on hold zeros, and -1 as class. With ``raw``: the maps that
+            ``raw_tensors`` of the detector names.
 
         Raises:
             RuntimeError: ``torch.jit.trace`` runs it. It would keep the numbers of this size.
@@ -74,11 +75,18 @@ class DetectorProgram(nn.Module):
             outputs = self.model.raw_tensors(padded, sizes)
         else:
             found = _within_images(self.model.detect_tensors(padded, sizes), sizes)
-            landmarks = {"landmarks": found.fields["pred_landmarks"]} if "pred_landmarks" in found.fields else {}
+            landmarks = self._landmarks(found)
             outputs = {"boxes": found.boxes, "scores": found.scores, "classes": found.classes, "counts": found.counts} | landmarks
         if not torch.compiler.is_compiling():
             self.output_names = tuple(outputs)
         return tuple(outputs.values())
+
+    def _landmarks(self, found: Detections) -> dict[str, Tensor]:
+        """The outputs of landmarks by their names."""
+        if "pred_landmarks" not in found.fields:
+            return {}
+        of_tasks: dict[str, Tensor] = self.model.task.split(found.fields["pred_landmarks"])
+        return {"landmarks" if len(of_tasks) == 1 else f"landmarks_{name}": points for name, points in of_tasks.items()}
 
     def _preprocess(self, images: Tensor, image_sizes: Tensor) -> Tensor:
         """Normalized images, zero beyond each image's own size, padded to what the backbone divides."""

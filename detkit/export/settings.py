@@ -80,6 +80,7 @@ def metadata_of(
         keypoint_names: of a model of poses, where they are known.
     """
     task = getattr(model, "task", None)
+    learned = [part.name for part in task.parts] if task is not None else [None]
     values = {
         "detkit_version": detkit.__version__,
         "model": name,
@@ -93,7 +94,7 @@ def metadata_of(
         "size": settings.size,
         "batch": settings.batch,
         "raw": settings.raw,
-        "landmarks": None if task is None else task.name,
+        "landmarks": learned[0] if len(learned) == 1 else learned,
         "min_area": getattr(model, "min_area", 0.0),
     }
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}

@@ -222,12 +222,13 @@ def sparse_rcnn_settings(cfg: CfgNode) -> dict[str, Any]:
 
 def lsnet_settings(cfg: CfgNode) -> dict[str, Any]:
     node, head, first = cfg.MODEL.LSNET, cfg.MODEL.LSNET.HEAD, cfg.MODEL.ASSIGNERS.CENTROID
-    pose = node.TASK == "pose"
-    task = {"pose": {"object": "pose_bbox", "keypoints": "pose_kbox"}[node.POSE_BOX]}.get(node.TASK, node.TASK)
+    (learned,) = node.TASKS
+    pose = learned == "pose"
+    task = {"pose": {"object": "pose_bbox", "keypoints": "pose_kbox"}[node.POSE_BOX]}.get(learned, learned)
     return {
         "head": {
             "task": task,
-            "num_vectors": {"bbox": 4, "segm": node.CONTOUR_LANDMARKS, "pose": node.NUM_KEYPOINTS}[node.TASK],
+            "num_vectors": {"bbox": 4, "segm": node.CONTOUR_LANDMARKS, "pose": node.NUM_KEYPOINTS}[learned],
             "num_classes": node.NUM_CLASSES,
             "num_convs_cls": head.NUM_CONVS,
             "num_convs_box": head.NUM_CONVS,

@@ -91,7 +91,7 @@ def start_of(model: Any) -> float:
     return float(torch.nn.functional.softplus(model.head.init["bbox"].out.bias[0]))
 
 
-SEGM, POSE = {"TASK": "segm"}, {"TASK": "pose"}
+SEGM, POSE = {"TASKS": ["segm"]}, {"TASKS": ["pose"]}
 CPV = {"CPV.ENABLED": True, "CPV.POOLED_CHANNELS": 32}
 LSNET = {
     "NUM_CLASSES": Row(7, lambda m: [m.num_classes, m.criterion.num_classes, m.head.cls.out.out_channels]),

@@ -94,11 +94,18 @@ def test_landmarks_of_an_exported_file() -> None:
     """They take the form that the model's have."""
     square = np.array([[[10, 5], [30, 5], [30, 25], [10, 25]]], np.float32)
     fields = (np.array([[10, 5, 30, 25]], np.float32), np.array([0.9], np.float32), np.array([1]), ["cat", "dog"])
-    masks = to_instances(OnnxDetections((40, 60), *fields, square, "segm")).pred_masks
+    masks = to_instances(OnnxDetections((40, 60), *fields, {"segm": square})).pred_masks
     assert masks.shape == (1, 40, 60) and masks.sum() == 400 and masks[0, 5:25, 10:30].all()
-    points = to_instances(OnnxDetections((40, 60), *fields, square, "pose")).pred_keypoints
+    points = to_instances(OnnxDetections((40, 60), *fields, {"pose": square})).pred_keypoints
     assert points.shape == (1, 4, 3) and points[0, 2].tolist() == pytest.approx([30, 25, 0.9])
-    assert set(to_instances(OnnxDetections((40, 60), *fields)).get_fields()) == {"pred_boxes", "scores", "pred_classes"}
+    plain = {"pred_boxes", "scores", "pred_classes"}
+    assert set(to_instances(OnnxDetections((40, 60), *fields)).get_fields()) == plain
+    several = OnnxDetections((40, 60), *fields, {"bbox": square, "pose": square, "segm": square})
+    own = {"pred_extreme_points", "pred_keypoints", "pred_polygons", "pred_masks"}
+    assert set(to_instances(several).get_fields()) == plain | own
+    (entry,) = several[several.scores > 0.5].to_coco(7)
+    assert len(entry["keypoints"]) == 12 and entry["segmentation"] == [square.ravel().tolist()]
+    assert (np.asarray(several.draw(np.zeros((40, 60, 3), np.uint8))) > 0).any()
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ def _plus_one() -> Any:
 
 def _lsnet(task: str, *, corners: bool = False) -> Any:
     cfg = tiny_cfg("LSNet")
-    cfg.MODEL.LSNET.TASK = task
+    cfg.MODEL.LSNET.TASKS = task.split("+")
     cfg.MODEL.LSNET.TEST.SCORE_THRESH = 0.01
     cfg.MODEL.LSNET.CPV.ENABLED = corners
     if task == "pose":
@@ -76,6 +76,7 @@ CONFIGS = {
     "LSNet bbox": lambda: _lsnet("bbox"),
     "LSNet segm": lambda: _lsnet("segm"),
     "LSNet pose": lambda: _lsnet("pose"),
+    "LSNet bbox+pose+segm": lambda: _lsnet("bbox+pose+segm"),
     "LSNet, corners": lambda: _lsnet("bbox", corners=True),
 }
 DETECTORS = pytest.mark.parametrize("name", list(CONFIGS))
@@ -122,9 +123,12 @@ def test_equals_the_model_as_it_is_called(name):
         assert_close(found["boxes"][i, :count], expected.pred_boxes.tensor, atol=1e-3, rtol=1e-5)
         assert_close(found["scores"][i, :count], expected.scores)
         assert_close(found["classes"][i, :count], expected.pred_classes)
-        for field in ("pred_extreme_points", "pred_polygons", "pred_keypoints"):
-            if expected.has(field):
-                assert_close(found["landmarks"][i, :count], expected.get(field)[..., :2], atol=1e-3, rtol=1e-5)
+        fields = {"bbox": "pred_extreme_points", "pose": "pred_keypoints", "segm": "pred_polygons"}
+        learned = [task for task, field in fields.items() if expected.has(field)]
+        for task in learned:
+            points = found["landmarks" if len(learned) == 1 else f"landmarks_{task}"][i, :count]
+            assert_close(points, expected.get(fields[task])[..., :2], atol=1e-3, rtol=1e-5)
+        assert sum(name.startswith("landmarks") for name in found) == len(learned)
         assert not found["boxes"][i, count:].any() and not found["scores"][i, count:].any()
         assert (found["classes"][i, count:] == -1).all()
 

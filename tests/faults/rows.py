@@ -103,9 +103,9 @@ def all_of(*changes: Change) -> Change:
 def lsnet(task: str) -> Change:
     def change(own: OwnData) -> None:
         cfg = two_iterations("LSNet")
-        cfg.INPUT.MAPPER, cfg.MODEL.LSNET.TASK = "LandmarkMapper", task
+        cfg.INPUT.MAPPER, cfg.MODEL.LSNET.TASKS = "LandmarkMapper", task.split("+")
         cfg.MODEL.LSNET.HEAD.DEFORMABLE_TOWERS = False
-        if task == "pose":
+        if "pose" in task:
             cfg.MODEL.LSNET.NUM_KEYPOINTS = 2
         own.write_config(cfg)
 

@@ -168,6 +168,19 @@ MASKS = [
     *(Row(f"box detector, mask {name}", every(segmentation=form), holds=num_trained(6)) for name, form in FORMS.items()),
     Row("LSNet for boxes, masks of four numbers", all_of(lsnet("bbox"), every(segmentation=[[1, 2, 3, 4]])), holds=num_trained(6)),
     Row("LSNet for masks, some missing", all_of(lsnet("segm"), first(segmentation=OUTLINE)), holds=num_trained(6)),
+    Row(
+        "LSNet for all tasks, masks of some alone",
+        all_of(lsnet("bbox+segm+pose"), keypoints, first(segmentation=OUTLINE)),
+        ("TEST.KEYPOINT_OKS_SIGMAS", "[0.1,0.1]"),
+        says=r"5 of 6 objects have no mask; the loss of 'segm' leaves them out",
+        holds=num_trained(6),
+    ),
+    Row(
+        "LSNet for all tasks, no mask at all",
+        all_of(lsnet("bbox+segm+pose"), keypoints),
+        ("TEST.KEYPOINT_OKS_SIGMAS", "[0.1,0.1]"),
+        r"MODEL\.LSNET\.TASKS names 'segm', but none of the 6 objects of custom_train \(\S*own\.json\) has a mask",
+    ),
     Row("LSNet for masks, four numbers", all_of(lsnet("segm"), first(segmentation=[[1, 2, 3, 4]])), refused="fewer than three points"),
     Row("LSNet for masks, flat", all_of(lsnet("segm"), first(segmentation=[1, 2, 3, 4, 5, 6])), refused="stands alone, not in a list"),
     Row(

@@ -23,11 +23,11 @@ WITHOUT_LIMITS = {"IN_FEATURES", "INIT_ASSIGNER", "ASSIGNER", "IGNORE_PADDING", 
 READERS = {
     "CPV.POOLED_CHANNELS": {"CPV.ENABLED": True},
     "CPV.NUM_CONVS": {"CPV.ENABLED": True},
-    "CONTOUR_LANDMARKS": {"TASK": "segm"},
-    "SEGM_BOX": {"TASK": "segm"},
-    "NUM_KEYPOINTS": {"TASK": "pose"},
-    "POSE_BOX": {"TASK": "pose"},
-    "LOSS.BOX_FACTOR": {"TASK": "pose"},
+    "CONTOUR_LANDMARKS": {"TASKS": ["segm"]},
+    "SEGM_BOX": {"TASKS": ["segm"]},
+    "NUM_KEYPOINTS": {"TASKS": ["pose"]},
+    "POSE_BOX": {"TASKS": ["pose"]},
+    "LOSS.BOX_FACTOR": {"TASKS": ["pose"]},
     "LOSS.SMOOTH_L1_BETA": {"LOSS.VECTOR": "smooth_l1"},
 }
 
@@ -95,17 +95,17 @@ def another_value(key: str) -> Any:
 
 def unread() -> Iterator[tuple[str, str, Any]]:
     """Every key that needs others, with one other and a value of it with which the key is not read."""
-    values = {"TASK": ("bbox", "segm", "pose"), "POSE_BOX": LIMITS["POSE_BOX"], "HEAD.STAGES": (1, 2), "CPV.ENABLED": (True, False)}
+    values = {"TASKS": ("bbox", "segm", "pose"), "POSE_BOX": LIMITS["POSE_BOX"], "HEAD.STAGES": (1, 2), "CPV.ENABLED": (True, False)}
     for key, readers in READ_WITH.items():
         for other, readable in readers.items():
             for value in values.get(other) or LIMITS[other]:
                 if value not in readable:
-                    yield key, other, value
+                    yield key, other, [value] if other == "TASKS" else value
 
 
 @pytest.mark.parametrize(("key", "other", "value"), list(unread()), ids=str)
 def test_keys_that_nothing_reads_are_refused(key: str, other: str, value: Any) -> None:
-    base = {"TASK": "pose"} if other == "POSE_BOX" else {"HEAD.FEATURES": "point"} if other == "HEAD.STAGES" else {}
+    base = {"TASKS": ["pose"]} if other == "POSE_BOX" else {"HEAD.FEATURES": "point"} if other == "HEAD.STAGES" else {}
     changed = another_value(key)
     with pytest.raises(
         ConfigError, match=re.escape(f"MODEL.LSNET.{key} is {changed!r}.") + f".*its default: it is read only with.*{other} "
@@ -115,7 +115,10 @@ def test_keys_that_nothing_reads_are_refused(key: str, other: str, value: Any) -
 
 @pytest.mark.parametrize("key", READ_WITH)
 def test_keys_that_are_read_are_allowed(key: str) -> None:
-    settings = {**READERS.get(key, {}), **{other: values[0] for other, values in READ_WITH[key].items()}}
+    settings = {
+        **READERS.get(key, {}),
+        **{other: [values[0]] if other == "TASKS" else values[0] for other, values in READ_WITH[key].items()},
+    }
     check_config(with_values({**settings, key: another_value(key)}))
 
 
@@ -123,7 +126,24 @@ def test_keys_that_are_read_are_allowed(key: str) -> None:
     ("values", "message"),
     [
         ({"HEAD.STAGES": 1, "HEAD.FEATURES": "landmark"}, r"HEAD\.FEATURES is 'landmark'\. It has to be 'point' with HEAD\.STAGES 1"),
-        ({"TASK": "pose", "LOSS.VECTOR": "giou"}, r"LOSS\.VECTOR is 'giou'\. It has to be 'cross_iou' or 'smooth_l1' with TASK 'pose'"),
+        (
+            {"TASKS": ["pose"], "LOSS.VECTOR": "giou"},
+            r"LOSS\.VECTOR is 'giou'\. It has to be 'cross_iou' or 'smooth_l1' with TASKS \['pose'\]",
+        ),
+        (
+            {"TASKS": ["segm", "pose"], "LOSS.VECTOR": "giou"},
+            r"LOSS\.VECTOR is 'giou'\. It has to be 'cross_iou' or 'smooth_l1' with TASKS \['segm', 'pose'\]",
+        ),
+        ({"TASKS": []}, r"TASKS is \[\]\. It has to be a list of one or more of 'bbox', 'segm' and 'pose', each once"),
+        ({"TASKS": ["segm", "bbox", "segm"]}, r"TASKS is \['segm', 'bbox', 'segm'\]\. It has to be a list .* each once"),
+        ({"TASKS": ["bbox", "masks"]}, r"TASKS is \['bbox', 'masks'\]\. It has to be one of 'bbox', 'segm', 'pose'"),
+        (
+            {"TASKS": ["bbox", "segm"], "SEGM_BOX": "object"},
+            r"SEGM_BOX is 'object', but a detector of several TASKS, here bbox, segm, does not",
+        ),
+        ({"TASKS": ["bbox", "pose"], "POSE_BOX": "keypoints"}, r"POSE_BOX is 'keypoints', but a detector of several TASKS"),
+        ({"TASKS": ["bbox", "pose"], "CPV.ENABLED": True}, r"CPV\.ENABLED is True, but a detector of several TASKS"),
+        ({"TASKS": ["bbox", "pose"], "LOSS.BOX_FACTOR": 0.5}, r"LOSS\.BOX_FACTOR is 0\.5, but a detector with 'bbox' among its TASKS"),
         ({"HEAD.CHANNELS": 40}, r"HEAD\.CHANNELS is 40\. It has to be divisible by 32"),
         ({"CPV.ENABLED": True, "CPV.POOLED_CHANNELS": 20}, r"CPV\.POOLED_CHANNELS is 20\. It has to be divisible by 32"),
         ({"ASSIGNER": "PredictedATSAssigner"}, r"ASSIGNER is 'PredictedATSAssigner'.*did you mean 'PredictedATSSAssigner'"),
@@ -145,3 +165,10 @@ def test_shipped_configs_pass(path: Path) -> None:
     cfg = get_cfg()
     cfg.merge_from_file(str(path))
     check_config(cfg)
+
+
+def test_configs_of_before_say_what_became_of_their_key(tmp_path: Path) -> None:
+    path = tmp_path / "old.yaml"
+    path.write_text("MODEL:\n  LSNET:\n    TASK: segm\n")
+    with pytest.raises(ConfigError, match=r"old\.yaml: Key MODEL\.LSNET\.TASK was renamed to MODEL\.LSNET\.TASKS.*TASKS: \[\"segm\"\]"):
+        get_cfg().merge_from_file(str(path))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances, pairwise_iou
 
-from lsnet.finders import box_side_midpoints
+from lsnet.outlines import box_side_midpoints
 
 from .test_whole import model_of
 

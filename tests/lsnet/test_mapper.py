@@ -14,9 +14,9 @@ from pycocotools import mask as mask_util
 
 from detkit.config import ConfigError, get_cfg
 from detkit.data import DataError, ReadErrorMapper, build_train_mapper
-from lsnet.finders import ContourFinder, ExtremePointFinder, KeypointFinder, LandmarkFinder, keypoint_box
+from lsnet.finders import ContourFinder, ExtremePointFinder, JoinedFinder, KeypointFinder, LandmarkFinder, keypoint_box
 from lsnet.mapper import LandmarkMapper
-from lsnet.tasks import build_task
+from lsnet.several_tasks import build_task
 from tests.toys.outlines import SIZE, annotation, bean
 
 FINDERS: dict[str, LandmarkFinder] = {
@@ -25,6 +25,7 @@ FINDERS: dict[str, LandmarkFinder] = {
     "pose": KeypointFinder(range(17)),
     "pose by keypoint boxes": KeypointFinder(range(17), box_source="keypoints"),
 }
+FINDERS["bbox+pose+segm"] = JoinedFinder([FINDERS["bbox"], FINDERS["pose"], ContourFinder(36, box_source="object", box_stands_in=False)])
 CROP_AND_MIRROR = [T.RandomFlip(1.0), T.CropTransform(60, 20, 90, 90), T.ResizeTransform(90, 90, 180, 180)]
 
 
@@ -117,11 +118,11 @@ def test_boxes_of_contours_are_their_bounds(image_file: Path) -> None:
 @pytest.mark.parametrize(
     "options, finder, box_source",
     [
-        (["TASK", "bbox"], ExtremePointFinder, "object"),
-        (["TASK", "segm", "CONTOUR_LANDMARKS", 72], ContourFinder, "contour"),
-        (["TASK", "segm", "SEGM_BOX", "object"], ContourFinder, "object"),
-        (["TASK", "pose"], KeypointFinder, "object"),
-        (["TASK", "pose", "POSE_BOX", "keypoints"], KeypointFinder, "keypoints"),
+        (["TASKS", ["bbox"]], ExtremePointFinder, "object"),
+        (["TASKS", ["segm"], "CONTOUR_LANDMARKS", 72], ContourFinder, "contour"),
+        (["TASKS", ["segm"], "SEGM_BOX", "object"], ContourFinder, "object"),
+        (["TASKS", ["pose"]], KeypointFinder, "object"),
+        (["TASKS", ["pose"], "POSE_BOX", "keypoints"], KeypointFinder, "keypoints"),
     ],
 )
 def test_configs_name_the_mapper_and_its_task(options: list[Any], finder: type, box_source: str) -> None:
@@ -137,7 +138,7 @@ def test_configs_name_the_mapper_and_its_task(options: list[Any], finder: type, 
 
 def test_poses_need_keypoints_in_the_data() -> None:
     cfg = get_cfg()
-    cfg.INPUT.MAPPER, cfg.DATASETS.TRAIN, cfg.MODEL.LSNET.TASK = "LandmarkMapper", ("coco_2017_train",), "pose"
+    cfg.INPUT.MAPPER, cfg.DATASETS.TRAIN, cfg.MODEL.LSNET.TASKS = "LandmarkMapper", ("coco_2017_train",), ["pose"]
     with pytest.raises(ConfigError, match=r"learns 17 keypoints \(MODEL.LSNET.NUM_KEYPOINTS\), but the dataset coco_2017_train names 0"):
         build_train_mapper(cfg)
 

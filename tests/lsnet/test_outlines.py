@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from detkit.data import polygon_bounds, signed_area
-from lsnet.finders import (
+from lsnet.outlines import (
     box_outline,
     box_side_midpoints,
     contour,

@@ -18,8 +18,9 @@ from torch import Tensor
 from detkit.data import register_coco_folder
 from detkit.data.keypoints import COCO_PERSON_KEYPOINTS
 from detkit.tta import Derived
-from lsnet.finders import contour
 from lsnet.landmarks import Contour, ExtremePoints, Keypoints
+from lsnet.outlines import contour
+from lsnet.several_tasks import SeveralTasks
 from lsnet.tasks import BoxTask, ContourTask, PoseTask
 from tests.toys.outlines import SIZE, bean
 
@@ -28,12 +29,15 @@ TASKS = {
     "segm": ContourTask(Contour(36), box_source="contour"),
     "pose": PoseTask(Keypoints(17), box_source="keypoints"),
 }
+TASKS["several"] = SeveralTasks([TASKS["bbox"], TASKS["pose"], TASKS["segm"]])
 #: (height, width) of the network's input
 INPUT = (240, 480)
 
 
 def landmarks_of(task: str) -> Tensor:
     """Of two objects, in pixels of an image of ``SIZE``."""
+    if task == "several":
+        return torch.cat([landmarks_of(part) for part in ("bbox", "pose", "segm")], dim=1)
     outlines = [np.reshape(bean(50, 50, 30), (-1, 2)), np.reshape(bean(110, 70, 40), (-1, 2))]
     if task == "segm":
         return torch.from_numpy(np.stack([contour(outline, 36) for outline in outlines])).float()
@@ -48,7 +52,8 @@ def detections(task: str, *, input_size: tuple[int, int] = INPUT) -> Instances:
     """What the network finds on an enlarged image, after Detectron2's post-processing."""
     points = landmarks_of(task) * torch.tensor([input_size[1] / SIZE[1], input_size[0] / SIZE[0]])
     found = Instances(input_size)
-    found.pred_boxes = Boxes(torch.cat([points.amin(1), points.amax(1)], dim=1))
+    spanned = points[:, 21:] if task == "several" else points  # by the contours
+    found.pred_boxes = Boxes(torch.cat([spanned.amin(1), spanned.amax(1)], dim=1))
     found.scores = torch.tensor([0.9, 0.8])
     found.pred_classes = torch.zeros(2, dtype=torch.long)
     found.pred_landmarks = points
@@ -81,7 +86,7 @@ def test_keypoints_have_the_score_of_their_detection() -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_no_detections(task: str) -> None:
     nothing = Instances(INPUT, pred_boxes=Boxes(torch.zeros(0, 4)), scores=torch.zeros(0), pred_classes=torch.zeros(0, dtype=torch.long))
-    nothing.pred_landmarks = torch.zeros(0, TASKS[task].landmarks.num_landmarks, 2)
+    nothing.pred_landmarks = landmarks_of(task)[:0]
     found = TASKS[task].finish(detector_postprocess(nothing, *SIZE), INPUT)
     assert len(found) == 0 and all(len(values) == 0 for values in found.get_fields().values())
 
@@ -130,12 +135,14 @@ def dataset(tmp_path: Path) -> str:
     return "lsnet_outputs"
 
 
-@pytest.mark.parametrize("task, name", [("segm", "segm"), ("pose", "keypoints"), ("segm", "bbox")])
-def test_detectron2s_evaluator_finds_them_right(task: str, name: str, dataset: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task, name", [("segm", "segm"), ("pose", "keypoints"), ("segm", "bbox"), ("several", None)])
+def test_detectron2s_evaluator_finds_them_right(task: str, name: str | None, dataset: str, tmp_path: Path) -> None:
     evaluator = COCOEvaluator(dataset, output_dir=str(tmp_path), use_fast_impl=False)
     evaluator.reset()
     evaluator.process([{"image_id": 1}], [{"instances": detections(task)}])
-    assert evaluator.evaluate()[name]["AP"] == pytest.approx(100, abs=0.01)
+    results = evaluator.evaluate()
+    for each in ["bbox", "segm", "keypoints"] if name is None else [name]:
+        assert results[each]["AP"] == pytest.approx(100, abs=0.01)
 
 
 @pytest.mark.parametrize("task", TASKS)

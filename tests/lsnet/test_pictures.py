@@ -7,7 +7,7 @@ import torch
 from detkit.data import set_categories
 from detkit.data.keypoints import COCO_PERSON_KEYPOINTS
 from lsnet.pictures import detect_with_stages, draw_landmarks, labeled_input, stages_figure
-from lsnet.tasks import build_task
+from lsnet.several_tasks import build_task
 from tests.toys.outlines import SIZE
 
 from .test_mapper import ALL_KINDS
@@ -30,7 +30,7 @@ def _metadata() -> None:
     set_categories("pictures", [{"id": 1, "name": "person", "keypoints": list(COCO_PERSON_KEYPOINTS)}])
 
 
-@pytest.mark.parametrize("task", ["bbox", "segm", "pose"])
+@pytest.mark.parametrize("task", ["bbox", "segm", "pose", "bbox+pose+segm"])
 def test_objects_and_both_stages_side_by_side(task: str, image_file) -> None:
     cfg = cfg_of(task, *SETTINGS)
     record = {"file_name": str(image_file), "height": SIZE[0], "width": SIZE[1], "image_id": 1, "annotations": ALL_KINDS}

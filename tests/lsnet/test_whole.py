@@ -18,6 +18,7 @@ from tests.toys.outlines import SIZE
 from .test_mapper import ALL_KINDS, CROP_AND_MIRROR, mapper_of
 
 FIELDS = {"bbox": {"pred_extreme_points"}, "segm": {"pred_polygons", "pred_masks"}, "pose": {"pred_keypoints"}}
+FIELDS["bbox+pose+segm"] = {*FIELDS["bbox"], *FIELDS["segm"], *FIELDS["pose"]}
 #: knows COCO's 17 keypoints, and which of them change places in a mirrored image
 PERSONS = "keypoints_coco_2017_val"
 #: detections of any score, five of an image, at two sizes
@@ -29,7 +30,7 @@ def cfg_of(task: str, *options: Any) -> Any:
     cfg = tiny_cfg()
     cfg.MODEL.META_ARCHITECTURE = "LSNet"
     node = cfg.MODEL.LSNET
-    node.TASK, node.POSE_BOX, node.NUM_CLASSES = task.partition(" ")[0], "keypoints" if "keypoint" in task else "object", 3
+    node.TASKS, node.POSE_BOX, node.NUM_CLASSES = task.partition(" ")[0].split("+"), "keypoints" if "keypoint" in task else "object", 3
     node.IN_FEATURES = list(LEVELS)
     node.HEAD.CHANNELS, node.HEAD.NUM_CONVS, node.HEAD.DEFORMABLE_TOWERS = 32, 1, False
     cfg.merge_from_list(list(options))
@@ -45,7 +46,7 @@ def seeded(cfg: Any) -> torch.nn.Module:
     return build_model(cfg)
 
 
-@pytest.mark.parametrize("task", ["bbox", "segm", "pose", "pose by keypoint boxes"])
+@pytest.mark.parametrize("task", ["bbox", "segm", "pose", "pose by keypoint boxes", "bbox+pose+segm"])
 @pytest.mark.parametrize("objects", [ALL_KINDS, [], ALL_KINDS[3:4], ALL_KINDS[4:]], ids=["all kinds", "none", "one pixel", "no keypoints"])
 def test_losses_are_finite(task: str, objects: list[dict], image_file: Path) -> None:
     record = {"file_name": str(image_file), "height": SIZE[0], "width": SIZE[1], "image_id": 1, "annotations": objects}
@@ -107,7 +108,7 @@ def test_keypoints_carry_the_score_of_the_merged_detection(merge: str) -> None:
     torch.testing.assert_close(merged.pred_keypoints[..., 2], merged.scores[:, None].expand(-1, 17), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("task", ["bbox", "segm", "pose"])
+@pytest.mark.parametrize("task", ["bbox", "segm", "pose", "bbox+pose+segm", "pose+segm"])
 @torch.no_grad()
 def test_first_stage_starts_from_typical_objects(task: str) -> None:
     """With START_SIZE 3 a cell's box reaches three cells to each side before anything is learned."""

@@ -58,18 +58,19 @@ def cfg_of(case: GoldenCase) -> CfgNode:
     cfg.merge_from_file(str(CONFIGS / "lsnet" / "lsnet_R_50_FPN_2x_ms.yaml"))
     cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE = "", "cpu"
     node = cfg.MODEL.LSNET
-    node.TASK, node.POSE_BOX = task.partition("_")[0], "keypoints" if task == "pose_kbox" else "object"
+    learned = task.partition("_")[0]
+    node.TASKS, node.POSE_BOX = [learned], "keypoints" if task == "pose_kbox" else "object"
     node.NUM_CLASSES = head["num_classes"]
     node.HEAD.CHANNELS, node.HEAD.NUM_CONVS = head["feat_channels"], head["stacked_convs"]
     node.HEAD.DEFORMABLE_TOWERS, node.HEAD.GRADIENT_SHARE = head["conv_module_type"] == "dcn", head["gradient_mul"]
     node.CPV.ENABLED = head["type"] == "LSCPVHead"
-    if node.TASK == "segm":
+    if learned == "segm":
         node.CONTOUR_LANDMARKS = head["num_vectors"]
     init, refine = head["train_cfg"]["init"]["assigner"], head["train_cfg"]["refine"]["assigner"]
     cfg.MODEL.ASSIGNERS.CENTROID.SCALE, cfg.MODEL.ASSIGNERS.CENTROID.NUM_POINTS = float(init["scale"]), init["pos_num"]
     cfg.MODEL.ASSIGNERS.CENTROID.MIDDLE = init["iou_type"]
     cfg.MODEL.ASSIGNERS.ATSS.TOPK = refine["topk"]
-    main = "loss_" + node.TASK
+    main = "loss_" + learned
     node.LOSS.INIT_WEIGHT, node.LOSS.REFINE_WEIGHT = head[f"{main}_init"]["loss_weight"], head[f"{main}_refine"]["loss_weight"]
     if task == "pose_bbox":
         node.LOSS.BOX_FACTOR = head["loss_bbox_init"]["loss_weight"] / node.LOSS.INIT_WEIGHT
@@ -77,7 +78,7 @@ def cfg_of(case: GoldenCase) -> CfgNode:
     test = head["test_cfg"]
     node.TEST.TOPK_PER_LEVEL, node.TEST.NMS_THRESH = test["nms_pre"], test["nms"]["iou_thr"]
     cfg.TEST.DETECTIONS_PER_IMAGE = test["max_per_img"]
-    if node.TASK == "pose":
+    if learned == "pose":
         node.TEST.MIN_AREA = 1024.0
     return cfg
 

@@ -14,20 +14,8 @@ from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_FLIP_MAP,
 from numpy.typing import NDArray
 
 from detkit.data import Motion, polygons_of
-from lsnet.finders import (
-    ContourFinder,
-    ExtremePointFinder,
-    KeypointFinder,
-    LandmarkFinder,
-    box_side_midpoints,
-    contours_of,
-    extreme_points,
-    keypoint_box,
-    mirrored_contour,
-    oriented,
-    resampled,
-    started_at_top,
-)
+from lsnet.finders import ContourFinder, ExtremePointFinder, KeypointFinder, LandmarkFinder, keypoint_box
+from lsnet.outlines import box_side_midpoints, contours_of, extreme_points, mirrored_contour, oriented, resampled, started_at_top
 
 from .cases import GoldenCase, find_cases
 from .compare import Recorder

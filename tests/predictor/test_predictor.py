@@ -160,6 +160,7 @@ def test_weights_of_other_classes_are_refused(trained: Path) -> None:
         ("quick/sparsercnn_shapes.yaml", set()),
         ("quick/lsnet_segm_shapes.yaml", {"pred_masks"}),
         ("quick/lsnet_pose_shapes.yaml", {"pred_keypoints"}),
+        ("quick/lsnet_multitask_shapes.yaml", {"pred_masks", "pred_keypoints", "pred_polygons", "pred_extreme_points"}),
         ("quick/fcos_rpn_mobilenetv2.yaml", set()),
     ],
 )

@@ -44,8 +44,9 @@ VARIANTS = {
 #: what LSNet learns, by name: keys of its section, and how many landmarks an object has
 LANDMARKS = {
     "LSNet bbox": ({}, 4),
-    "LSNet segm": ({"TASK": "segm"}, 36),
-    "LSNet pose": ({"TASK": "pose"}, 17),
+    "LSNet segm": ({"TASKS": ["segm"]}, 36),
+    "LSNet pose": ({"TASKS": ["pose"]}, 17),
+    "LSNet bbox, pose, segm": ({"TASKS": ["bbox", "pose", "segm"]}, 57),
     "LSNet corners": ({"CPV.ENABLED": True}, 4),
 }
 

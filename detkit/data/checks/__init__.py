@@ -7,7 +7,7 @@ from .errors import DataError, DataFault
 from .json_file import require_regular_file
 from .masks import find_mask_faults, usable_segmentation
 from .schema import is_box
-from .training import TrainingObjects, check_training_objects, training_objects
+from .training import TrainingObjects, check_annotations_of_tasks, check_training_objects, training_objects
 
 __all__ = [
     "AnnotationFile",
@@ -15,6 +15,7 @@ __all__ = [
     "DataError",
     "DataFault",
     "TrainingObjects",
+    "check_annotations_of_tasks",
     "check_coco_folder",
     "check_training_objects",
     "class_names",

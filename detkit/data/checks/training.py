@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from .annotations import class_names, id_order
 from .boxes import box_array
+from .check import CheckedData
 from .errors import DataError
 
-__all__ = ["TrainingObjects", "check_training_objects", "training_objects"]
+__all__ = ["TrainingObjects", "check_annotations_of_tasks", "check_training_objects", "training_objects"]
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +120,43 @@ def check_training_objects(sets: Sequence[TrainingObjects], *, resizing: tuple[i
         )
         return
     _warn_of_tiny_boxes(names, boxes, sizes, resizing, finest_stride)
+
+
+def check_annotations_of_tasks(sets: Sequence[CheckedData], tasks: Sequence[str], *, key: str) -> None:
+    """Says how many objects lack what one of several tasks learns, and so learn the other ones alone.
+
+    Args:
+        sets: the datasets to train on.
+        tasks: "segm" learns masks, "pose" keypoints, others boxes.
+        key: that names the tasks, for messages.
+
+    Raises:
+        DataError: no object has what a task learns.
+    """
+    names = ", ".join(each.name for each in sets)
+    objects = [annotation for each in sets for annotation in each.content["annotations"] if not annotation["iscrowd"]]
+    for task, (wanted, has) in _ANNOTATIONS.items():
+        lacking = sum(not has(annotation) for annotation in objects) if task in tasks else 0
+        if lacking and lacking == len(objects):
+            files = ", ".join(each.json_file for each in sets)
+            raise DataError(
+                f"{key} names '{task}', but none of the {lacking} objects of {names} ({files}) has a {wanted}. Add them, or leave "
+                f"'{task}' out."
+            )
+        if lacking:
+            logger.info("%s: %d of %d objects have no %s; the loss of '%s' leaves them out.", names, lacking, len(objects), wanted, task)
+
+
+def _has_mask(annotation: Mapping[str, Any]) -> bool:
+    return bool(annotation.get("segmentation"))
+
+
+def _has_keypoints(annotation: Mapping[str, Any]) -> bool:
+    return any((annotation.get("keypoints") or ())[2::3])
+
+
+#: by task, what it learns, and whether an annotation has it
+_ANNOTATIONS = {"segm": ("mask", _has_mask), "pose": ("labeled keypoint", _has_keypoints)}
 
 
 def _warn_of_absent_classes(names: str, sets: Sequence[TrainingObjects]) -> None:
