@@ -1,14 +1,14 @@
-"""Which assigner on which head? Box AP and the time of a step of every cell, all at one budget.
+"""Which assigner on which head? Box AP and time of every cell, all at one budget.
 
     python benchmarks/matrix.py                             # every assigner on every head on the embedded `shapes`, seed 0: many hours
     python benchmarks/matrix.py --heads FCOS --iterations 200 --hours 1         # a column; the same command goes on from there
     python benchmarks/matrix.py --assigners PAA DW --seeds 0 1 2 --train-json DIR/annotations/train.json --val-json DIR/annotations/val.json
     python benchmarks/page.py                               # the table and docs/images/performance_matrix.png
 
-Box AP, mean over the seeds and in brackets the lowest and the highest where there are several, and the median time of a training step by
-the clock. Everything but assigner and head is the same: MobileNetV2, 64 channels, two convolutions per tower, batches of 8, shorter side
-256, one learning rate, GIoU, nothing tuned for any cell. Assigners that give weights are trained and ranked by class probability times
-quality, hard labels by the losses of FCOS, which ranks by the root of that.
+Box AP, mean over the seeds and in brackets the lowest and the highest where there are several; on CPUs the seconds of processor time that a
+training takes with its evaluation, on GPUs the median milliseconds of a step by the clock. Everything but assigner and head is the same:
+network, data, batches and learning rate of the quick configs, GIoU, nothing tuned for any cell. Assigners that give weights are trained and
+ranked by class probability times quality, hard labels have the losses of FCOS and are ranked by the root of that.
 
 Rows are all of ``ASSIGNER_REGISTRY`` that label the cells of a grid; columns are the heads of FCOS, ATSS and DW, and all others of
 ``DENSE_HEAD_REGISTRY`` in DW's place. A cell that fails says why. How cells are kept: ``benchmarks/trainings.py``.
@@ -105,7 +105,10 @@ def _row(assigner: str, head: str, runs: Sequence[Run]) -> Run:
     if ended:
         values = {metric: [run[metric] or 0.0 for run in ended] for metric in METRICS}  # null: no object of this size
         row |= {metric: round(statistics.mean(each), 2) for metric, each in values.items()}
-        row |= {"step_ms": round(statistics.median(run["step_ms"] or 0 for run in ended)), "seeds": [run["seed"] for run in ended]}
+        row["seeds"] = [run["seed"] for run in ended]
+        time = "step_ms" if any(run["environment"]["hardware"]["gpus"] for run in ended) else "cpu_s"
+        if any(run[time] is not None for run in ended):
+            row[time] = round(statistics.median(run[time] for run in ended if run[time] is not None))
         if len(ended) > 1:
             row |= {"AP_low": round(min(values["AP"]), 2), "AP_high": round(max(values["AP"]), 2)}
     return row
@@ -143,7 +146,7 @@ def main() -> None:
         head = heads[what["head"]]
         changes = {**cell_keys(head, what["assigner"]), **budget_keys(args.iterations), **data, "SEED": what["seed"], **keys}
         results = trainings.train(f"{head.method.lower()}_mobilenetv2", name, changes)
-        return {**{metric: results["bbox"][metric] for metric in METRICS}, "step_ms": results["step_ms"]}
+        return {**{metric: results["bbox"][metric] for metric in METRICS}, "step_ms": results["step_ms"], "cpu_s": results["cpu_s"]}
 
     cells = {
         f"{head}_{assigner}_{seed}": {"assigner": assigner, "head": head, "seed": seed}
@@ -151,7 +154,8 @@ def main() -> None:
     }
     runs = trainings.collect(cells, measure)
     title, name = "Assigners and weightings on every head", data.get("DATASETS.NAME", "shapes")
-    budget = f"Here: {args.iterations} iterations on `{name}`, seed {', '.join(map(str, args.seeds))}."
+    changed = f", with {', '.join(f'`{key} {value}`' for key, value in keys.items())}" if keys else ""
+    budget = f"Here: {args.iterations} iterations on `{name}`, seed {', '.join(map(str, args.seeds))}{changed}."
     report = Report(title, f"{str(__doc__).split(chr(10) * 2)[2]} {budget}", args.json, quick=args.quick, index=["assigner"], value="AP")
     report.rows.clear()  # what an earlier call has found stands in the cells, too
     for row in rows_of(runs):

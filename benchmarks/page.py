@@ -18,7 +18,21 @@ from timing import RESULTS
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = Path("docs/performance.md")
 #: columns that are shown in no table
-OF_EACH_SIDE = {"side", "objects", "table", "found", "failed", "waits", "memory_mib", "kept_mb", "forward", "backward", "step_ms", "seeds"}
+OF_EACH_SIDE = {
+    "side",
+    "objects",
+    "table",
+    "found",
+    "failed",
+    "waits",
+    "memory_mib",
+    "kept_mb",
+    "forward",
+    "backward",
+    "step_ms",
+    "cpu_s",
+    "seeds",
+}
 HIDDEN = re.compile(r"(.*_low|.*_high|rounds|log1p_ms|height|width|.*wall_.*|AP.+)$")
 WORDS = {"cpu_ms": "ms", "of_limit": "of the limit", "parameters_m": "million parameters", "multiply_adds_g": "billion multiply-adds"}
 NOT_RUN = {
@@ -110,7 +124,7 @@ def _cell(row: dict[str, Any], value: str) -> str:
         return str(row.get("failed", ""))
     more = [
         f"{row[key]} {word}"
-        for key, word in (("waits", "waits"), ("memory_mib", "MiB"), ("kept_mb", "MB kept"), ("step_ms", "ms"))
+        for key, word in (("waits", "waits"), ("memory_mib", "MiB"), ("kept_mb", "MB kept"), ("step_ms", "ms"), ("cpu_s", "s"))
         if row.get(key) is not None
     ]
     return ", ".join([_measured(row, value), *more])

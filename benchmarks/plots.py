@@ -78,7 +78,7 @@ def bars(value: str, label: str) -> Callable[[Rows, Path], None]:
 
 
 def heat_map(rows: Rows, path: Path) -> None:
-    """Assigners against heads: AP as color and number, the time of a step below it; gray where a cell has failed."""
+    """Assigners against heads: AP as color and number, and the time; gray where a cell has failed."""
     assigners, heads = (list(dict.fromkeys(row[key] for row in rows)) for key in ("assigner", "side"))
     found = {(row["assigner"], row["side"]): row for row in rows}
     values = [[found.get((assigner, head), {}).get("AP", float("nan")) for head in heads] for assigner in assigners]
@@ -88,7 +88,8 @@ def heat_map(rows: Rows, path: Path) -> None:
     middle = sum(shown.get_clim()) / 2
     for (y, assigner), (x, head) in itertools.product(enumerate(assigners), enumerate(heads)):
         row = found.get((assigner, head), {})
-        text = f"{row['AP']:.1f}  ({row['step_ms']} ms)" if "AP" in row else "failed" if "failed" in row else ""
+        time = next((f"  ({row[key]} {unit})" for key, unit in (("step_ms", "ms"), ("cpu_s", "s")) if key in row), "")
+        text = f"{row['AP']:.1f}{time}" if "AP" in row else "failed" if "failed" in row else ""
         panel.text(x, y, text, ha="center", va="center", fontsize=8, color="black" if values[y][x] > middle or "AP" not in row else "white")
     panel.set_xticks(range(len(heads)), heads)
     panel.set_yticks(range(len(assigners)), assigners)
@@ -128,6 +129,6 @@ PLOTS: dict[str, tuple[Callable[[Rows, Path], None], str]] = {
     "losses": (losses, "Time of losses against objects per image, for each toolbox; dotted in the slow state of log1p"),
     "growth": (growth, "Time and peak memory of every loss against objects per image, on logarithmic axes"),
     "inference": (bars("cpu_ms", "ms per image"), "Time of inference of each method and toolbox"),
-    "matrix": (heat_map, "Box AP and time of a step of every assigner on every head, as a heat map"),
+    "matrix": (heat_map, "Box AP and training time of every assigner on every head, as a heat map"),
     "launches": (bars("launches", "launches per training step"), "Launches of a training step of each method and toolbox"),
 }

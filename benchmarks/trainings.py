@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -115,7 +116,8 @@ class Trainings:
             changes: keys and values that differ from the config's.
 
         Returns:
-            the results, in percent by task (``"bbox"``, ...) and name, and under ``step_ms`` the median time of a step by the clock.
+            the results, in percent by task (``"bbox"``, ...) and name; under ``step_ms`` the median time of a step by the clock, under
+            ``cpu_s`` the processor time of the whole, which other programs disturb least; None where a part was trained before.
 
         Raises:
             TrainingError: it has failed.
@@ -123,6 +125,7 @@ class Trainings:
             SystemExit: it was asked to stop.
         """
         folder = self.folder / name
+        is_new, before = not (folder / "last_checkpoint").exists(), _processor_time_of_children()
         always = {
             "OUTPUT_DIR": folder,
             "SOLVER.CHECKPOINT_PERIOD": CHECKPOINT_PERIOD,
@@ -135,7 +138,8 @@ class Trainings:
         (results,) = json.loads((folder / "results.json").read_text())["results"].values()
         lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
         times = [1000 * line["time"] for line in lines if "time" in line]
-        return {**results, "step_ms": round(statistics.median(times)) if times else None}
+        cpu_s = _processor_time_of_children() - before
+        return {**results, "step_ms": round(statistics.median(times)) if times else None, "cpu_s": round(cpu_s, 1) if is_new else None}
 
     def _run(self, command: Sequence[str]) -> None:
         """A process to its end. What stops this program stops it too, with a checkpoint."""
@@ -158,6 +162,12 @@ class Trainings:
             sys.exit("A training was asked to stop. The same command goes on from there.")
         if code:
             raise TrainingError(f"killed by {signal_name(-code)}: is there enough memory?" if code < 0 else _reason(said))
+
+
+def _processor_time_of_children() -> float:
+    """Seconds of all processes that this one has started and waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _reason(said: str) -> str:

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from detectron2.layers import ShapeSpec
 
+from detkit import get_config_file
 from detkit.assigners import ASSIGNER_REGISTRY, FCOSAssigner
-from detkit.config import get_cfg, method_node
+from detkit.config import check_config, get_cfg, method_node
 from detkit.dense.heads import DENSE_HEAD_REGISTRY
 from detkit.dense.parts import head_parts_from_config
 from tests.toys.datasets import make_toy_data
@@ -152,7 +153,8 @@ def run_of(assigner: str, head: str, seed: int, ap: float | None) -> dict[str, A
     what = {"assigner": assigner, "head": head, "seed": seed}
     if ap is None:
         return {**what, "failed": "no memory"}
-    return {**what, "step_ms": 100 + seed, **dict.fromkeys(("AP50", "AP75", "APs", "APm", "APl"), 1.0), "AP": ap}
+    on_cpu = {"step_ms": 100, "cpu_s": 80.0 + 20 * seed, "environment": {"hardware": {"gpus": []}}}
+    return {**what, **on_cpu, **dict.fromkeys(("AP50", "AP75", "APs", "APm", "APl"), 1.0), "AP": ap}
 
 
 def test_rows_have_the_spread_of_the_seeds_and_the_reason_of_a_failure(matrix: ModuleType, benchmark: Any, tmp_path: Path) -> None:
@@ -161,7 +163,7 @@ def test_rows_have_the_spread_of_the_seeds_and_the_reason_of_a_failure(matrix: M
     assert [(row["assigner"], row["side"]) for row in rows] == [("PAA", "FCOS"), ("ATSS", "FCOS"), ("ATSS", "DW")]
     assert (rows[0]["AP"], rows[0]["AP_low"], rows[0]["AP_high"]) == (25.0, 20.0, 30.0) and "AP_low" not in rows[1]
     table = benchmark("page")._compared(rows, {"index": ["assigner"], "value": "AP"})
-    assert table.splitlines()[2:] == ["| PAA | 25 (20 to 30), 100 ms |  |", "| ATSS | 10, 100 ms | no memory |"]
+    assert table.splitlines()[2:] == ["| PAA | 25 (20 to 30), 90 s |  |", "| ATSS | 10, 80 s | no memory |"]
     picture = tmp_path / "matrix.png"
     benchmark("plots").heat_map(rows, picture)
     assert picture.stat().st_size > 1000
@@ -216,3 +218,16 @@ def test_a_cell_that_cannot_train_says_why(tmp_path: Path) -> None:
     shown, _ = process.communicate(timeout=120)
     (row,) = json.loads((tmp_path / "matrix.json").read_text())["rows"]
     assert "SOLVER.OWN_KEY" in row["failed"] and "AP" not in row, shown
+
+
+# recipes --------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_recipes_change_keys_that_there_are_to_values_that_are_allowed(benchmark: Any) -> None:
+    for config, changes in benchmark("recipes").runs().values():
+        cfg = get_cfg()
+        cfg.merge_from_file(get_config_file(f"quick/{config}.yaml"))
+        before = cfg.dump()
+        cfg.merge_from_list([str(part) for item in changes.items() for part in item])
+        check_config(cfg)
+        assert (cfg.dump() == before) is (not changes)
