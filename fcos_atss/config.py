@@ -24,7 +24,7 @@ def add_fcos_config(cfg: CfgNode) -> None:
 def add_fcos_rpn_config(cfg: CfgNode) -> None:
     """Adds ``MODEL.FCOS_RPN``: the keys of FCOS that a proposal generator has, but for those that Detectron2 has in ``MODEL.RPN``."""
     node = dense_node()
-    for key in ("NUM_CLASSES", "IN_FEATURES", "PLUS_ONE", "IGNORE_PADDING", "TEST"):
+    for key in ("NUM_CLASSES", "IN_FEATURES", "PLUS_ONE", "IGNORE_PADDING", "AUXILIARY", "TEST"):
         del node[key]
     # upper bound of a level's range of sizes, in its strides (FCOS, section 3.2: 64 pixels at stride 8); the last level has none.
     # Takes the place of MODEL.ASSIGNERS.FCOS.SIZES_OF_INTEREST, so that it fits P2-P6 as well as P3-P7.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from detectron2.config import CfgNode as CN
 
-from detkit.config import Limit, Section
+from detkit.config import Limit, Section, number_or_none
 
 __all__ = ["CONFIG_LIMITS", "LIMITS", "READ_WITH", "add_config", "check_config"]
 
@@ -67,7 +67,7 @@ def add_config(cfg: CN) -> None:
     node.TEST = CN()
     node.TEST.SCORE_THRESH = 0.05
     node.TEST.TOPK_PER_LEVEL = 1000  # the official code takes 100 for poses, and 20 per image
-    node.TEST.NMS_THRESH = 0.6
+    node.TEST.NMS_THRESH = 0.6  # none: no suppression
     node.TEST.MIN_AREA = 0.0  # of a detection's box, in square pixels of the original image; official code: 1024 for poses
 
 
@@ -103,7 +103,7 @@ LIMITS: Mapping[str, Limit] = {
     "LOSS.FOCAL_GAMMA": "[0, inf)",
     "TEST.SCORE_THRESH": "[0, 1]",
     "TEST.TOPK_PER_LEVEL": "[1, inf)",
-    "TEST.NMS_THRESH": "[0, 1]",
+    "TEST.NMS_THRESH": number_or_none("[0, 1]"),
     "TEST.MIN_AREA": "[0, inf)",
 }
 #: the same by section, for :func:`detkit.config.check_config`

@@ -12,9 +12,12 @@ from .hungarian import HungarianAssigner
 from .iou import IoUAssigner
 from .matching import NonFiniteCostError
 from .musu import MuSuAssigner
+from .onenet import OneNetAssigner
 from .ota import OTAAssigner
 from .paa import PAAAssigner
+from .poto import POTOAssigner
 from .predicted_atss import PredictedATSSAssigner
+from .quality_atss import QualityATSSAssigner
 from .registry import ASSIGNER_REGISTRY, build_assigner
 from .simota import SimOTAAssigner
 from .soft import Assignment, BagAssignment, Pairs, PairValues, SoftAssignment
@@ -27,7 +30,10 @@ __all__ = [
     "GFLAssigner",
     "MuSuAssigner",
     "OTAAssigner",
+    "OneNetAssigner",
     "PAAAssigner",
+    "POTOAssigner",
+    "QualityATSSAssigner",
     "SimOTAAssigner",
     "TaskAlignedAssigner",
     "VFLAssigner",

@@ -10,12 +10,16 @@ from functools import cache, partial
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from torch import Tensor
 
 from detkit.distributed import usable_processors
 from detkit.host import send
 
-__all__ = ["NonFiniteCostError", "match"]
+from .soft import Pairs
+
+__all__ = ["NonFiniteCostError", "match", "match_pairs"]
 
 #: Threads that match, at most; a batch is some hundred problems of about a millisecond each.
 _MAX_THREADS = 16
@@ -88,6 +92,56 @@ def _solve(packed: np.ndarray, gt_index: np.ndarray, problem: int) -> bool:
         return False
     rows, columns = linear_sum_assignment(costs)
     gt_index[problem, rows] = valid[columns]
+    return True
+
+
+def match_pairs(quality: Tensor, pairs: Pairs, num_images: int) -> Tensor:
+    """One-to-one matching of as many objects as possible, and of those of highest total quality, where only listed pairs may be matched.
+
+    The device is waited for once, for the qualities and priors of the pairs.
+
+    Args:
+        quality: (M,) in [0, 1]; -inf for pairs that must not be matched.
+        pairs: M of them, with their ``sizes``.
+        num_images: B.
+
+    Returns:
+        (M,) bool on the device of ``quality``: which pairs are matched. No object and no prior is in two of them.
+
+    Raises:
+        NonFiniteCostError: a quality is NaN.
+    """
+    assert pairs.sizes is not None
+    packed = torch.stack([quality.double(), pairs.prior_index.double()]).cpu().numpy()  # one transfer for both
+    objects = np.repeat(np.arange(len(pairs.sizes)), pairs.sizes)
+    ends = pairs.sizes.reshape(num_images, -1).sum(1).cumsum()
+    matched = np.zeros(len(objects), bool)
+    problems = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    solved = list(_threads().map(partial(_solve_pairs, packed, objects, matched), problems))
+    if not all(solved):
+        raise NonFiniteCostError([problem for problem, finite in enumerate(solved) if not finite])
+    return send(matched, quality.device)
+
+
+def _solve_pairs(packed: np.ndarray, objects: np.ndarray, matched: np.ndarray, pairs: slice) -> bool:
+    """Fills the part of ``matched`` that belongs to an image; False if its qualities are NaN.
+
+    Every object may also go to a place of its own that costs more than all others together can save, so that every object has a place and
+    as few as possible are there.
+    """
+    quality, priors = packed[:, pairs]
+    if np.isnan(quality).any():
+        return False
+    allowed = np.flatnonzero(quality > -np.inf)
+    if not len(allowed):
+        return True
+    named, row = np.unique(objects[pairs][allowed], return_inverse=True)
+    places, column = np.unique(priors[allowed], return_inverse=True)
+    count, alone = len(named), np.arange(len(named))
+    costs = np.concatenate([2 - quality[allowed], np.full(count, count + 3.0)])
+    table = csr_array((costs, (np.append(row, alone), np.append(column, len(places) + alone))), shape=(count, len(places) + count))
+    column_of = min_weight_full_bipartite_matching(table)[1]
+    matched[pairs.start + allowed[column_of[row] == column]] = True
     return True
 
 

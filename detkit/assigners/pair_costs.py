@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from detkit.geometry import elementwise_iou
+
 from .soft import PairValues
 
-__all__ = ["MIN_IOU", "dynamic_counts", "focal_costs", "iou_cost"]
+__all__ = ["MIN_IOU", "dynamic_counts", "focal_costs", "iou_cost", "matching_quality"]
 
 #: lower bound of the IoU in a logarithm
 MIN_IOU = 1e-8
@@ -36,3 +38,13 @@ def dynamic_counts(iou: Tensor, ranks: Tensor, gt_index: Tensor, num_gts: int, t
     """
     counted = torch.where(ranks < topk, iou, torch.zeros_like(iou))
     return iou.new_zeros(num_gts).index_add(0, gt_index, counted).long().clamp(min=1)
+
+
+def matching_quality(values: PairValues, alpha: float = 0.8) -> Tensor:
+    """(M,) in [0, 1]: ``score ** (1 - alpha) * IoU ** alpha`` of what is predicted for each pair (DeFCN, section 3.2).
+
+    Args:
+        values: of the pairs.
+        alpha: in [0, 1], how much the box counts beside the class.
+    """
+    return values.score ** (1 - alpha) * elementwise_iou(values.boxes, values.gt_boxes) ** alpha

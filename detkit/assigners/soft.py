@@ -175,7 +175,9 @@ class SoftAssignment(_WeightedPairs):
     box_weight: Tensor
 
     @classmethod
-    def from_hard(cls, assignment: HardAssignment, gt: GroundTruth, predictions: Predictions, *, alpha: float = 0.25) -> SoftAssignment:
+    def from_hard(
+        cls, assignment: HardAssignment, gt: GroundTruth, predictions: Predictions, *, alpha: float = 0.25, box_weight: float = 1.0
+    ) -> SoftAssignment:
         """Hard labels as weights, so that a loss written for weighted pairs serves both: with focal loss (Lin et al., ICCV 2017)."""
         pairs, counts = counted_pairs(assignment, gt)
         values = pairs.look_up(predictions, gt)
@@ -185,7 +187,7 @@ class SoftAssignment(_WeightedPairs):
             values=values,
             positive_weight=alpha * one * values.distance_to(one),
             negative_weight=torch.zeros_like(one),
-            box_weight=one,
+            box_weight=box_weight * one,
             normalizers=one.sum().expand(3),
             background_factor=1 - alpha,
             counts_negative=counts,

@@ -2,7 +2,7 @@
 
 from .conventions import Conventions
 from .defaults import default_value, get_cfg
-from .limits import Form, Limit, numbers
+from .limits import Form, Limit, number_or_none, numbers
 from .methods import method_node
 from .plain_yaml import parse_plain_yaml
 from .plugins import METHOD_PACKAGES, load_method_packages
@@ -24,6 +24,7 @@ __all__ = [
     "get_cfg",
     "load_method_packages",
     "method_node",
+    "number_or_none",
     "numbers",
     "parse_plain_yaml",
     "usable_device",

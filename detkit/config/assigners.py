@@ -48,6 +48,9 @@ ASSIGNER_LIMITS: dict[str, dict[str, Limit]] = {
         "EPSILON": "(0, inf)",
         "ITERATIONS": "[1, inf)",
     },
+    "ONENET": dict.fromkeys(("CLASS_WEIGHT", "L1_WEIGHT", "GIOU_WEIGHT"), "[0, inf)"),
+    "POTO": {"ALPHA": "[0, 1]", "CENTER_RADIUS": "[0, inf)", "MATCHING": ("hungarian", "greedy")},
+    "QUALITY_ATSS": {"TOPK": "[1, inf)", "ALPHA": "[0, 1]"},
     "FOVEABOX": {"SIZES": "(0, inf)", "ETA": "(1, inf)", "SIGMA": "(0, 1]"},
 }
 
@@ -158,6 +161,23 @@ def add_assigner_config(cfg: CN) -> None:
     node.CENTER_RADIUS = 2.5
     node.EPSILON = 0.1
     node.ITERATIONS = 50
+
+    # one location for each object, so that no suppression is needed: the costs of OneNet, the qualities of DeFCN
+    node = cfg.MODEL.ASSIGNERS.ONENET = CN()
+    node.CLASS_WEIGHT = 2.0
+    node.L1_WEIGHT = 5.0
+    node.GIOU_WEIGHT = 2.0
+
+    node = cfg.MODEL.ASSIGNERS.POTO = CN()
+    node.ALPHA = 0.8  # how much the box counts beside the class
+    node.CENTER_RADIUS = 1.5  # strides; 0: the whole object
+    # "hungarian": the best sum, which the host finds, so that a step waits for the device once; "greedy": best pair first, without waiting
+    node.MATCHING = "hungarian"
+
+    # several locations for each object by the same quality, for an auxiliary loss (DeFCN)
+    node = cfg.MODEL.ASSIGNERS.QUALITY_ATSS = CN()
+    node.TOPK = 9  # candidates per level
+    node.ALPHA = 0.8
 
     node = cfg.MODEL.ASSIGNERS.FOVEABOX = CN()
     node.SIZES = [32, 64, 128, 256, 512]  # side of an ordinary object on each level, in pixels

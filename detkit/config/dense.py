@@ -6,7 +6,7 @@ from typing import Any
 
 from detectron2.config import CfgNode as CN
 
-from .limits import Limit, numbers
+from .limits import Limit, number_or_none, numbers
 
 __all__ = ["DENSE_LIMITS", "DENSE_TEST_LIMITS", "dense_node"]
 
@@ -23,6 +23,8 @@ DENSE_LIMITS: dict[str, Limit] = {
     "HEAD.BOX_BIAS": "(-inf, inf)",
     "HEAD.COARSE_BOX": ("point", "anchor"),
     "HEAD.DCN_ON_FIRST_CONVS": "[0, inf)",
+    "HEAD.FILTER_SIZE": "[1, 99]",
+    "HEAD.FILTER_LEVELS": "[0, 99]",
     "BOX_CODER.NAME": ("exp", "relu", "exp_stride", "linear", "delta"),
     "BOX_CODER.DELTA_WEIGHTS": numbers("(0, inf)", 4),
     "LOSS.CRITERION": ("auto", "labels", "weighted"),
@@ -32,7 +34,7 @@ DENSE_LIMITS: dict[str, Limit] = {
     "LOSS.MIN_BOX_NORMALIZER": "(0, inf)",
     **dict.fromkeys(("LOSS.CLS_WEIGHT", "LOSS.BOX_WEIGHT", "LOSS.QUALITY_WEIGHT"), "[0, inf)"),
 }
-#: the same of a whole detector's levels and test settings
+#: the same of a whole detector's levels, test settings and auxiliary loss
 DENSE_TEST_LIMITS: dict[str, Limit] = {
     "NUM_CLASSES": "[1, 100000]",
     "TEST.SCORE": ("sqrt_product", "product", "class"),
@@ -41,7 +43,8 @@ DENSE_TEST_LIMITS: dict[str, Limit] = {
     "TEST.VOTE_SIGMA": "[0, inf)",
     "TEST.SCORE_THRESH": "[0, 1]",
     "TEST.TOPK_PER_LEVEL": "[1, inf)",
-    "TEST.NMS_THRESH": "[0, 1]",
+    "TEST.NMS_THRESH": number_or_none("[0, 1]"),
+    **dict.fromkeys(("AUXILIARY.CLS_WEIGHT", "AUXILIARY.BOX_WEIGHT"), "[0, inf)"),
 }
 
 
@@ -88,6 +91,10 @@ def dense_node(**changed: Any) -> CN:
     # (2 in TOOD's "dconv" models)
     node.HEAD.COARSE_BOX = "point"
     node.HEAD.DCN_ON_FIRST_CONVS = 0
+    # of MaxFilteringHead (DeFCN, section 3.3): side of the window in cells, and the levels that it spans beside its own, half of them finer
+    # and half coarser
+    node.HEAD.FILTER_SIZE = 3
+    node.HEAD.FILTER_LEVELS = 2
 
     node.BOX_CODER = CN()
     node.BOX_CODER.NAME = "exp"  # "exp" (pixels), "relu", "exp_stride" and "linear" (strides), "delta" (relative to the anchor)
@@ -114,6 +121,13 @@ def dense_node(**changed: Any) -> CN:
     node.LOSS.QUALITY = "centerness"  # what the quality branch learns; "iou", of the predicted box: AdelaiDet's BOX_QUALITY
     node.LOSS.QUALITY_WEIGHT = 1.0
 
+    # a second, many-to-one assignment beside ASSIGNER, on the same class logits (without the quality) and boxes: DeFCN, section 3.4
+    node.AUXILIARY = CN()
+    node.AUXILIARY.ASSIGNER = ""  # "": none; as ASSIGNER, for instance "QualityATSSAssigner" (DeFCN)
+    # factors of its losses of classes and boxes, beside those that LOSS has; 0 leaves them out
+    node.AUXILIARY.CLS_WEIGHT = 1.0
+    node.AUXILIARY.BOX_WEIGHT = 0.0
+
     node.TEST = CN()
     # where the quality in the score comes from: the "branch", or the center-ness of the predicted "box" (FCOS, table 4)
     node.TEST.QUALITY_FROM = "branch"
@@ -123,7 +137,7 @@ def dense_node(**changed: Any) -> CN:
     node.TEST.RANK_BY = "product"
     node.TEST.SCORE_THRESH = 0.05
     node.TEST.TOPK_PER_LEVEL = 1000
-    node.TEST.NMS_THRESH = 0.6
+    node.TEST.NMS_THRESH = 0.6  # none: no suppression, for assigners that give each object one location
     node.TEST.CLIP_BEFORE_NMS = True  # Detectron2 and AdelaiDet: False
     node.TEST.DROP_EMPTY = False  # leave out boxes without area before NMS: mmdetection
     # detections become the mean of the candidates around them, weighted by score and exp(-(1 - IoU)^2 / VOTE_SIGMA): PAA, 0.025; 0: they

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["NAMES", "Form", "Limit", "allowed_values", "numbers", "rows"]
+__all__ = ["NAMES", "Form", "Limit", "allowed_values", "number_or_none", "numbers", "rows"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ def _holds(form: Form, value: Any) -> bool:
         return form.holds(value)
     except (AttributeError, TypeError, ValueError):  # of another type than the form looks at
         return False
+
+
+def number_or_none(interval: str) -> Form:
+    """A number in an interval, or None, which files and command lines may write as ``none``."""
+    return Form(f"in {interval}, or none", lambda value: value is None or allowed_values(value, interval) is None)
 
 
 def numbers(interval: str, count: int) -> Form:

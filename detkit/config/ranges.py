@@ -15,7 +15,7 @@ from .data import DATA_LIMITS
 from .defaults import default_value
 from .engine import RUN_LIMITS, SOLVER_LIMITS, TEST_LIMITS
 from .inherited import INHERITED_LIMITS
-from .limits import Limit, allowed_values
+from .limits import Form, Limit, allowed_values
 from .plugins import load_method_packages
 from .reader import ConfigError, flatten, shown
 from .tta import TTA_LIMITS
@@ -106,6 +106,8 @@ def _allowed(key: str, value: Any) -> str | None:
     default, limit = default_value(key), key_limits().get(key)
     if key in _MAY_BE_NONE:
         return None if value is None or limit is None else allowed_values(value, limit)
+    if value is None and isinstance(limit, Form) and allowed_values(None, limit) is None:
+        return None
     if default is None:
         return None  # not ours
     if not _is_like(value, default):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from detkit.assigners import AssignContext, Assigner
 from detkit.checkpoint import read_published_layouts
 from detkit.config import Conventions, method_node
+from detkit.dense.auxiliary import AuxiliaryLoss
 from detkit.dense.criteria import LabelCriterion, WeightedCriterion
 from detkit.dense.parts import dense_parts_from_config
 from detkit.dense.pipeline import DensePipeline, decode_flat, decode_outputs
@@ -45,6 +46,7 @@ class DenseDetector(TensorPath, Detectron2DenseDetector):
         assigner: which prior learns which object.
         criterion: the losses.
         postprocessor: predictions to detections.
+        auxiliary: a second assignment with its losses, in training alone; None: there is none.
         quality_from_boxes: detections are scored with the center-ness of the predicted boxes instead of the quality branch (FCOS, table 4).
         ignore_padding: leave out locations beyond an image's own padded area when images of different size share a batch, as
             mmdetection's anchor heads do; else they are background, as in the official codes.
@@ -66,6 +68,7 @@ class DenseDetector(TensorPath, Detectron2DenseDetector):
         postprocessor: DensePostprocessor,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
+        auxiliary: AuxiliaryLoss | None = None,
         quality_from_boxes: bool = False,
         ignore_padding: bool = False,
         conventions: Conventions | None = None,
@@ -77,6 +80,7 @@ class DenseDetector(TensorPath, Detectron2DenseDetector):
         self.box_coder = box_coder
         self.assigner = assigner
         self.criterion = criterion
+        self.auxiliary = auxiliary
         self.postprocessor = postprocessor
         self.ignore_padding = ignore_padding
         read_published_layouts(self, conventions)
@@ -89,8 +93,11 @@ class DenseDetector(TensorPath, Detectron2DenseDetector):
     @property
     def pipeline(self) -> DensePipeline:
         """How priors, predictions and labels are made of this detector's parts."""
+        return self._pipeline_of(self.assigner)
+
+    def _pipeline_of(self, assigner: Assigner) -> DensePipeline:
         decoder = partial(decode_outputs, box_coder=self.box_coder, num_classes=self.num_classes)
-        return DensePipeline(self.prior_generator, self.assigner, decoder, self.ignore_padding, self.backbone.size_divisibility)
+        return DensePipeline(self.prior_generator, assigner, decoder, self.ignore_padding, self.backbone.size_divisibility)
 
     def predict(self, images: ImageList) -> DenseOutputs:
         """Raw outputs of preprocessed images."""
@@ -115,17 +122,26 @@ class DenseDetector(TensorPath, Detectron2DenseDetector):
 
     def losses(self, outputs: DenseOutputs, gt: GroundTruth, image_sizes: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         """The losses of raw outputs, ``gt`` in the model's own box convention, ``image_sizes`` (height, width) without padding."""
-        pipeline = self.pipeline
-        plan = pipeline.plan(self.prior_generator(outputs.level_sizes).made(), gt, image_sizes)
+        assigners = [self.assigner, *([] if self.auxiliary is None else [self.auxiliary.assigner])]
+        priors = self.prior_generator(outputs.level_sizes).made()
+        plans = [self._pipeline_of(assigner).plan(priors, gt, image_sizes) for assigner in assigners]
         flat = outputs.flatten(self.num_classes)
-        return self.run_part("flat_losses", flat, plan) if self.assigner.compiles else self.flat_losses(flat, plan)
+        compiles = all(assigner.compiles for assigner in assigners)
+        return self.run_part("flat_losses", flat, *plans) if compiles else self.flat_losses(flat, *plans)
 
-    def flat_losses(self, flat: tuple[Tensor, Tensor, Tensor | None], plan: AssignContext) -> dict[str, Tensor]:
-        """:meth:`losses` of flattened outputs (:meth:`detkit.structures.DenseOutputs.flatten`) and what the host has made of the batch
-        (:meth:`detkit.dense.DensePipeline.plan`)."""
+    def flat_losses(
+        self, flat: tuple[Tensor, Tensor, Tensor | None], plan: AssignContext, auxiliary_plan: AssignContext | None = None
+    ) -> dict[str, Tensor]:
+        """:meth:`losses` of flattened outputs (:meth:`detkit.structures.DenseOutputs.flatten`) and what the host has made of the batch for
+        each assigner (:meth:`detkit.dense.DensePipeline.plan`)."""
         priors = plan.grid_priors
         predictions = decode_flat(*flat, priors, self.box_coder)
-        return self.criterion(predictions, self.pipeline.assign_planned(plan, predictions), plan.gt, priors)
+        losses = self.criterion(predictions, self.pipeline.assign_planned(plan, predictions), plan.gt, priors)
+        if self.auxiliary is not None and auxiliary_plan is not None:
+            seen = self.auxiliary.seen(predictions)
+            assignment = self._pipeline_of(self.auxiliary.assigner).assign_planned(auxiliary_plan, seen)
+            losses |= self.auxiliary(seen, assignment, plan.gt, priors)
+        return losses
 
     def detect(self, outputs: DenseOutputs, image_sizes: Sequence[tuple[int, int]]) -> list[Instances]:
         """Detections of raw outputs in the model's own box convention."""

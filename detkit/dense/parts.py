@@ -15,6 +15,7 @@ from detkit.assigners import Assigner, FCOSAssigner, build_assigner
 from detkit.backbones import levels_named
 from detkit.config import ConfigError, Conventions, Section
 from detkit.config.dense import DENSE_LIMITS, DENSE_TEST_LIMITS
+from detkit.dense.auxiliary import AuxiliaryLoss
 from detkit.dense.criteria import (
     AllPriorsNormalizer,
     BoxTerm,
@@ -51,10 +52,13 @@ def dense_parts_from_config(cfg: CfgNode, node: Section) -> dict[str, Any]:
     backbone = build_backbone(cfg)
     levels = levels_named(node.IN_FEATURES, backbone.output_shape(), f"{node.path}.IN_FEATURES")
     plus_one = 1.0 if node.PLUS_ONE else 0.0
+    parts = head_parts_from_config(cfg, node, levels, num_classes=node.NUM_CLASSES, plus_one=plus_one)
+    auxiliary = _build_auxiliary_loss(cfg, node, num_classes=node.NUM_CLASSES, num_levels=len(levels), box_coder=parts["box_coder"])
     return {
         "backbone": backbone,
         "head_in_features": node.IN_FEATURES,
-        **head_parts_from_config(cfg, node, levels, num_classes=node.NUM_CLASSES, plus_one=plus_one),
+        **parts,
+        "auxiliary": auxiliary,
         "postprocessor": DensePostprocessor(
             score=node.TEST.SCORE,
             threshold_on=node.TEST.THRESHOLD_ON,
@@ -153,20 +157,48 @@ def _build_criterion(node: Section, num_classes: int, box_coder: BoxCoder, assig
             "set it to 'auto'."
         )
     if node.LOSS.CRITERION == "weighted" or assigner.gives_weights:
-        return _build_weighted_criterion(node, num_classes)
+        _refuse_keys_of_labels(node, assigner)
+        return _build_weighted_criterion(node, num_classes, assigner)
     return _build_label_criterion(node, num_classes, box_coder)
 
 
 #: what a weighted loss does not read: the weights bring their own factors along
-_LABEL_KEYS = ("FOCAL_ALPHA", "FOCAL_GAMMA", "CLS_WEIGHT", "BOX_WEIGHT", "BOX_WEIGHTING", "NORMALIZER", "MIN_BOX_NORMALIZER")
+_LABEL_KEYS = ("FOCAL_ALPHA", "FOCAL_GAMMA", "CLS_WEIGHT", "BOX_WEIGHTING", "NORMALIZER", "MIN_BOX_NORMALIZER")
 _QUALITY_KEYS = ("QUALITY", "QUALITY_WEIGHT")
 
 
-def _build_weighted_criterion(node: Section, num_classes: int) -> WeightedCriterion:
-    unread = [f"LOSS.{key}" for key in (*_LABEL_KEYS, *_QUALITY_KEYS, "IOU_PLUS_ONE", "SMOOTH_L1_BETA")]
+def _refuse_keys_of_labels(node: Section, assigner: Assigner) -> None:
+    own = ("BOX_WEIGHT",) if assigner.gives_weights else ()
+    unread = [f"LOSS.{key}" for key in (*_LABEL_KEYS, *own, *_QUALITY_KEYS, "IOU_PLUS_ONE", "SMOOTH_L1_BETA")]
     node.refuse_unread(unread, "a loss of weighted pairs")
+
+
+def _build_weighted_criterion(node: Section, num_classes: int, assigner: Assigner) -> WeightedCriterion:
     box_loss = node.choice("LOSS.BOX", {"iou": iou_loss, "giou": giou_loss})
-    return WeightedCriterion(num_classes=num_classes, box_loss=box_loss)
+    return WeightedCriterion(num_classes=num_classes, box_loss=box_loss, box_weight=1.0 if assigner.gives_weights else node.LOSS.BOX_WEIGHT)
+
+
+def _build_auxiliary_loss(cfg: CfgNode, node: Section, *, num_classes: int, num_levels: int, box_coder: BoxCoder) -> AuxiliaryLoss | None:
+    """The loss of a second assignment on the same head, as ``AUXILIARY`` of a section describes it; None where it names no assigner.
+
+    Raises:
+        ConfigError: an assigner that does not exist or cannot be used here, or weights without one.
+    """
+    if not node.AUXILIARY.ASSIGNER:
+        node.refuse_unread(("AUXILIARY.CLS_WEIGHT", "AUXILIARY.BOX_WEIGHT"), "a detector without AUXILIARY.ASSIGNER")
+        return None
+    key = f"{node.path}.AUXILIARY.ASSIGNER"
+    assigner = build_assigner(node.AUXILIARY.ASSIGNER, cfg, key=key, num_classes=num_classes)
+    _check_ranges_of_sizes(cfg, assigner, num_levels)
+    weighted = node.LOSS.CRITERION == "weighted" or assigner.gives_weights
+    return AuxiliaryLoss(
+        assigner=assigner,
+        criterion=(
+            _build_weighted_criterion(node, num_classes, assigner) if weighted else _build_label_criterion(node, num_classes, box_coder)
+        ),
+        cls_weight=node.AUXILIARY.CLS_WEIGHT,
+        box_weight=node.AUXILIARY.BOX_WEIGHT,
+    )
 
 
 def _build_label_criterion(node: Section, num_classes: int, box_coder: BoxCoder) -> LabelCriterion:

@@ -20,7 +20,7 @@ __all__ = ["DensePostprocessor"]
 
 
 class DensePostprocessor:
-    """Threshold, best candidates of every level, NMS per class, best of the image.
+    """Threshold, best candidates of every level, NMS per class or none, best of the image.
 
     The published codes agree on these steps and differ in the details, which are the arguments. ``product`` means class probability
     times quality; without a quality branch all three scores are the class probability.
@@ -34,7 +34,8 @@ class DensePostprocessor:
             ``"location"`` chooses as many locations by their best final score, and all of their classes (PAA).
         score_thresh: in [0, 1].
         topk_per_level: candidates kept per level before NMS.
-        nms_thresh: IoU above which the lower-scored of two boxes of a class goes.
+        nms_thresh: IoU above which the lower-scored of two boxes of a class goes; None: all stay, for detectors that learn one location
+            for each object.
         max_detections: kept per image.
         clip: clip boxes to the image before NMS (tianzhi0549/FCOS, ATSS, mmdetection); Detectron2 and AdelaiDet clip at the very end.
         vote_sigma: detections become the mean of the candidates around them, see :func:`detkit.layers.voted_boxes` (PAA); 0: they stay.
@@ -51,7 +52,7 @@ class DensePostprocessor:
         rank_by: Literal["product", "class", "location"] = "product",
         score_thresh: float = 0.05,
         topk_per_level: int = 1000,
-        nms_thresh: float = 0.6,
+        nms_thresh: float | None = 0.6,
         max_detections: int = 100,
         clip: bool = True,
         drop_empty: bool = False,
@@ -191,12 +192,18 @@ class DensePostprocessor:
         limits = image_sizes.to(boxes).flip(-1).repeat(1, 2)[:, None] - self.plus_one  # width, height, width, height
         return boxes.clamp(min=0).minimum(limits)
 
-    def _best(self, boxes: Tensor, scores: Tensor, classes: Tensor, fields: Mapping[str, tuple[Tensor, Tensor]]) -> Detections:
-        """The best of what non-maximum suppression keeps; ``fields`` are values per prior and the priors of the candidates."""
+    def _suppress(self, boxes: Tensor, scores: Tensor, classes: Tensor) -> Tensor:
+        """The scores (B, M), those of suppressed boxes absent."""
+        if self.nms_thresh is None:
+            return scores
         # one pixel on the far corners makes torchvision's IoU the legacy one
         far = torch.cat([boxes[..., :2], boxes[..., 2:] + self.plus_one], dim=-1) if self.plus_one else boxes
         suppress = nms_mask_by_offsets if torch.jit.is_tracing() else nms_mask
-        kept = torch.where(suppress(far, scores, classes, self.nms_thresh, self.max_detections), scores, ABSENT)
+        return torch.where(suppress(far, scores, classes, self.nms_thresh, self.max_detections), scores, ABSENT)
+
+    def _best(self, boxes: Tensor, scores: Tensor, classes: Tensor, fields: Mapping[str, tuple[Tensor, Tensor]]) -> Detections:
+        """The best of what suppression keeps; ``fields`` are values per prior and the priors of the candidates."""
+        kept = self._suppress(boxes, scores, classes)
         best = best_indices(kept, self.max_detections)
         kept = kept.gather(1, best)
         there = kept >= 0

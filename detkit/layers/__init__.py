@@ -4,6 +4,7 @@ from .batch_norm import ConstantBatchNorm, FixedStatisticsBatchNorm, keep_consta
 from .deform import DeformConv2dPack, deform_conv2d
 from .export_forms import EXPORT_FORMS, ExportForm, export_as
 from .folding import fold_norms, foldable_norms
+from .max_filtering import MaxFiltering3d
 from .nms import nms_mask, nms_mask_by_offsets
 from .one_thread import use_onednn
 from .parts import CompiledParts, InParts
@@ -25,6 +26,7 @@ __all__ = [
     "ExportForm",
     "FixedStatisticsBatchNorm",
     "InParts",
+    "MaxFiltering3d",
     "PyramidPooler",
     "Scale",
     "Tower",

@@ -37,7 +37,7 @@ COUNTS_FILE = Path(__file__).parent / "parameter_counts.json"
 #: keys, at any depth below MODEL, that make no difference to a training step
 _NOT_TRAINED = {"WEIGHTS", "DEVICE", "PIXEL_MEAN", "PIXEL_STD", "TEST"}
 #: and those that change neither names nor shapes of weights
-_NO_WEIGHTS = _NOT_TRAINED | {"LOSS", "ASSIGNER", "ASSIGNERS", "BOX_CODER", "PLUS_ONE", "IGNORE_PADDING", "OFFSET"}
+_NO_WEIGHTS = _NOT_TRAINED | {"LOSS", "ASSIGNER", "ASSIGNERS", "AUXILIARY", "BOX_CODER", "PLUS_ONE", "IGNORE_PADDING", "OFFSET"}
 _NO_WEIGHTS |= {"PRIOR_PROB", "BOX_BIAS", "START_SIZE", "FREEZE_AT", "STRIDE_IN_1X1", "RELU_BEFORE_P7"}
 #: widths for tests, by the last part of their key
 _SMALL = {
@@ -97,7 +97,8 @@ def count_weights(cfg: CfgNode) -> int:
         cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.MODEL.BACKBONE.WEIGHTS = "meta", "", ""
         with torch.device("meta"):
             weights = build_model(cfg).state_dict()
-        _counts[architecture] = sum(value.numel() for key, value in weights.items() if key.split(".")[0] not in ("criterion", "assigner"))
+        others = ("criterion", "assigner", "auxiliary")
+        _counts[architecture] = sum(value.numel() for key, value in weights.items() if key.split(".")[0] not in others)
     return _counts[architecture]
 
 

@@ -162,7 +162,7 @@ def _dense_test(node: CfgNode) -> dict[str, Any]:
         "rank_by": test.RANK_BY if node.HEAD.QUALITY != "none" else "class",
         "topk_per_level": test.TOPK_PER_LEVEL,
         "nms_threshold": test.NMS_THRESH,
-        "nms_kind": "per class",
+        "nms_kind": "none" if test.NMS_THRESH is None else "per class",
         "clip_before_nms": test.CLIP_BEFORE_NMS,
         "drop_empty": test.DROP_EMPTY,
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from detkit.config.limits import allowed_values
+from detkit.config.limits import allowed_values, number_or_none
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,9 @@ def test_words() -> None:
     assert allowed_values("giuo", ("iou", "giou")) == "one of 'iou', 'giou' (did you mean 'giou'?)"
     assert allowed_values(["iou", "x"], ("iou", "giou")) == "one of 'iou', 'giou'"
     assert allowed_values(True, ("iou",)) == "one of 'iou'"
+
+
+def test_a_number_or_none() -> None:
+    limit = number_or_none("[0, 1]")
+    assert [allowed_values(value, limit) for value in (None, 0, 0.5, 1.0)] == [None] * 4
+    assert [allowed_values(value, limit) for value in (1.1, -1, "0.5", True, float("nan"))] == ["in [0, 1], or none"] * 5

@@ -53,8 +53,24 @@ def test_the_table_has_no_key_that_does_not_exist() -> None:
 
 def test_none_and_other_types_are_refused() -> None:
     other = {bool: [1], int: [0.5, "1"], float: [True, "1"], list: [3, "a word"], tuple: [3, "a word"], str: [3]}
-    optional = {"SOLVER.WEIGHT_DECAY_NORM", "SOLVER.WEIGHT_DECAY_BIAS"}
+    suppression = {f"MODEL.{method}.TEST.NMS_THRESH" for method in ("FCOS", "ATSS", "DW", "LSNET")}
+    optional = {"SOLVER.WEIGHT_DECAY_NORM", "SOLVER.WEIGHT_DECAY_BIAS", *suppression}
     assert_refused({key: [None, *other[type(value)]] for key, value in DEFAULTS.items() if key not in optional})
+
+
+@pytest.mark.parametrize("word", ["none", "None", "null"])
+def test_suppression_can_be_left_out(word: str) -> None:
+    cfg = get_cfg()
+    cfg.merge_from_list(["MODEL.FCOS.TEST.NMS_THRESH", word, "MODEL.LSNET.TEST.NMS_THRESH", word])
+    assert cfg.MODEL.FCOS.TEST.NMS_THRESH is None is cfg.MODEL.LSNET.TEST.NMS_THRESH
+    check_config(cfg)
+    cfg.merge_from_list(["MODEL.FCOS.TEST.NMS_THRESH", "0.5"])
+    assert cfg.MODEL.FCOS.TEST.NMS_THRESH == 0.5
+    with pytest.raises(ConfigError, match=r"MODEL\.FCOS\.TEST\.NMS_THRESH is -1\.0\. It has to be in \[0, 1\], or none"):
+        check_config(only("MODEL.FCOS.TEST.NMS_THRESH", -1.0))
+    cfg.merge_from_list(["MODEL.FCOS.TEST.SCORE_THRESH", word])
+    with pytest.raises(ConfigError, match=r"MODEL\.FCOS\.TEST\.SCORE_THRESH is None\. It has to be a number in \[0, 1\]"):
+        check_config(cfg)
 
 
 def test_names_in_lists_are_texts() -> None:

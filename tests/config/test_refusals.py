@@ -39,7 +39,7 @@ DENSE = {**DENSE_LIMITS, **DENSE_TEST_LIMITS, **PARTS}
 def values_outside(limit: Limit, like: object) -> Iterator[Any]:
     """Values that a limit excludes, of the type of the default: just beyond each end that there is, or a word of no meaning."""
     if isinstance(limit, Form):
-        yield type(like)([""]) if isinstance(like, (list, tuple)) else "" if isinstance(like, str) else -1
+        yield type(like)([""]) if isinstance(like, (list, tuple)) else "" if isinstance(like, str) else type(like)(-1)
         return
     if not isinstance(limit, str):
         yield type(like)(["no such word"]) if isinstance(like, (list, tuple)) else "no such word"
@@ -119,7 +119,7 @@ def test_every_number_and_word_of_an_assigner_has_a_limit() -> None:
 @pytest.mark.parametrize(
     ("path", "limits", "free"),
     [
-        ("MODEL.FCOS", DENSE, {"ASSIGNER", "HEAD.NAME", "HEAD.NORM", "IN_FEATURES"}),
+        ("MODEL.FCOS", DENSE, {"ASSIGNER", "AUXILIARY.ASSIGNER", "HEAD.NAME", "HEAD.NORM", "IN_FEATURES"}),
         ("MODEL.SPARSE_RCNN", SPARSE_RCNN_LIMITS, {"ASSIGNER", "IN_FEATURES", "TEST.STAGE", *SPARSE_RCNN_PARTS}),
     ],
 )
@@ -147,6 +147,21 @@ def flat(section: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
         ),
         (["MODEL.FCOS.LOSS.SMOOTH_L1_BETA", 0.5], "MODEL.FCOS.LOSS.SMOOTH_L1_BETA is 0.5, but the box loss 'iou' does not read it"),
         (["MODEL.FCOS.BOX_CODER.DELTA_CLAMP_BELOW", True], "DELTA_CLAMP_BELOW is True, but the box coder 'exp' does not read it"),
+        (
+            ["MODEL.FCOS.AUXILIARY.BOX_WEIGHT", 1.0],
+            "MODEL.FCOS.AUXILIARY.BOX_WEIGHT is 1.0, but a detector without AUXILIARY.ASSIGNER does not read it",
+        ),
+        (["MODEL.FCOS.AUXILIARY.ASSIGNER", "ATTSAssigner"], "MODEL.FCOS.AUXILIARY.ASSIGNER is 'ATTSAssigner'"),
+        (["MODEL.FCOS.HEAD.FILTER_SIZE", 5], "MODEL.FCOS.HEAD.FILTER_SIZE is 5, but DenseHead does not read it"),
+        (["MODEL.FCOS.HEAD.NAME", "MaxFilteringHead"], "MODEL.FCOS.HEAD.QUALITY is 'cls'. It has to be 'box' for MaxFilteringHead"),
+        (
+            ["MODEL.FCOS.HEAD.NAME", "MaxFilteringHead", "MODEL.FCOS.HEAD.QUALITY", "box", "MODEL.FCOS.HEAD.FILTER_SIZE", 4],
+            "MODEL.FCOS.HEAD.FILTER_SIZE is 4. It has to be odd",
+        ),
+        (
+            ["MODEL.FCOS.HEAD.NAME", "MaxFilteringHead", "MODEL.FCOS.HEAD.QUALITY", "box", "MODEL.FCOS.HEAD.FILTER_LEVELS", 1],
+            "MODEL.FCOS.HEAD.FILTER_LEVELS is 1. It has to be even",
+        ),
         (["MODEL.FCOS.HEAD.COARSE_BOX", "anchor"], "MODEL.FCOS.HEAD.COARSE_BOX is 'anchor', but DenseHead does not read it"),
         (
             ["MODEL.FCOS.ASSIGNER", "VFLAssigner", "MODEL.ASSIGNERS.VFL.BASE", "DWAssigner"],

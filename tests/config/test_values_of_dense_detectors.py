@@ -44,6 +44,8 @@ def has_bias(model: Any) -> list[bool]:
 
 TOOD = {"HEAD.NAME": "TOODHead", "HEAD.QUALITY": "none", "BOX_CODER.NAME": "linear", "HEAD.NUM_CONVS": 2}
 DELTA = {"BOX_CODER.NAME": "delta"}
+FILTER = {"HEAD.NAME": "MaxFilteringHead", "HEAD.QUALITY": "box"}
+AUXILIARY = {"AUXILIARY.ASSIGNER": "ATSSAssigner"}
 ANCHORS = DELTA | {"ANCHORS.SCALES": [2.3, 4.1], "ANCHORS.RATIOS": [1.0, 4.0]}
 
 HEAD = {
@@ -61,6 +63,8 @@ HEAD = {
     "HEAD.PRIOR_PROB": Row(0.2, lambda m: m.head.cls_score.bias.sigmoid().tolist()),
     "HEAD.BOX_BIAS": Row(1.5, lambda m: m.head.box_pred.bias.tolist()),
     "HEAD.DCN_ON_FIRST_CONVS": Row(1, lambda m: [sum("Deform" in type(conv).__name__ for conv in m.head.tower)], TOOD),
+    "HEAD.FILTER_SIZE": Row(5, lambda m: [m.head.filter.size], FILTER),
+    "HEAD.FILTER_LEVELS": Row(4, lambda m: [m.head.filter.levels], FILTER),
     "BOX_CODER.DELTA_WEIGHTS": Row([1.0, 2.0, 3.0, 4.0], lambda m: [list(m.box_coder.weights)], DELTA),
     "BOX_CODER.DELTA_CLAMP_BELOW": Row(True, lambda m: [m.box_coder.clamp_below], DELTA),
 }
@@ -78,6 +82,8 @@ DETECTOR = {
     "NUM_CLASSES": Row(7, lambda m: [m.num_classes, m.criterion.num_classes, m.head.cls_score.out_channels]),
     "PLUS_ONE": Row(True, lambda m: [bool(m.prior_generator.plus_one), bool(m.postprocessor.plus_one)]),
     "IGNORE_PADDING": Row(True, lambda m: [m.ignore_padding, m.pipeline.ignore_padding]),
+    "AUXILIARY.CLS_WEIGHT": Row(0.7, lambda m: [m.auxiliary.cls_weight], AUXILIARY),
+    "AUXILIARY.BOX_WEIGHT": Row(0.6, lambda m: [m.auxiliary.box_weight], AUXILIARY),
     "TEST.SCORE_THRESH": Row(0.21, lambda m: [m.postprocessor.score_thresh]),
     "TEST.TOPK_PER_LEVEL": Row(33, lambda m: [m.postprocessor.topk_per_level]),
     "TEST.NMS_THRESH": Row(0.37, lambda m: [m.postprocessor.nms_thresh]),
@@ -104,6 +110,15 @@ def test_dense_detectors(method: str, key: str) -> None:
 @pytest.mark.parametrize("method", ["FCOS", "ATSS", "DW"])
 def test_no_number_of_a_dense_detector_is_left_out(method: str) -> None:
     assert set(numeric_keys(get_cfg().MODEL[method])) == set(DENSE) - WHOLE
+
+
+def test_weight_of_boxes_with_the_loss_of_weighted_pairs() -> None:
+    """Which hard labels read, and weightings bring along."""
+    values = {"LOSS.CRITERION": "weighted", "LOSS.BOX_WEIGHT": 2.5}
+    assert build_model(with_values(tiny_cfg(), "MODEL.FCOS", values)).criterion.box_weight == 2.5
+    values = {"AUXILIARY.ASSIGNER": "DWAssigner", "LOSS.BOX_WEIGHT": 2.5, "LOSS.BOX": "giou"}
+    model = build_model(with_values(tiny_cfg(), "MODEL.FCOS", values))
+    assert (model.criterion.box_weight, model.auxiliary.criterion.box_weight) == (2.5, 1.0)
 
 
 @pytest.mark.parametrize("normalizer", ["positives", "positives_per_image", "moving_fg", "all"])

@@ -34,7 +34,10 @@ def detections_of_image(post: DensePostprocessor, predictions: Predictions, imag
         filled = box_areas(boxes, post.plus_one) > 0
         boxes, scores, classes, priors = boxes[filled], scores[filled], classes[filled], priors[filled]
     grown = boxes + boxes.new_tensor([0.0, 0.0, post.plus_one, post.plus_one])
-    keep = batched_nms(grown, scores, classes, post.nms_thresh)[: post.max_detections]
+    if post.nms_thresh is None:
+        keep = scores.sort(descending=True, stable=True).indices[: post.max_detections]
+    else:
+        keep = batched_nms(grown, scores, classes, post.nms_thresh)[: post.max_detections]
     return Instances(size, pred_boxes=Boxes(boxes[keep]), scores=scores[keep], pred_classes=classes[keep], prior=priors[keep])
 
 

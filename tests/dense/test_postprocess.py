@@ -70,6 +70,15 @@ def test_nms_per_class_and_best_first():
     assert_close(detect(p, max_detections=1).scores, torch.tensor([0.7]))
 
 
+def test_without_suppression_duplicates_stay_best_first():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10]])
+    p = predictions([[0.5, 0.01], [0.7, 0.01], [0.01, 0.6]], boxes=boxes)
+    result = detect(p, nms_thresh=None)
+    assert_close(result.scores, torch.tensor([0.7, 0.6, 0.5]))
+    assert result.pred_classes.tolist() == [0, 1, 0]
+    assert_close(detect(p, nms_thresh=None, max_detections=2).scores, torch.tensor([0.7, 0.6]))
+
+
 def test_plus_one_changes_iou_and_border():
     # IoU 7/12 = .583 without, 8*11 / (8*11 + 5*11) = .615 with one more pixel per side
     boxes = torch.tensor([[0.0, 0, 9.5, 10], [2.5, 0, 12, 10]])
@@ -116,15 +125,16 @@ def random_predictions(num_classes, *, ties, batch=2):
     return Predictions(logits, boxes, quality)
 
 
-@pytest.mark.parametrize("topk", [20, 1000])
+@pytest.mark.parametrize(("topk", "nms_thresh"), [(20, 0.6), (1000, 0.6), (20, None)])
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("num_classes", [1, 5])
-def test_equals_a_loop_over_images_and_levels(num_classes, ties, topk):
+def test_equals_a_loop_over_images_and_levels(num_classes, ties, topk, nms_thresh):
     p, sizes = random_predictions(num_classes, ties=ties), torch.tensor(SIZES, dtype=torch.float32)
     names = ("score", "threshold_on", "rank_by", "clip", "drop_empty", "plus_one")
     scores = ("sqrt_product", "product", "class")
     for values in itertools.product(scores, ("class", "product", "score"), ("product", "class"), (True, False), (True, False), (0.0, 1.0)):
-        post = DensePostprocessor(topk_per_level=topk, score_thresh=0.1, max_detections=60, **dict(zip(names, values, strict=True)))
+        options = dict(zip(names, values, strict=True)) | {"nms_thresh": nms_thresh}
+        post = DensePostprocessor(topk_per_level=topk, score_thresh=0.1, max_detections=60, **options)
         fields = {"prior": torch.arange(sum(PER_LEVEL)).expand(2, -1)}
         found = post(p, priors_per_level=PER_LEVEL, image_sizes=sizes, fields=fields).to_instances(SIZES)
         for image, size in enumerate(SIZES):

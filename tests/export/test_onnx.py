@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
+from detkit.dense import DensePostprocessor
 from detkit.export import DetectorProgram, ExportError, ExportSettings, OnnxModel, export_detector, formats, metadata_of
 from detkit.export.check import Agreement, compare_outputs, verify
 from detkit.layers import EXPORT_FORMS, nms_mask
+from detkit.structures import Predictions
 from lsnet.convolution import convolve_at
 from lsnet.reading import SourceScale
 from tests.export.test_program import CONFIGS, batch, detector
@@ -63,11 +65,45 @@ def test_file_of_any_size_gives_what_the_model_gives(fcos_file):
         assert agreement.box < 0.01 and agreement.score < 1e-5
 
 
+@pytest.mark.parametrize("nms_thresh", [0.6, None])
+def test_without_suppression_there_is_no_operator_for_it(nms_thresh, tmp_path):
+    needs("onnx", "onnxscript", "onnxruntime")
+    import onnxruntime
+
+    class PostProcessing(torch.nn.Module):
+        def forward(self, logits, boxes, sizes):
+            post = DensePostprocessor(nms_thresh=nms_thresh, max_detections=20)
+            found = post(Predictions(logits, boxes), priors_per_level=[40], image_sizes=sizes)
+            return found.boxes, found.scores, found.classes, found.counts
+
+    generator = torch.Generator().manual_seed(0)
+    corners = 9 * torch.rand(2, 40, 2, generator=generator)
+    values = torch.randn(2, 40, 3, generator=generator), torch.cat([corners, corners + 30], -1), torch.full((2, 2), 64.0)
+    program = torch.export.export(PostProcessing(), values)
+    forms = {operator: form.onnx for operator, form in EXPORT_FORMS.items()}
+    torch.onnx.export(program, dynamo=True, opset_version=20, custom_translation_table=forms, verbose=False).save(tmp_path / "x.onnx")
+    assert ("NonMaxSuppression" in operators_of(tmp_path / "x.onnx")) == (nms_thresh is not None)
+    session = onnxruntime.InferenceSession(str(tmp_path / "x.onnx"))
+    feed = {node.name: value.numpy() for node, value in zip(session.get_inputs(), values, strict=True)}
+    expected = PostProcessing()(*values)
+    assert (expected[3] == 20).all() == (nms_thresh is None)  # the boxes overlap
+    for ours, theirs in zip(session.run(None, feed), expected, strict=True):
+        assert_close(torch.from_numpy(ours), theirs)
+
+
+def operators_of(path: Path) -> set[str]:
+    import onnx
+
+    model = onnx.load(path)
+    return {node.op_type for nodes in (model.graph.node, *(function.node for function in model.functions)) for node in nodes}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "FCOS"])
 def test_every_detector(name, tmp_path):
     needs("onnx", "onnxscript", "onnxruntime")
-    write(name, tmp_path / "x.onnx")
+    operators = operators_of(write(name, tmp_path / "x.onnx"))
+    assert ("NonMaxSuppression" in operators) == (name not in ("FCOS, one-to-one", "Sparse R-CNN"))
 
 
 @pytest.mark.parametrize("name", ["FCOS", *(pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS if name != "FCOS")])
@@ -231,6 +267,23 @@ def test_file_in_the_place_of_the_model(fcos_file):
         assert found["instances"].image_size == wanted["instances"].image_size
         assert_close(found["instances"].scores, wanted["instances"].scores, atol=1e-5, rtol=0)
         assert_close(found["instances"].pred_boxes.tensor, wanted["instances"].pred_boxes.tensor, atol=0.01, rtol=0)
+
+
+@pytest.mark.slow
+def test_file_of_several_tasks_in_the_place_of_the_model(tmp_path):
+    needs("onnx", "onnxscript", "onnxruntime")
+    file = write("LSNet bbox+pose+segm", tmp_path / "several.onnx", ExportSettings(size=(160, 192), batch=2))
+    images, sizes = batch()
+    inputs = [{"image": image[:, :h, :w].byte(), "height": h, "width": w} for image, (h, w) in zip(images, sizes.tolist(), strict=True)]
+    model, stand_in = detector("LSNet bbox+pose+segm"), OnnxModel(file, threads=1)
+    assert stand_in.predictor.metadata["landmarks"] == ["bbox", "pose", "segm"]
+    with torch.no_grad():
+        expected, actual = model(inputs), stand_in(inputs)
+    for wanted, found in zip(expected, actual, strict=True):
+        wanted, found = wanted["instances"], found["instances"]
+        assert set(wanted.get_fields()) == set(found.get_fields()) and len(wanted) == len(found) > 5
+        for field in ("pred_extreme_points", "pred_polygons", "pred_keypoints"):
+            assert_close(found.get(field), wanted.get(field), atol=0.01, rtol=0)
 
 
 def test_demo_takes_the_file_in_the_place_of_weights(fcos_file):

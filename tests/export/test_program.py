@@ -55,8 +55,17 @@ def _lsnet(task: str, *, corners: bool = False) -> Any:
     return cfg
 
 
+def _one_to_one() -> Any:
+    cfg = _dense("FCOS", NAME="MaxFilteringHead", QUALITY="box")
+    node = cfg.MODEL.FCOS
+    node.ASSIGNER, node.AUXILIARY.ASSIGNER, node.LOSS.CRITERION = "POTOAssigner", "QualityATSSAssigner", "weighted"
+    node.TEST.SCORE, node.TEST.NMS_THRESH = "product", None
+    return cfg
+
+
 CONFIGS = {
     "FCOS": lambda: _dense("FCOS"),
+    "FCOS, one-to-one": _one_to_one,
     "FCOS, inclusive corners": _plus_one,
     "ATSS": lambda: _dense("ATSS"),
     "nine anchors": _retinanet,

@@ -30,12 +30,18 @@ ASSIGNERS = [
     "IoUAssigner",
     "MuSuAssigner",
     "OTAAssigner",
+    "OneNetAssigner",
     "PAAAssigner",
+    "POTOAssigner",
+    "QualityATSSAssigner",
     "SimOTAAssigner",
     "TaskAlignedAssigner",
     "VFLAssigner",
 ]
-FAST = [("DWAssigner", "DW"), ("TaskAlignedAssigner", "TOOD"), ("AutoAssignAssigner", "FCOS"), ("OTAAssigner", "ATSS")]
+FAST = [
+    *(("DWAssigner", "DW"), ("TaskAlignedAssigner", "TOOD"), ("AutoAssignAssigner", "FCOS"), ("OTAAssigner", "ATSS")),
+    ("POTOAssigner", "FCOS"),
+]
 
 
 def build(assigner, head, *options):

@@ -18,7 +18,7 @@ from tests.toys.detectors import random_inputs
 from tests.toys.devices import launches_of_step, matched_by_hand
 
 #: all that find their candidates among the locations inside an object
-WEIGHTINGS = ("AutoAssign", "FoveaBox", "MuSu", "PAA", "SimOTA", "TaskAligned")
+WEIGHTINGS = ("AutoAssign", "FoveaBox", "MuSu", "OneNet", "PAA", "POTO", "QualityATSS", "SimOTA", "TaskAligned")
 
 SIZE, OBJECTS = (800, 1344), 2000
 GIGABYTE = 1 << 30

@@ -36,6 +36,9 @@ VARIANTS = {
     "quality of the boxes": ("FCOS", "TEST.QUALITY_FROM", "box"),
     "smooth L1": ("ATSS", "LOSS.BOX", "smooth_l1"),
     "deltas for points": ("FCOS", "BOX_CODER.NAME", "delta", "LOSS.NORMALIZER", "all"),
+    "max filtering": ("FCOS", "HEAD.NAME", "MaxFilteringHead", "HEAD.QUALITY", "box", "LOSS.CRITERION", "weighted"),
+    "auxiliary": ("FCOS", "ASSIGNER", "OneNetAssigner", "AUXILIARY.ASSIGNER", "QualityATSSAssigner", "AUXILIARY.BOX_WEIGHT", 0.5),
+    "auxiliary weights": ("ATSS", "AUXILIARY.ASSIGNER", "DWAssigner", "TEST.NMS_THRESH", None),
     "moving average": ("FCOS", "LOSS.NORMALIZER", "ema", "LOSS.BOX_WEIGHTING", "uniform"),
 }
 #: what LSNet learns, by name: keys of its section, and how many landmarks an object has
@@ -94,19 +97,28 @@ def test_a_training_step_reads_nothing(name, ignore_padding, monkeypatch):
     assert read_in_training(cfg, monkeypatch, inputs_of(name)) == []
 
 
+#: what those read, once, that match on the host: costs of all predictions, qualities of the three best locations of each of six objects
+MATCHED = {"HungarianAssigner": [(2, 252, 3)], "POTOAssigner": [(18,)]}
+
+
 @pytest.mark.parametrize("name", ASSIGNERS)
 def test_every_assigner_reads_nothing(name, monkeypatch):
     cfg = cfg_of(f"DW {name}")
     cfg.MODEL.DW.IGNORE_PADDING = True
-    costs = [(2, 252, 3)] if "Hungarian" in name else []  # which have to be read, once, where they are matched
-    assert read_in_training(cfg, monkeypatch) == costs
+    assert read_in_training(cfg, monkeypatch) == MATCHED.get(name, [])
+
+
+def test_greedy_matching_of_poto_reads_nothing(monkeypatch):
+    cfg = cfg_of("FCOS POTOAssigner")
+    cfg.MODEL.ASSIGNERS.POTO.MATCHING = "greedy"
+    assert read_in_training(cfg, monkeypatch) == []
 
 
 @pytest.mark.parametrize("name", HARD)
 def test_hard_labels_with_weights_read_nothing(name, monkeypatch):
     cfg = cfg_of(f"FCOS {name}")
     cfg.MODEL.FCOS.LOSS.CRITERION = "weighted"
-    assert read_in_training(cfg, monkeypatch) == ([(2, 252, 3)] if "Hungarian" in name else [])
+    assert read_in_training(cfg, monkeypatch) == MATCHED.get(name, [])
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -118,6 +130,13 @@ def test_sparse_rcnn_reads_the_costs_of_all_stages_at_once_and_nothing_else(monk
     read = matched_by_hand(monkeypatch)
     losses = on_fake_gpu(cfg_of("SparseRCNN"), random_inputs(), train=True)
     assert read == [(2 * 2, 12, 3)] and len(losses) == 6
+
+
+def test_one_to_many_matching_and_denoising_read_nothing_more(monkeypatch):
+    read = matched_by_hand(monkeypatch)
+    cfg = tiny_sparse_cfg("MATCHES_PER_OBJECT", [4], "DENOISING.COPIES", 2)
+    losses = on_fake_gpu(cfg, random_inputs(), train=True)
+    assert read == [(2 * 2, 12, 4 * 3)] and len(losses) == 8
 
 
 def test_the_whole_of_an_iteration_reads_what_the_one_before_has_found_and_nothing_else(monkeypatch):
@@ -175,7 +194,11 @@ def test_what_was_sent_is_known_on_the_host_until_it_changes():
 
 
 @pytest.mark.parametrize(
-    "name", ["FCOS", "ATSS", "DW", *LANDMARKS, "SparseRCNN", "nine anchors", "TOOD", "refined", "quality of the boxes"]
+    "name",
+    [
+        *("FCOS", "ATSS", "DW", *LANDMARKS, "SparseRCNN", "nine anchors", "TOOD", "refined", "quality of the boxes"),
+        *("max filtering", "auxiliary weights"),
+    ],
 )
 def test_inference_reads_the_numbers_of_detections_at_the_end_and_nothing_else(name, monkeypatch):
     read, to_instances = [], Detections.to_instances

@@ -14,7 +14,8 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from detkit.assigners import hungarian, windows
+from detkit.assigners import Pairs, hungarian, poto, windows
+from detkit.host import remember
 from lsnet import reading
 from tests.toys.launches import Launches
 
@@ -47,13 +48,22 @@ def matched_by_hand(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
         read.append(tuple(costs.shape))
         return torch.full(costs.shape[:2], -1, device=costs.device)
 
+    def match_pairs(quality: Tensor, pairs: Pairs, num_images: int) -> Tensor:
+        read.append(tuple(quality.shape))
+        return torch.zeros(quality.shape, dtype=torch.bool, device=quality.device)
+
     monkeypatch.setattr(hungarian, "match", match)
+    monkeypatch.setattr(poto, "match_pairs", match_pairs)
     return read
 
 
 @contextlib.contextmanager
 def fake_gpu(model: nn.Module, data: list[dict[str, Any]]) -> Iterator[None]:
     """Within it the model lies on a GPU of fake tensors, where it is an error to read a value or to mix devices."""
+    for item in data:  # what lies on the host is known there, though fake tensors do not tell
+        instances = item["instances"]
+        for given in (instances.gt_boxes.tensor, *(value for value in instances.get_fields().values() if isinstance(value, Tensor))):
+            remember(given, given.numpy())
     with no_tables_kept(), FakeTensorMode(allow_non_fake_inputs=True):
         make = partial(torch.empty, device="cuda")
         for module in model.modules():

@@ -29,18 +29,20 @@ class WeightedCriterion(nn.Module):
     Args:
         num_classes: K.
         box_loss: ``(pred, target) -> loss`` per pair of boxes (M, 4) in pixels, e.g. :func:`detkit.losses.giou_loss`.
+        box_weight: of the boxes of hard labels; weightings have their own.
     """
 
-    def __init__(self, *, num_classes: int, box_loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, *, num_classes: int, box_loss: Callable[[Tensor, Tensor], Tensor], box_weight: float = 1.0) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.box_loss = box_loss
+        self.box_weight = box_weight
 
     def forward(self, predictions: Predictions, assignment: Assignment, gt: GroundTruth, priors: Priors) -> dict[str, Tensor]:
         """Scalar losses ``loss_cls_pos``, ``loss_box`` and ``loss_cls_neg``, or ``loss_pos`` and ``loss_cls_neg`` where weights multiply
         scores, and those of the assigner's own parameters."""
         if isinstance(assignment, HardAssignment):
-            assignment = SoftAssignment.from_hard(assignment, gt, predictions)
+            assignment = SoftAssignment.from_hard(assignment, gt, predictions, box_weight=self.box_weight)
         box_losses = self.box_loss(assignment.values.boxes, assignment.values.gt_boxes)
         positive_norm, negative_norm, box_norm = reduce_mean(assignment.normalizers).clamp(min=1).unbind()
         losses = dict(assignment.extra_losses)

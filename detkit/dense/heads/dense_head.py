@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
@@ -69,14 +69,17 @@ class DenseHead(nn.Module):
         if self.quality is not None:
             init_conv(self.quality)
 
+    #: keys of other heads, which have to keep their defaults
+    unread_keys: ClassVar[tuple[str, ...]] = ("HEAD.COARSE_BOX", "HEAD.DCN_ON_FIRST_CONVS", "HEAD.FILTER_SIZE", "HEAD.FILTER_LEVELS")
+
     @classmethod
     def from_config(cls, node: Section) -> dict[str, Any]:
         """From the section of a detector.
 
         Raises:
-            ConfigError: a key that only :class:`detkit.dense.heads.TOODHead` reads.
+            ConfigError: a key that only heads of another kind read.
         """
-        node.refuse_unread(("HEAD.COARSE_BOX", "HEAD.DCN_ON_FIRST_CONVS"), cls.__name__)
+        node.refuse_unread(cls.unread_keys, cls.__name__)
         tower = partial(Tower, channels=node.HEAD.CHANNELS, norm=node.HEAD.NORM, bias=node.HEAD.TOWER_BIAS)
         last = node.HEAD.NUM_CONVS - 1
         return {
@@ -98,8 +101,13 @@ class DenseHead(nn.Module):
             logits.append(self.cls_score(cls_feature))
             boxes.append(self.regress(box_feature, scale))
             if self.quality is not None:
-                quality.append(self.quality(cls_feature if self.quality_on == "cls" else box_feature))
-        return DenseOutputs(logits, boxes, quality if self.quality is not None else None)
+                quality.append(cls_feature if self.quality_on == "cls" else box_feature)
+        return DenseOutputs(logits, boxes, None if self.quality is None else self.qualities(quality))
+
+    def qualities(self, features: list[Tensor]) -> list[Tensor]:
+        """Quality (B, A, H, W) of every level from what the tower that carries the branch gives."""
+        assert self.quality is not None
+        return [self.quality(feature) for feature in features]
 
     def regress(self, feature: Tensor, scale: nn.Module) -> Tensor:
         """Raw boxes (B, A*4, H, W) of a level from what its box tower gives; ``scale`` is the level's factor."""

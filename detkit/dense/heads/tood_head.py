@@ -144,7 +144,8 @@ class TOODHead(nn.Module):
             if len(node.value(key)) != 1:
                 raise node.refusal(key, "a single number for TOODHead, which predicts one box per location")
         node.check({"HEAD.NUM_CONVS": "[1, inf)", "HEAD.DCN_ON_FIRST_CONVS": f"[0, {node.HEAD.NUM_CONVS}]"})
-        node.refuse_unread(("HEAD.DCN_ON_LAST_CONV", "HEAD.NUM_SHARED_CONVS", "HEAD.SCALES", "HEAD.BOX_BIAS"), "TOODHead")
+        others = ("DCN_ON_LAST_CONV", "NUM_SHARED_CONVS", "SCALES", "BOX_BIAS", "FILTER_SIZE", "FILTER_LEVELS")
+        node.refuse_unread([f"HEAD.{key}" for key in others], "TOODHead")
         return {
             "tower": Tower(
                 channels=node.HEAD.CHANNELS,
