@@ -6,7 +6,7 @@ import math
 
 from detectron2.config import CfgNode as CN
 
-from detkit.config import Limit, numbers
+from detkit.config import Form, Limit, numbers
 
 __all__ = ["CONFIG_LIMITS", "INTERACTION_KEYS", "LIMITS", "add_config"]
 
@@ -14,6 +14,9 @@ __all__ = ["CONFIG_LIMITS", "INTERACTION_KEYS", "LIMITS", "add_config"]
 LIMITS: dict[str, Limit] = {
     "NUM_CLASSES": "[1, 100000]",
     **dict.fromkeys(("NUM_PROPOSALS", "NUM_STAGES"), "[1, 100000]"),
+    "MATCHES_PER_OBJECT": Form(
+        "a list of whole numbers in [1, 100000]", lambda value: all(type(number) is int and 1 <= number <= 100000 for number in value)
+    ),
     "POOLER.RESOLUTION": "[1, 1024]",
     "POOLER.SAMPLING_RATIO": "[0, inf)",
     "POOLER.TYPE": ("ROIAlign", "ROIAlignV2", "ROIPool"),
@@ -23,6 +26,9 @@ LIMITS: dict[str, Limit] = {
     "HEAD.PRIOR_PROB": "(0, 1)",
     "BOX_CODER.DELTA_WEIGHTS": numbers("(0, inf)", 4),
     "BOX_CODER.SCALE_CLAMP": "(0, inf)",
+    "DENOISING.COPIES": "[0, 100000]",
+    "DENOISING.NOISE": "[0, 1)",
+    "DENOISING.WEIGHT": "[0, inf)",
     "LOSS.FOCAL_ALPHA": "[0, 1]",
     "LOSS.FOCAL_GAMMA": "[0, inf)",
     "LOSS.NO_OBJECT_WEIGHT": "(0, inf)",
@@ -55,7 +61,10 @@ def add_config(cfg: CN) -> None:
     node.IN_FEATURES = ["p2", "p3", "p4", "p5"]
     # a class registered in detkit.assigners.ASSIGNER_REGISTRY that needs no priors; its own keys are below MODEL.ASSIGNERS
     node.ASSIGNER = "HungarianAssigner"
-    # where the proposal boxes start (table 6): "image", "center", "grid", "random"
+    # how many proposals are matched with each object in the first stages, fewer numbers than there are stages; it is one in all others, so
+    # that the last predicts no duplicates. More positives for short trainings: [4, 2]
+    node.MATCHES_PER_OBJECT = []
+    # where the proposal boxes start (table 6): "image", "center", "grid", "random"; or on grids of three box sizes, "scales"
     node.PROPOSAL_INIT = "image"
 
     node.POOLER = CN()
@@ -97,6 +106,12 @@ def add_config(cfg: CN) -> None:
     node.LOSS.GIOU_WEIGHT = 2.0
     # what the losses are divided by: "objects", or "matches" (mmdetection; fewer where there are more objects than proposals)
     node.LOSS.NORMALIZER = "objects"
+
+    # denoising queries (DN-DETR) for short trainings: noised ground-truth boxes as extra proposals, from which boxes are learned
+    node.DENOISING = CN()
+    node.DENOISING.COPIES = 0  # queries per object; 0: none, as published
+    node.DENOISING.NOISE = 0.4  # largest shift in half widths and heights, and largest relative change of these
+    node.DENOISING.WEIGHT = 1.0  # of the losses
 
     node.TEST = CN()
     node.TEST.STAGE = -1  # whose boxes and classes are the detections; the last one

@@ -59,7 +59,7 @@ class SetCriterion(nn.Module):
         class_weight, l1_weight, giou_weight: factors of the terms.
         normalizer: what the losses are divided by, as a mean over workers and at least 1: ``"objects"``, the number of objects in the
             batch (the official code), or ``"matches"``, the number of proposals that have one (mmdetection). They differ where an image
-            has more objects than there are proposals.
+            has more objects than there are proposals. Where a stage matches an object more than once, both are the number of matches.
     """
 
     def __init__(
@@ -92,27 +92,31 @@ class SetCriterion(nn.Module):
             scalars ``loss_cls``, ``loss_l1``, ``loss_giou`` of the last stage and ``loss_cls_stage0`` and so on of those before.
         """
         with torch.autocast(outputs.logits.device.type, enabled=False):
-            counts = gt.valid.sum().expand(len(assignments)) if self.normalizer == "objects" else (assignments >= 0).sum((1, 2))
-            num_objects = reduce_mean(counts.float()).clamp(min=1)
-            terms = self._terms(outputs, assignments, gt, num_objects)
+            counts = (assignments >= 0).sum((1, 2))
+            if self.normalizer == "objects":
+                counts = counts.maximum(gt.valid.sum())
+            num_objects = _on_average(counts)
+            labels, targets = self._targets(assignments, gt)
+            terms = {"cls": self.class_weight * self.class_loss(outputs.logits.float(), labels, num_objects)}
+            terms |= self._of_boxes(outputs, assignments >= 0, targets, num_objects)
         last = len(assignments) - 1
         suffixes = [f"_stage{stage}" if stage < last else "" for stage in range(len(assignments))]
         per_stage = {name: values.unbind(0) for name, values in terms.items()}
         return {f"loss_{name}{suffix}": per_stage[name][stage] for stage, suffix in enumerate(suffixes) for name in terms}
 
-    def _terms(self, outputs: StageOutputs, assignments: Tensor, gt: GroundTruth, num_objects: Tensor) -> dict[str, Tensor]:
+    def of_boxes(self, outputs: StageOutputs, assignments: Tensor, gt: GroundTruth) -> dict[str, Tensor]:
+        """The terms ``l1`` and ``giou`` alone, (S,) each, divided by the number of assigned proposals; arguments as of a call."""
+        with torch.autocast(outputs.logits.device.type, enabled=False):
+            matched = assignments >= 0
+            return self._of_boxes(outputs, matched, self._targets(assignments, gt)[1], _on_average(matched.sum((1, 2))))
+
+    def _of_boxes(self, outputs: StageOutputs, matched: Tensor, targets: Tensor, num_objects: Tensor) -> dict[str, Tensor]:
         """The terms of all stages at once, (S,) each."""
-        matched = (assignments >= 0)[..., None]
-        labels, targets = self._targets(assignments, gt)
-        pred = torch.where(matched, outputs.boxes, targets)
+        pred = torch.where(matched[..., None], outputs.boxes, targets)
         scale = outputs.image_sizes.flip(1).repeat(1, 2)[:, None]  # (B, 1, 4): width, height, width, height
         distances = ((pred - targets) / scale).abs().sum((1, 2, 3))
-        overlaps = (giou_loss(pred, targets) * matched.squeeze(-1)).sum((1, 2))
-        return {
-            "cls": self.class_weight * self.class_loss(outputs.logits.float(), labels, num_objects),
-            "l1": self.l1_weight * distances / num_objects,
-            "giou": self.giou_weight * overlaps / num_objects,
-        }
+        overlaps = (giou_loss(pred, targets) * matched).sum((1, 2))
+        return {"l1": self.l1_weight * distances / num_objects, "giou": self.giou_weight * overlaps / num_objects}
 
     def _targets(self, assignments: Tensor, gt: GroundTruth) -> tuple[Tensor, Tensor]:
         """Class (S, B, N), K for none, and box (S, B, N, 4), the unit square for none, of each proposal."""
@@ -123,3 +127,8 @@ class SetCriterion(nn.Module):
         labels = torch.where(assignments >= 0, gt.classes.expand(len(index), -1, -1).gather(2, index), self.num_classes)
         boxes = gt.boxes.expand(len(index), -1, -1, -1).gather(2, index[..., None].expand(-1, -1, -1, 4))
         return labels, torch.where((assignments >= 0)[..., None], boxes, unit)
+
+
+def _on_average(counts: Tensor) -> Tensor:
+    """The mean of counts (S,) over workers, at least 1."""
+    return reduce_mean(counts.float()).clamp(min=1)

@@ -23,7 +23,9 @@ from detkit.layers import InParts, refuse_tracing
 from detkit.structures import Detections, GroundTruth, HardAssignment, Predictions, output_sizes
 
 from .criterion import SetCriterion
+from .denoising import Denoising
 from .head import IterativeHead, StageOutputs
+from .matching import objects_of_stages, original_objects
 from .parts import parts_from_config
 from .postprocess import SetPostprocessor
 from .proposals import LearnedProposals
@@ -46,8 +48,10 @@ class SparseRCNN(InParts, nn.Module):
         criterion: the losses.
         postprocessor: predictions to detections.
         pixel_mean, pixel_std: per channel, for images in the order of ``INPUT.FORMAT``.
-        conventions: of the config, which published weights have to share; None: they are not compared.
         test_stage: index of the stage whose predictions are the detections.
+        matches_per_object: how many proposals are matched with each object in the first stages; one in all further stages.
+        denoising: makes extra proposals for training; None: there are none, as published.
+        conventions: of the config, which published weights have to share; None: they are not compared.
     """
 
     pixel_mean: Tensor
@@ -67,11 +71,17 @@ class SparseRCNN(InParts, nn.Module):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         test_stage: int = -1,
+        matches_per_object: Sequence[int] = (),
+        denoising: Denoising | None = None,
         conventions: Conventions | None = None,
     ) -> None:
         super().__init__()
         if not -len(head.stages) <= test_stage < len(head.stages):
             raise ValueError(f"test_stage is {test_stage}, but there are {len(head.stages)} stages.")
+        if len(matches_per_object) >= len(head.stages) or any(number < 1 for number in matches_per_object):
+            raise ValueError(
+                f"matches_per_object is {list(matches_per_object)}. It has to be numbers from 1 on, fewer than {len(head.stages)} stages."
+            )
         self.backbone = backbone
         self.in_features = tuple(in_features)
         self.proposals = proposals
@@ -80,6 +90,8 @@ class SparseRCNN(InParts, nn.Module):
         self.criterion = criterion
         self.postprocessor = postprocessor
         self.test_stage = test_stage
+        self.matches_per_object = (*matches_per_object, *[1] * (len(head.stages) - len(matches_per_object)))
+        self.denoising = denoising
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
         read_published_layouts(self, conventions)
@@ -104,9 +116,12 @@ class SparseRCNN(InParts, nn.Module):
         refuse_tracing(type(self).__name__)
         if self.training:  # the objects are sent before the network runs, so that nothing waits for it
             objects = [item["instances"] for item in batched_inputs]
-            gt = GroundTruth.from_instances(objects, self.device, min_objects=self.min_objects)
-            outputs = self.run_part("raw_outputs", *self._tensors(self.preprocess_image(batched_inputs)))
-            return self.losses(outputs, gt, batched_inputs)
+            gt = GroundTruth.from_instances(objects, self.device, min_objects=max(self.min_objects, 1 if self.denoising else 0))
+            images = self._tensors(self.preprocess_image(batched_inputs))
+            if self.denoising is None:
+                return self.losses(self.run_part("raw_outputs", *images), gt, batched_inputs)
+            outputs, denoised = self.run_part("outputs_with_denoised", *images, gt)
+            return self.losses(outputs, gt, batched_inputs) | self.run_part("denoising_losses", denoised, gt)
         images = self.preprocess_image(batched_inputs)
         sizes = output_sizes(batched_inputs, images.image_sizes)
         found = self.run_part("detect_tensors", *self._tensors(images)).resized(images.image_sizes, sizes)
@@ -126,9 +141,26 @@ class SparseRCNN(InParts, nn.Module):
 
     def raw_outputs(self, images: Tensor, image_sizes: Tensor) -> StageOutputs:
         """What every stage predicts for normalized, padded images (B, 3, H, W) of (height, width) ``image_sizes`` (B, 2), float32."""
+        return self.head(self._pyramid(images), *self.proposals(image_sizes), image_sizes)
+
+    def _pyramid(self, images: Tensor) -> list[Tensor]:
         pyramid = self.backbone(images)
-        boxes, features = self.proposals(image_sizes)
-        return self.head([pyramid[name] for name in self.in_features], boxes, features, image_sizes)
+        return [pyramid[name] for name in self.in_features]
+
+    def outputs_with_denoised(self, images: Tensor, image_sizes: Tensor, gt: GroundTruth) -> tuple[StageOutputs, StageOutputs]:
+        """:meth:`raw_outputs`, and the same for the denoising queries, with B * copies in place of B and G in place of N."""
+        assert self.denoising is not None
+        pyramid, objects = self._pyramid(images), self.denoising.objects(gt)
+        queries = self.denoising.boxes(objects), self.denoising.features(self.proposals.features, objects)
+        outputs = self.head(pyramid, *self.proposals(image_sizes), image_sizes)
+        return outputs, self.head(pyramid, *queries, image_sizes.repeat_interleave(self.denoising.copies, 0))
+
+    def denoising_losses(self, denoised: StageOutputs, gt: GroundTruth) -> dict[str, Tensor]:
+        """``loss_l1_denoising`` and ``loss_giou_denoising``, summed over the stages."""
+        assert self.denoising is not None
+        objects = self.denoising.objects(gt)
+        terms = self.criterion.of_boxes(denoised, self.denoising.assignments(objects, len(denoised.boxes)), objects)
+        return {f"loss_{name}_denoising": self.denoising.weight * values.sum() for name, values in terms.items()}
 
     def detections(self, outputs: StageOutputs) -> Detections:
         """Detections of raw outputs in pixels of the network's input, not clipped."""
@@ -168,13 +200,13 @@ class SparseRCNN(InParts, nn.Module):
         """The object of each proposal at each stage (S, B, N), -1 for none: all stages are matched together, as more images."""
         stages, batch = outputs.logits.shape[:2]
         context = AssignContext(
-            gt=GroundTruth(gt.boxes.repeat(stages, 1, 1), gt.classes.repeat(stages, 1), gt.valid.repeat(stages, 1)),
+            gt=objects_of_stages(gt, self.matches_per_object, outputs.boxes.shape[2]),
             predictions=Predictions(outputs.logits.flatten(0, 1), outputs.boxes.flatten(0, 1)),
             image_sizes=outputs.image_sizes.repeat(stages, 1),
         )
         assignment = self.assigner(context)
         assert isinstance(assignment, HardAssignment)
-        return assignment.gt_index.unflatten(0, (stages, batch))
+        return original_objects(assignment.gt_index, gt.valid.shape[1]).unflatten(0, (stages, batch))
 
 
 def _where(problems: Sequence[int], batch: int, batched_inputs: Sequence[dict[str, Any]]) -> str:

@@ -62,14 +62,15 @@ class IterativeHead(nn.Module):
 
         Args:
             pyramid: (B, C, H, W) of each level, from fine to coarse.
-            boxes: (B, N, 4) proposals, xyxy in pixels.
+            boxes: (B, N, 4) proposals, xyxy in pixels; or (B * groups, N, 4), image by image, for several groups of proposals per image
+                that do not attend to each other. Features and sizes are then given for each group, too.
             features: (B, N, C) of the proposals, or None where ``uses_features`` is false.
             image_sizes: (B, 2) height and width in pixels, without padding.
         """
         pyramid = [level.float().contiguous() for level in pyramid]  # as RoIAlign reads them, once for all stages
         logits_of, boxes_of, features_of = [], [], []
         for stage in self.stages:
-            rois = self.pooler(pyramid, boxes.detach())
+            rois = self.pooler(pyramid, boxes.detach().reshape(pyramid[0].shape[0], -1, 4))
             objects, logits, deltas = stage(features, rois, boxes, image_sizes)
             refined = self.box_coder.apply(deltas.float(), boxes)
             logits_of.append(logits)

@@ -18,6 +18,7 @@ from detkit.layers import PyramidPooler
 
 from .config import INTERACTION_KEYS, LIMITS
 from .criterion import FocalClassLoss, SetCriterion, SoftmaxClassLoss
+from .denoising import Denoising
 from .head import IterativeHead
 from .interaction import AttentionInteraction, ConcatInteraction, DynamicInteraction, Interaction, StaticInteraction
 from .postprocess import SetPostprocessor
@@ -36,6 +37,8 @@ def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
     node = Section(cfg, "MODEL.SPARSE_RCNN")
     node.check(LIMITS)
     node.check({"TEST.STAGE": f"[{-node.NUM_STAGES}, {node.NUM_STAGES - 1}]"})
+    if len(node.MATCHES_PER_OBJECT) >= node.NUM_STAGES:
+        raise node.refusal("MATCHES_PER_OBJECT", f"fewer numbers than there are stages, {node.NUM_STAGES}: the last one matches one to one")
     if node.ASSIGNER == "HungarianAssigner":
         cost = node.choice("HEAD.CLASSIFIER", {"sigmoid": "focal", "softmax": "softmax"})
         Section(cfg, "MODEL.ASSIGNERS.HUNGARIAN").check({"CLASS_COST": (cost,)})  # matched by what they are trained with
@@ -54,6 +57,8 @@ def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
         "criterion": _build_criterion(node),
         "postprocessor": SetPostprocessor(max_detections=cfg.TEST.DETECTIONS_PER_IMAGE, activation=node.HEAD.CLASSIFIER),
         "test_stage": node.TEST.STAGE,
+        "matches_per_object": node.MATCHES_PER_OBJECT,
+        "denoising": _build_denoising(node),
         "pixel_mean": cfg.MODEL.PIXEL_MEAN,
         "pixel_std": cfg.MODEL.PIXEL_STD,
         "conventions": Conventions.of(cfg),
@@ -126,6 +131,13 @@ def _build_interaction(node: Section, channels: int) -> Interaction:
             if node.value(key):
                 raise node.refusal(key, f"False with HEAD.INTERACTION '{head.INTERACTION}', which has no proposal features")
     return kind(**arguments)
+
+
+def _build_denoising(node: Section) -> Denoising | None:
+    if node.DENOISING.COPIES:
+        return Denoising(copies=node.DENOISING.COPIES, noise=node.DENOISING.NOISE, weight=node.DENOISING.WEIGHT)
+    node.refuse_unread(["DENOISING.NOISE", "DENOISING.WEIGHT"], "DENOISING.COPIES 0")
+    return None
 
 
 def _build_criterion(node: Section) -> SetCriterion:

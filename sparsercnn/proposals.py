@@ -9,7 +9,7 @@ import torch
 from detectron2.layers import cat
 from torch import Tensor, nn
 
-__all__ = ["INITIAL_BOXES", "LearnedProposals", "center_boxes", "grid_boxes", "image_boxes", "random_boxes"]
+__all__ = ["INITIAL_BOXES", "LearnedProposals", "center_boxes", "grid_boxes", "image_boxes", "random_boxes", "scales_boxes"]
 
 
 #: Proposals are at least so wide and high, relative to the image.
@@ -79,10 +79,25 @@ def random_boxes(count: int) -> Tensor:
     return torch.cat([boxes[:, :2].clamp(0, 1), boxes[:, 2:].clamp(0.02, 1)], dim=1)
 
 
-#: by the name in ``MODEL.SPARSE_RCNN.PROPOSAL_INIT`` (table 6)
+def scales_boxes(count: int) -> Tensor:
+    """Boxes (count, 4) of a half, a quarter and an eighth of the image's width and height, a third each, every size on a grid of its own.
+
+    Not from the paper: for short trainings, in which proposals are hardly learned, so that some of them have to overlap objects of any size
+    from the start.
+    """
+    parts = []
+    for rank, size in enumerate((0.5, 0.25, 0.125)):
+        number = (count + 2 - rank) // 3
+        centers = grid_boxes(number)[:, :2] if number else torch.zeros(0, 2)
+        parts.append(torch.cat([size / 2 + (1 - size) * centers, torch.full((number, 2), size)], dim=1))
+    return torch.cat(parts)
+
+
+#: by the name in ``MODEL.SPARSE_RCNN.PROPOSAL_INIT`` (table 6, but for "scales")
 INITIAL_BOXES: dict[str, Callable[[int], Tensor]] = {
     "center": center_boxes,
     "grid": grid_boxes,
     "image": image_boxes,
     "random": random_boxes,
+    "scales": scales_boxes,
 }

@@ -107,6 +107,21 @@ def test_copies_detect_by_one_graph_with_their_own_weights(name: str) -> None:
         model.train()
 
 
+@pytest.mark.slow
+def test_compiled_sparse_rcnn_with_one_to_many_matching_and_denoising() -> None:
+    torch.manual_seed(0)
+    model = build_model(tiny_sparse_cfg("MATCHES_PER_OBJECT", [4], "DENOISING.COPIES", 2)).train()
+    parts = CompiledParts(backend="eager")
+    for size, num_boxes in [batch for batch in BATCHES if batch[1] >= 2][:4]:  # padded alike, so that the noise is equal
+        found = []
+        for model.compiled in (None, parts):
+            torch.manual_seed(1)  # for the same noise
+            found.append(step(model, size, num_boxes))
+        assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+    assert not parts.failed and not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] == 3
+
+
 def test_compiled_sparse_rcnn_names_the_images_whose_predictions_are_not_finite() -> None:
     model = build_model(tiny_sparse_cfg()).train()
     model.compiled = CompiledParts(backend="eager")

@@ -202,7 +202,7 @@ def test_softmax_variant() -> None:
         (
             "PROPOSAL_INIT",
             "corner",
-            r"SPARSE_RCNN\.PROPOSAL_INIT is 'corner'\. It has to be one of 'center', 'grid', 'image'",
+            r"SPARSE_RCNN\.PROPOSAL_INIT is 'corner'\. It has to be one of 'center', 'grid', 'image', 'random', 'scales'",
         ),
         ("HEAD.INTERACTION", "static", "SPARSE_RCNN.HEAD.SELF_ATTENTION is True. It has to be False with HEAD.INTERACTION 'static'"),
         ("HEAD.INTERACTION", "magic", r"HEAD\.INTERACTION is 'magic'\. It has to be one of 'attention', 'concat', 'dynamic', 'static'"),

@@ -132,6 +132,13 @@ def test_sparse_rcnn_reads_the_costs_of_all_stages_at_once_and_nothing_else(monk
     assert read == [(2 * 2, 12, 3)] and len(losses) == 6
 
 
+def test_one_to_many_matching_and_denoising_read_nothing_more(monkeypatch):
+    read = matched_by_hand(monkeypatch)
+    cfg = tiny_sparse_cfg("MATCHES_PER_OBJECT", [4], "DENOISING.COPIES", 2)
+    losses = on_fake_gpu(cfg, random_inputs(), train=True)
+    assert read == [(2 * 2, 12, 4 * 3)] and len(losses) == 8
+
+
 def test_the_whole_of_an_iteration_reads_what_the_one_before_has_found_and_nothing_else(monkeypatch):
     """Losses, gradients, clipping, optimizer and average; only the backward pass is left out, for it needs a driver: the launches that
     are counted beside this file are those of one that reads nothing."""

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from detectron2.layers import ShapeSpec
 
+from detkit import get_config_file
 from detkit.assigners import ASSIGNER_REGISTRY, FCOSAssigner
-from detkit.config import get_cfg, method_node
+from detkit.config import check_config, get_cfg, method_node
 from detkit.dense.heads import DENSE_HEAD_REGISTRY
 from detkit.dense.parts import head_parts_from_config
 from tests.toys.datasets import make_toy_data
@@ -217,3 +218,16 @@ def test_a_cell_that_cannot_train_says_why(tmp_path: Path) -> None:
     shown, _ = process.communicate(timeout=120)
     (row,) = json.loads((tmp_path / "matrix.json").read_text())["rows"]
     assert "SOLVER.OWN_KEY" in row["failed"] and "AP" not in row, shown
+
+
+# recipes --------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_recipes_change_keys_that_there_are_to_values_that_are_allowed(benchmark: Any) -> None:
+    for config, changes in benchmark("recipes").runs().values():
+        cfg = get_cfg()
+        cfg.merge_from_file(get_config_file(f"quick/{config}.yaml"))
+        before = cfg.dump()
+        cfg.merge_from_list([str(part) for item in changes.items() for part in item])
+        check_config(cfg)
+        assert (cfg.dump() == before) is (not changes)
