@@ -269,6 +269,23 @@ def test_file_in_the_place_of_the_model(fcos_file):
         assert_close(found["instances"].pred_boxes.tensor, wanted["instances"].pred_boxes.tensor, atol=0.01, rtol=0)
 
 
+@pytest.mark.slow
+def test_file_of_several_tasks_in_the_place_of_the_model(tmp_path):
+    needs("onnx", "onnxscript", "onnxruntime")
+    file = write("LSNet bbox+pose+segm", tmp_path / "several.onnx", ExportSettings(size=(160, 192), batch=2))
+    images, sizes = batch()
+    inputs = [{"image": image[:, :h, :w].byte(), "height": h, "width": w} for image, (h, w) in zip(images, sizes.tolist(), strict=True)]
+    model, stand_in = detector("LSNet bbox+pose+segm"), OnnxModel(file, threads=1)
+    assert stand_in.predictor.metadata["landmarks"] == ["bbox", "pose", "segm"]
+    with torch.no_grad():
+        expected, actual = model(inputs), stand_in(inputs)
+    for wanted, found in zip(expected, actual, strict=True):
+        wanted, found = wanted["instances"], found["instances"]
+        assert set(wanted.get_fields()) == set(found.get_fields()) and len(wanted) == len(found) > 5
+        for field in ("pred_extreme_points", "pred_polygons", "pred_keypoints"):
+            assert_close(found.get(field), wanted.get(field), atol=0.01, rtol=0)
+
+
 def test_demo_takes_the_file_in_the_place_of_weights(fcos_file):
     from detkit.demo.models import load_model
 
