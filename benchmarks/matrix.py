@@ -51,6 +51,8 @@ HEADS = {
     # boxes of 8 strides would begin outside the coarse maps of small images, where there is nothing to refine them by
     "RefiningHead": Head("DW", {"HEAD.NAME": "RefiningHead", "HEAD.BOX_BIAS": 1.0}),
     "TOODHead": Head("DW", {"HEAD.NAME": "TOODHead", "HEAD.QUALITY": "none", "BOX_CODER.NAME": "linear"}),
+    # its quality is a factor of the class probability, with labels too
+    "MaxFilteringHead": Head("DW", {"HEAD.NAME": "MaxFilteringHead", "LOSS.CRITERION": "weighted"}),
 }
 
 
@@ -70,7 +72,8 @@ def all_assigners() -> list[str]:
 def cell_keys(head: Head, assigner: str) -> dict[str, Any]:
     """The config keys that make a cell of the quick config of its head."""
     name = f"{assigner}Assigner" if f"{assigner}Assigner" in ASSIGNER_REGISTRY else assigner
-    score, threshold_on = ("product", "product") if ASSIGNER_REGISTRY.get(name).gives_weights else ("sqrt_product", "class")
+    weighted = ASSIGNER_REGISTRY.get(name).gives_weights or head.keys.get("LOSS.CRITERION") == "weighted"
+    score, threshold_on = ("product", "product") if weighted else ("sqrt_product", "class")
     keys = {"ASSIGNER": name, "TEST.SCORE": score, "TEST.THRESHOLD_ON": threshold_on, **head.keys}
     return {f"MODEL.{head.method}.{key}": value for key, value in keys.items()}
 

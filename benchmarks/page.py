@@ -38,6 +38,8 @@ WORDS = {"cpu_ms": "ms", "of_limit": "of the limit", "parameters_m": "million pa
 NOT_RUN = {
     "gpu": "On a GPU: not run, none was at hand. `python benchmarks/gpu.py` takes at most ten minutes on a machine with one and writes "
     "`benchmarks/results/gpu.json`, of which this page then shows the table.",
+    "matrix": "Which assigner on which head: `python benchmarks/matrix.py` trains all of them at one budget and was not run yet, but for "
+    "single cells. This page then shows the table and the heat map.",
     "detectors": "Trainings beside torchvision's FCOS with the better of two learning rates for each side, three seeds: "
     "`python benchmarks/detectors.py --learning-rate-factors 1 0.5 --seeds 0 1 2` takes hours and was not run. The figures of one "
     "learning rate stand in [benchmarks](../benchmarks/README.md).",

@@ -32,6 +32,8 @@ def log_of_one_plus(x: Tensor) -> Tensor:
 
 def softplus(x: Tensor) -> Tensor:
     """``ln(1 + exp(x))`` with gradient, which can be differentiated once."""
+    if torch.compiler.is_compiling():
+        return F.softplus(x)  # compilers stumble over the second call of a function whose gradient is written out
     return _Softplus.apply(x)
 
 
