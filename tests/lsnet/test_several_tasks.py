@@ -14,7 +14,7 @@ from detectron2.structures import Boxes, Instances
 from torch.testing import assert_close
 
 from lsnet.criterion import Positives, vector_pairs
-from lsnet.finders import ContourFinder, JoinedFinder, LandmarkFinder
+from lsnet.finders import JoinedFinder, LandmarkFinder
 from lsnet.mapper import LandmarkMapper
 from lsnet.several_tasks import build_task
 from tests.toys.outlines import SIZE, annotation, bean
@@ -75,7 +75,7 @@ def losses_of(model: Any, batch: list[dict[str, Any]]) -> dict[str, float]:
 @pytest.mark.parametrize("augmentations", [[], CROP_AND_MIRROR, [T.RandomRotation([30, 30])], [T.RandomRotation([90, 90], expand=True)]])
 def test_landmarks_are_those_of_the_single_tasks(augmentations: Sequence[Any], image_file: Path) -> None:
     """Contours and keypoints are found beside each other under every augmentation; the box is that of the first task."""
-    parts = [FINDERS["bbox"], FINDERS["pose"], ContourFinder(36, box_source="object")]
+    parts = [FINDERS["bbox"], FINDERS["pose"], FINDERS["segm"]]
     things = [thing for thing in ALL_KINDS[:4] if not thing["iscrowd"]]
     joined = mapped(JoinedFinder(parts), image_file, things, augmentations)
     alone = [mapped(part, image_file, things, augmentations) for part in parts]
@@ -174,7 +174,10 @@ def test_boxes_that_no_task_asks_for_count_by_their_factor() -> None:
         item["instances"].gt_landmarks = item["instances"].gt_landmarks[:, 4:]
     low, high = (losses_of(model_of("pose+segm", *options("LOSS.BOX_FACTOR", factor)).train(), batch) for factor in (0.1, 0.4))
     assert {name for name in low if high[name] == pytest.approx(4 * low[name])} == {"loss_bbox_init", "loss_bbox_refine"}
-    assert low["loss_bbox_init"] > 0  # of objects without mask and keypoints, too
+    for item in batch:
+        item["instances"].gt_landmarks[..., 2] = 0
+    bare = losses_of(model_of("pose+segm").train(), batch)  # objects without masks and keypoints have boxes, too
+    assert all(bare[name] == pytest.approx(low[name]) for name in low if "bbox" in name) and low["loss_bbox_init"] > 0
 
 
 def test_landmarks_of_other_tasks_are_refused() -> None:
