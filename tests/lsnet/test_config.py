@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 from detkit.config import ConfigError, get_cfg
+from detkit.config.limits import Form
 from lsnet.config import LIMITS, READ_WITH, check_config
 
 from .test_whole import cfg_of
@@ -56,6 +57,8 @@ def wrong_values() -> Iterator[tuple[str, Any, str]]:
             low, high = ends(limit)
             for value in (low if limit[0] == "(" else low - 1, high if limit[-1] == ")" else high + 1, float("nan")):
                 yield key, value, f"in {limit}"
+        elif isinstance(limit, Form):
+            yield from ((key, value, limit.words) for value in (-1.0, 2.0, float("nan")))
         else:
             yield key, f"{limit[0]}_", ", ".join(map(repr, limit))
 
