@@ -97,7 +97,7 @@ class LSCriterion(nn.Module):
     ) -> None:
         super().__init__()
         self.task = task
-        #: names of sets that no task asks for: boxes that are learned beside them
+        #: the sets that no task asks for, by name, which are boxes that are learned beside them
         self.beside = {s.name for s in task.sets} - {part.landmarks.name for part in task.parts}
         self.num_classes = num_classes
         self.vector_loss = vector_loss
