@@ -20,6 +20,8 @@ __all__ = ["OnnxDetections", "OnnxPredictor"]
 ImageLike = str | os.PathLike[str] | NDArray[np.uint8] | Image.Image
 #: Pillow's modes with more than 8 bits, which it would clip at 255
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+#: its formats whose files are programs, as in :mod:`detkit.data.reading`, which needs torch
+_PROGRAMS = ("EPS", "WMF", "EMF")
 
 #: sides of images are at least so long for files of dynamic size; smaller images are padded
 _LEAST_SIDE = 129
@@ -130,7 +132,7 @@ class OnnxPredictor:
     Raises:
         FileNotFoundError: there is no such file.
         ImportError: onnxruntime is missing.
-        ValueError: the file was not written by ``tools/export.py``, or holds raw outputs.
+        ValueError: onnxruntime cannot read the file, it was not written by ``tools/export.py``, or it holds raw outputs.
     """
 
     def __init__(
@@ -150,7 +152,10 @@ class OnnxPredictor:
         options = onnxruntime.SessionOptions()
         if threads is not None:
             options.intra_op_num_threads = threads
-        self.session = onnxruntime.InferenceSession(os.fspath(file), options, providers=list(providers or ["CPUExecutionProvider"]))
+        try:
+            self.session = onnxruntime.InferenceSession(os.fspath(file), options, providers=list(providers or ["CPUExecutionProvider"]))
+        except Exception as error:  # onnxruntime's errors have no common type
+            raise ValueError(f"onnxruntime cannot read {os.fspath(file)}: {error}. tools/export.py writes such files.") from error
         stored = self.session.get_modelmeta().custom_metadata_map
         if "detkit_version" not in stored:
             raise ValueError(f"{os.fspath(file)} does not say how images enter it. Write it with tools/export.py.")
@@ -190,15 +195,19 @@ class OnnxPredictor:
         for start in range(0, len(images), at_once):
             given = images[start : start + at_once]
             full = [self._in_input_format(_read_rgb(image)) for image in given]
-            found = self.run([self._resized(image) for image in full])
+            found = self.run([self.resized(image) for image in full])
             results += [
                 replace(self.scaled(each, pixels.shape[:2]), image=image) for each, pixels, image in zip(found, full, given, strict=True)
             ]
         return results
 
     def feed(self, images: Sequence[ImageLike]) -> dict[str, np.ndarray]:
-        """What the session gets for images of any sizes as one batch, for onnxruntime's own tools, which calibrate on such inputs."""
-        return self._batch([self._resized(self._in_input_format(_read_rgb(image))) for image in images])
+        """What the session gets for images of any sizes as one batch, for onnxruntime's own tools, which calibrate on such inputs.
+
+        Args:
+            images: where the file has a fixed batch, no more than that; the last one is repeated.
+        """
+        return self._batch([self.resized(self._in_input_format(_read_rgb(image))) for image in images])
 
     def run(self, images: Sequence[np.ndarray]) -> list[OnnxDetections]:
         """Detections of images that have the size and channel order in which the network is to see them.
@@ -213,12 +222,13 @@ class OnnxPredictor:
         results = []
         for start in range(0, len(images), at_once):
             group = list(images[start : start + at_once])
-            padded = self._batch(group + [group[-1]] * (at_once - len(group) if self.metadata["batch"] else 0))
-            outputs = dict(zip((output.name for output in self.session.get_outputs()), self.session.run(None, padded), strict=True))
+            found = self.session.run(None, self._batch(group))
+            outputs = dict(zip((output.name for output in self.session.get_outputs()), found, strict=True))
             results += [self._of_image(outputs, i, image.shape[:2]) for i, image in enumerate(group)]
         return results
 
     def _batch(self, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        images = [*images, *[images[-1]] * ((self.metadata["batch"] or 0) - len(images))]
         sides = self.metadata["size"] or [max(_LEAST_SIDE, *(image.shape[axis] for image in images)) for axis in (0, 1)]
         batch = np.zeros((len(images), 3, *sides), dtype=np.float32)
         for place, image in zip(batch, images, strict=True):
@@ -245,22 +255,20 @@ class OnnxPredictor:
         """(H, W, 3) uint8 in the channel order of the file."""
         return rgb if self.metadata["input_format"] == "RGB" else rgb[:, :, ::-1]
 
-    def _resized(self, image: np.ndarray) -> np.ndarray:
-        """An image (H, W, 3) in the size in which the network sees it."""
+    def resized(self, image: np.ndarray) -> np.ndarray:
+        """An image (H, W, 3) in the size in which the network sees it: with the sides of testing, and no larger than the file takes."""
         size = self._input_size(image.shape[:2])
         if image.shape[:2] == size:
             return image
         return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
     def _input_size(self, size: tuple[int, ...]) -> tuple[int, int]:
-        """(height, width) in which the network sees an image: with the sides of testing, or the greatest that fits the file."""
-        height, width = size[:2]
-        if self.metadata["size"]:
-            scale = min(self.metadata["size"][0] / height, self.metadata["size"][1] / width)
-        elif self.metadata["min_size"] == 0:
-            scale = 1.0
-        else:
+        (height, width), fixed = size[:2], self.metadata["size"]
+        scale = 1.0
+        if self.metadata["min_size"]:
             scale = min(self.metadata["min_size"] / min(height, width), self.metadata["max_size"] / max(height, width))
+        if fixed:
+            scale = min(scale, fixed[0] / height, fixed[1] / width)
         return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
@@ -272,6 +280,8 @@ def _read_rgb(image: ImageLike) -> np.ndarray:
         raise TypeError(f"An image is a path, an array or a PIL image, not a {type(image).__name__}.")
     try:
         with contextlib.nullcontext(image) if isinstance(image, Image.Image) else Image.open(image) as opened:
+            if opened.format in _PROGRAMS:
+                raise ValueError(f"it is a drawing in {opened.format}, which is not run here; convert it to PNG.")
             opened.load()
             if opened.mode in _DEEP_MODES:
                 raise ValueError(f"it has more than 8 bits per channel (mode {opened.mode}). Scale it to 0 to 255 first.")

@@ -21,7 +21,7 @@ from detkit.export import OnnxModel
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Reads the command line and logs the metrics; detections go below ``OUTPUT_DIR/inference``.
+    """Reads the command line and logs the metrics; detections go below ``OUTPUT_DIR/onnx/NAME/inference``, beside those of the model.
 
     Raises:
         SystemExit: bad input, with one message that names the file or key.
@@ -38,9 +38,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         cfg.merge_from_list([*args.opts, "MODEL.DEVICE", "cpu", "TEST.AUG.ENABLED", False])
         prepare_datasets(cfg, eval_only=True)
         model = OnnxModel(args.file, threads=args.threads).eval()
+        model.adapt_config(cfg)
+        cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR) / "onnx" / args.file.stem)
+        results = evaluate(cfg, model)
     except (ConfigError, DataError, FileNotFoundError, ImportError, ValueError) as error:
         sys.exit(f"error: {error}")
-    for dataset, tasks in evaluate(cfg, model).items():
+    for dataset, tasks in results.items():
         for task, metrics in tasks.items():
             print(f"{dataset}, {task}: {'  '.join(f'{name} {value:.2f}' for name, value in metrics.items() if '-' not in name)}")
 

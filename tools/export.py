@@ -21,15 +21,15 @@ import detkit.engine  # noqa: F401  before the others: it silences what dependen
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import Metadata
-from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.data import DatasetCatalog, Metadata
+from detectron2.data.transforms import ResizeShortestEdge, ResizeTransform
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
-from detkit import model_zoo
 from detkit.checkpoint import CONFIG_FILE, CheckpointError
 from detkit.config import ConfigError, check_config
-from detkit.data import DataError
+from detkit.config_files import config_names, get_config_file
+from detkit.data import DataError, prepare_datasets
 from detkit.export import FORMATS, ExportError, ExportSettings, export_detector, metadata_of
 from detkit.predictor import Predictor, read_bgr
 from detkit.predictor.named import config_and_weights
@@ -50,7 +50,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--raw", action="store_true", help="the network's maps, without post-processing")
     parser.add_argument("--fp16", action="store_true", help="store the weights of an ONNX file in half precision")
     parser.add_argument("--opset", type=int, default=20, help="of ONNX, 20 or more (default: 20)")
-    parser.add_argument("--images", nargs="+", type=Path, default=(), help="images to compare on (default: generated ones)")
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        type=Path,
+        default=(),
+        help="images to compare on (default: those of the test set, where it is there, else generated ones)",
+    )
     parser.add_argument("--output", type=Path, help="default: the config's name in the current folder")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of config keys; MODEL.WEIGHTS FILE")
     args = parser.parse_intermixed_args(argv)
@@ -65,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             settings=settings,
             metadata=_metadata(source, settings, Path(args.model).stem),
             half=args.fp16,
-            photos=[_photo(image, source.cfg, args.size) for image in args.images],
+            photos=[_photo(image, source.cfg, args.size) for image in args.images or _of_test_set(source, args.batch or 2)],
         )
     except (ExportError, ConfigError, CheckpointError, DataError, OSError) as error:
         sys.exit(f"error: {error}")
@@ -93,22 +99,28 @@ def _source(name: str, opts: Sequence[str]) -> _Source:
         cfg.merge_from_list([*opts, "MODEL.DEVICE", "cpu"])
         if "MODEL.WEIGHTS" in opts:
             weights = cfg.MODEL.WEIGHTS
-        elif name not in model_zoo.available():
-            weights = ""  # those in a config are where training starts
+        elif _is_recipe(name):
+            weights = ""  # those in a recipe are where its training starts
         if not weights:
             return _random(cfg)
         predictor = Predictor(cfg, weights, device="cpu")
     return _Source(predictor.model, predictor.cfg, predictor.class_names, predictor.metadata)
 
 
+def _is_recipe(name: str) -> bool:
+    """Whether a name, or the path of a file, is that of a config of this project, which has no trained weights."""
+    return name in config_names() or Path(name).resolve() in {Path(get_config_file(each)).resolve() for each in config_names()}
+
+
 def _random(cfg: CfgNode) -> _Source:
     """A detector without weights, to try out what can be exported."""
-    print("MODEL.WEIGHTS is not set: the file will hold random weights.", file=sys.stderr)
+    print("No trained weights are named (MODEL.WEIGHTS FILE): the file will hold random ones.", file=sys.stderr)
     cfg.merge_from_list(["MODEL.WEIGHTS", "", "MODEL.BACKBONE.WEIGHTS", ""])
     check_config(cfg)
     model = build_model(cfg)
     count = getattr(model, "num_classes", None) or model.criterion.num_classes  # type: ignore[union-attr]
-    return _Source(model, cfg, [f"class {number}" for number in range(count)], Metadata())
+    names = [str(name) for name in cfg.DATASETS.CLASS_NAMES][:count]
+    return _Source(model, cfg, names + [f"class {number}" for number in range(len(names), count)], Metadata())
 
 
 def _metadata(source: _Source, settings: ExportSettings, name: str) -> dict[str, str]:
@@ -123,18 +135,34 @@ def _metadata(source: _Source, settings: ExportSettings, name: str) -> dict[str,
     )
 
 
+def _of_test_set(source: _Source, count: int) -> list[Path]:
+    """Images of the dataset that the detector was tested on; none where it has random weights, or the dataset is not here."""
+    if not source.cfg.MODEL.WEIGHTS:
+        return []
+    cfg = source.cfg.clone()
+    cfg.defrost()
+    try:
+        prepare_datasets(cfg, eval_only=True, write=False)
+        entries = [entry for name in cfg.DATASETS.TEST[:1] for entry in DatasetCatalog.get(name)]
+    except (ConfigError, DataError, OSError):
+        return []
+    # those with the most objects, on which there is most to compare
+    entries = sorted(entries, key=lambda entry: -len(entry.get("annotations", ())))
+    return [Path(entry["file_name"]) for entry in entries[: max(4, count)]]
+
+
 def _photo(path: Path, cfg: CfgNode, size: tuple[int, int] | None) -> Tensor:
-    """(3, H, W), resized as in testing, or to fit the exported size."""
+    """(3, H, W), resized as in testing, and no larger than the exported size."""
     image = read_bgr(path, deep_images=cfg.INPUT.DEEP_IMAGES)
     if cfg.INPUT.FORMAT == "RGB":
         image = image[..., ::-1]
-    if size is None:
-        resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
-    else:
-        scale = min(size[0] / image.shape[0], size[1] / image.shape[1])
-        shorter, longer = sorted(int(side * scale) for side in image.shape[:2])
-        resize = ResizeShortestEdge([shorter] * 2, longer)
-    resized = resize.get_transform(image).apply_image(image)
+    height, width = image.shape[:2]
+    if cfg.INPUT.MIN_SIZE_TEST:
+        height, width = ResizeShortestEdge.get_output_shape(height, width, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+    if size is not None:
+        scale = min(1.0, size[0] / height, size[1] / width)
+        height, width = max(1, int(height * scale)), max(1, int(width * scale))
+    resized = ResizeTransform(*image.shape[:2], height, width).apply_image(image)
     return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1))).float()
 
 

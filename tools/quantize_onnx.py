@@ -33,11 +33,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("file", type=Path, help="written by tools/export.py, without --fp16")
     parser.add_argument("--images", nargs="+", type=Path, required=True, help="images, or folders of images")
     parser.add_argument("--count", type=int, default=50, help="images that are used at most (default: 50)")
-    parser.add_argument("--keep", nargs="*", default=(), metavar="NAME", help="nodes of the graph that stay in float32")
+    parser.add_argument(
+        "--keep", nargs="*", default=(), metavar="NAME", help="convolutions that stay in float32, by the names of their nodes"
+    )
     parser.add_argument("--output", type=Path, help="default: FILE_int8.onnx")
     args = parser.parse_args(argv)
     output = args.output or args.file.with_name(f"{args.file.stem}_int8.onnx")
     try:
+        if output.resolve() == args.file.resolve():
+            raise ValueError(f"--output {output} is the file itself, which stays as it is: name another one.")
         images = _images(args.images)[: args.count]
         predictor = OnnxPredictor(args.file)
         quantize(predictor, args.file, output, images, keep=args.keep)
@@ -54,6 +58,9 @@ def quantize(predictor: OnnxPredictor, file: Path, output: Path, images: Sequenc
         predictor: of the file.
         images: on which ranges are measured.
         keep: names of nodes that stay as they are.
+
+    Raises:
+        ValueError: there is no convolution of such a name.
     """
     import onnx
     from onnxruntime import quantization
@@ -66,14 +73,17 @@ def quantize(predictor: OnnxPredictor, file: Path, output: Path, images: Sequenc
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.feeds, None)
 
-    stored = {entry.key: entry.value for entry in onnx.load(file, load_external_data=False).metadata_props}
+    original = onnx.load(file, load_external_data=False)
+    convolutions = [node.name for node in original.graph.node if node.op_type == "Conv"]
+    if unknown := sorted(set(keep) - set(convolutions)):
+        raise ValueError(f"--keep {' '.join(unknown)}: {file} has no such convolution. Its last ones are {', '.join(convolutions[-8:])}.")
     logging.getLogger().setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
-        prepared = Path(folder) / "prepared.onnx"
+        prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
         quant_pre_process(str(file), str(prepared), skip_symbolic_shape=True)
         quantization.quantize_static(
             str(prepared),
-            str(output),
+            str(quantized),
             Reader(),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=["Conv"],
@@ -82,9 +92,14 @@ def quantize(predictor: OnnxPredictor, file: Path, output: Path, images: Sequenc
             weight_type=quantization.QuantType.QInt8,
             nodes_to_exclude=list(keep),
         )
-    model = onnx.load(output)
-    onnx.helper.set_model_props(model, stored)
-    onnx.save(model, output)
+        model = onnx.load(quantized)
+    onnx.helper.set_model_props(model, {entry.key: entry.value for entry in original.metadata_props})
+    partial = output.with_name(f"{output.stem}.partial{output.suffix}")
+    try:
+        onnx.save(model, partial)
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _images(places: Sequence[Path]) -> list[Path]:

@@ -47,8 +47,11 @@ def prepare_for_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
     that shares with the model all tensors that stay. It does not follow later changes of the model.
 
     Args:
-        model: a detector with its weights, on its device.
+        model: a detector with its weights, on its device. One without weights, such as a file that another runtime runs
+            (:class:`detkit.export.OnnxModel`), is given back.
     """
+    if next(model.parameters(), None) is None:
+        return model
     set_float32_precision(cfg)
     dtype, layout = Section(cfg, "TEST").choice("PRECISION", {"float32": torch.float32, **_HALF}), _memory_format(cfg, model)
     fold = cfg.TEST.FOLD_NORMS and foldable_norms(model) > 0

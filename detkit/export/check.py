@@ -16,7 +16,7 @@ from .formats import first_line, quiet
 from .program import DetectorProgram
 from .settings import LEAST_SIDE, ExportError, ExportSettings
 
-__all__ = ["Agreement", "compare_outputs", "example_inputs", "open_exported", "verify"]
+__all__ = ["Agreement", "compare_outputs", "example_inputs", "found_on", "open_exported", "verify"]
 
 #: maps images and image sizes to outputs by name
 Runner = Callable[[Tensor, Tensor], dict[str, Tensor]]
@@ -105,7 +105,7 @@ def example_inputs(settings: ExportSettings, photos: Sequence[Tensor] = ()) -> l
         coarse = 255 * torch.rand(batch, 3, 9, 12, generator=generator)
         images = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
         # the images of a batch differ in size, as those of a dataset do
-        batches.append((images, torch.tensor([[height - 7 * i, width - 20 * i] for i in range(batch)])))
+        batches.append((images, torch.tensor([[height * (32 - i % 4) // 32, width * (16 - i % 4) // 16] for i in range(batch)])))
     return batches
 
 
@@ -120,26 +120,38 @@ def _padded(photos: Sequence[Tensor], size: tuple[int, int] | None) -> tuple[Ten
     return images, sizes
 
 
+def found_on(program: DetectorProgram, inputs: Sequence[tuple[Tensor, Tensor]]) -> list[dict[str, Tensor]]:
+    """What the model gives for each of the inputs.
+
+    Raises:
+        ExportError: it detects nothing, so that there is nothing to compare.
+    """
+    with torch.no_grad():
+        found = [dict(zip(program.output_names, program(images, sizes), strict=True)) for images, sizes in inputs]
+    if not program.raw and not any(outputs["counts"].any() for outputs in found):
+        raise ExportError(
+            "no detection passes the score threshold on the images to compare on: give some with objects, by --images, or --raw."
+        )
+    return found
+
+
 def verify(program: DetectorProgram, run: Runner, inputs: Sequence[tuple[Tensor, Tensor]]) -> Agreement:
     """Runs the model and its file on the same inputs.
 
     Raises:
-        ExportError: the file does not run; no detection to compare; more than 1 of 100 differs, or raw outputs by more than 1e-3 of their
-            largest value.
+        ExportError: no detection to compare; the file does not run; more than 1 of 100 differs, or 1 of 10 with those that lose a tie; or
+            raw outputs by more than 1e-3 of their largest value.
     """
     agreement = Agreement()
-    for images, sizes in inputs:
-        with torch.no_grad():
-            expected = dict(zip(program.output_names, program(images, sizes), strict=True))
+    for (images, sizes), expected in zip(inputs, found_on(program, inputs), strict=True):
         try:
             actual = run(images, sizes)
         except Exception as error:
             shape = "x".join(map(str, images.shape))
             raise ExportError(f"the file does not run on images of the shape {shape}: {first_line(error)}") from error
         compare_outputs(actual, expected, agreement)
-    if not program.raw and not agreement.detections:
-        raise ExportError("no detection passes the score threshold on the images to compare on: give some with objects, by --images.")
-    if agreement.unmatched > 0.01 * agreement.detections or agreement.raw > 1e-3:
+    unexplained = agreement.unmatched - agreement.ties
+    if unexplained > 0.01 * agreement.detections or agreement.unmatched > 0.1 * agreement.detections or agreement.raw > 1e-3:
         raise ExportError(f"the file does not give what the model gives: {agreement}.")
     return agreement
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .check import Agreement, example_inputs, open_exported, verify
+from .check import Agreement, example_inputs, found_on, open_exported, verify
 from .formats import FORMATS, save_onnx, save_torch_export, save_torchscript
 from .program import DetectorProgram
 from .settings import ExportError, ExportSettings
@@ -46,6 +46,12 @@ def export_detector(
     settings = settings or ExportSettings()
     if file_format not in FORMATS:
         raise ExportError(f"the format is '{file_format}'; it has to be one of {', '.join(FORMATS)}.")
+    if file_format == "torchscript" and (settings.size is None or settings.batch is None):
+        raise ExportError("TorchScript keeps the sizes that it was traced with: give --size HxW and --batch N, or choose another format.")
+    if path.is_dir():
+        raise ExportError(f"'{path}' is a folder: name a file in it, such as '{path / f'model{FORMATS[file_format]}'}'.")
+    if path.suffix in {suffix for name, suffix in FORMATS.items() if name != file_format}:
+        raise ExportError(f"'{path}' ends as a file of another format than {file_format}, whose files end in {FORMATS[file_format]}.")
     if not hasattr(model, "detect_tensors"):
         raise ExportError(f"{type(model).__name__} has no tensor path. FCOS, ATSS, DW, LSNet and Sparse R-CNN have one.")
     if getattr(getattr(model, "postprocessor", None), "vote_sigma", 0.0) and not settings.raw:
@@ -57,6 +63,8 @@ def export_detector(
     program = DetectorProgram(model, raw=settings.raw)
     with torch.no_grad():
         program(*settings.example())  # tells the names of its outputs
+    inputs = example_inputs(settings, photos)
+    found_on(program, inputs)  # before anything is written, which takes minutes
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     try:
@@ -66,7 +74,7 @@ def export_detector(
             save = save_torch_export if file_format == "torch_export" else save_torchscript
             save(program, settings, partial, metadata or {})
         run = open_exported(partial, file_format, program.output_names)
-        agreement = verify(program, run, example_inputs(settings, photos))
+        agreement = verify(program, run, inputs)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -47,7 +47,7 @@ def save_onnx(program: DetectorProgram, settings: ExportSettings, path: Path, me
         half: store weights in half precision. They are computed with in float32: the file is half as large, and as fast.
 
     Raises:
-        ExportError: onnx or onnxscript are missing, or the program cannot be exported.
+        ExportError: onnx or onnxscript are missing, the program cannot be exported, or not in this opset.
     """
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
@@ -67,6 +67,11 @@ def save_onnx(program: DetectorProgram, settings: ExportSettings, path: Path, me
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(f"torch.onnx cannot write {type(program.model).__name__}: {_last_cause(error)}") from error
     assert onnx_program is not None
+    written = onnx_program.model.opset_imports[""]
+    if written != settings.opset:  # the exporter goes back to what it has without an error
+        raise ExportError(
+            f"opset is {settings.opset}, but torch {torch.__version__} can write no such file; it wrote {written}. Choose another."
+        )
     onnx_program.model.metadata_props.update(metadata)
     onnx_program.save(path)
     if half:
@@ -82,13 +87,8 @@ def save_torch_export(program: DetectorProgram, settings: ExportSettings, path: 
 
 
 def save_torchscript(program: DetectorProgram, settings: ExportSettings, path: Path, metadata: Mapping[str, str]) -> None:
-    """Writes a TorchScript file by tracing, for one size and one number of images.
-
-    Raises:
-        ExportError: size or batch are to be dynamic: a trace keeps the numbers that it has seen.
-    """
-    if settings.size is None or settings.batch is None:
-        raise ExportError("TorchScript keeps the sizes that it was traced with: give --size HxW and --batch N, or choose another format.")
+    """Writes a TorchScript file by tracing, for the one size and number of images of the settings."""
+    assert settings.size is not None and settings.batch is not None
     with torch.no_grad(), quiet(), program.traced_for_one_size():
         traced = torch.jit.trace(program, settings.example(), check_trace=False)
         checked = torch.jit.script(_OneSize(traced, [settings.batch, 3, *settings.size]))

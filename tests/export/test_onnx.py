@@ -1,50 +1,23 @@
-"""Files: written, checked, refused; and the predictor that needs no torch."""
+"""Files: written, checked, refused."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.testing import assert_close
 
 from detkit.dense import DensePostprocessor
-from detkit.export import DetectorProgram, ExportError, ExportSettings, OnnxModel, export_detector, formats, metadata_of
-from detkit.export.check import Agreement, compare_outputs, verify
+from detkit.export import DetectorProgram, ExportError, ExportSettings, export_detector, formats
+from detkit.export.check import Agreement, compare_outputs, example_inputs, verify
 from detkit.layers import EXPORT_FORMS, nms_mask
 from detkit.structures import Predictions
 from lsnet.convolution import convolve_at
 from lsnet.reading import SourceScale
+from tests.export.files import needs, write
 from tests.export.test_program import CONFIGS, batch, detector
-from tests.export.test_tools import tool
-
-ROOT = Path(__file__).parents[2]
-
-
-def needs(*packages: str) -> None:
-    for package in packages:
-        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'detkit[export]'")
-
-
-@pytest.fixture(scope="module")
-def fcos_file(tmp_path_factory) -> Path:
-    needs("onnx", "onnxscript", "onnxruntime")
-    return write("FCOS", tmp_path_factory.mktemp("onnx") / "fcos.onnx")
-
-
-def write(name: str, path: Path, settings: ExportSettings | None = None, **options) -> Path:
-    model, settings = detector(name), settings or ExportSettings()
-    cfg = CONFIGS[name]()
-    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 160, 320
-    metadata = metadata_of(cfg, model, settings, ["cat", "dog", "bird"], name)
-    agreement = export_detector(model, path, settings=settings, metadata=metadata, **options)
-    assert agreement.raw or agreement.detections > 30
-    assert agreement.unmatched == 0 and agreement.box < 0.01
-    return path
 
 
 def test_file_of_any_size_gives_what_the_model_gives(fcos_file):
@@ -195,142 +168,6 @@ def test_convolution_at_landmarks_for_any_size(tmp_path):
             assert_close(program_form(*values), expected, atol=2e-4, rtol=1e-4)
 
 
-def test_predictor_reads_paths_arrays_and_lists_of_mixed_sizes(fcos_file, tmp_path):
-    from detkit import OnnxPredictor
-
-    predictor = OnnxPredictor(fcos_file, threads=1)
-    pixels = batch(200, 300)[0][0].permute(1, 2, 0).numpy().astype(np.uint8)  # RGB
-    path = tmp_path / "image.png"
-    Image.fromarray(pixels).save(path)
-    found = predictor(path)
-    assert len(found) > 5 and set(found.names) <= {"cat", "dog", "bird"}
-    assert found.image_size == (200, 300) and found.boxes[:, 2].max() <= 300 and found.boxes[:, 3].max() <= 200
-    same = predictor([pixels[:, :, ::-1], Image.fromarray(pixels)])  # OpenCV's order, Pillow's order
-    for other in same:
-        assert_close(other.boxes, found.boxes, atol=1e-3, rtol=0)
-    wide = Image.fromarray(np.hstack([pixels, pixels]))
-    assert [each.image_size for each in predictor([path, wide])] == [(200, 300), (200, 600)]
-    entry = found.to_coco(image_id=7)[0]
-    x0, y0, x1, y1 = found.boxes[0].tolist()
-    assert entry == {
-        "image_id": 7,
-        "category_id": int(found.classes[0]),
-        "score": pytest.approx(float(found.scores[0])),
-        "bbox": [x0, y0, x1 - x0, y1 - y0],
-    }
-    assert np.any(np.asarray(found.draw(Image.fromarray(pixels), min_score=0.0)) != pixels)
-
-
-def test_predictor_has_the_interface_of_the_one_in_pytorch(fcos_file, tmp_path):
-    from detkit import OnnxPredictor
-
-    predictor = OnnxPredictor(fcos_file, threads=1)
-    pixels = batch(200, 300)[0][0].permute(1, 2, 0).numpy().astype(np.uint8)[:, :, ::-1]  # BGR
-    found = predictor(pixels)
-    assert_close(predictor([pixels, pixels[:150]], batch_size=2)[0].scores, predictor(pixels, batch_size=3).scores, atol=0.1, rtol=0)
-    assert np.array_equal(np.asarray(found.draw(min_score=2.0)), pixels[:, :, ::-1])
-    with pytest.raises(ValueError, match="of 300 x 200 pixels, this one has 300 x 100"):
-        found.draw(pixels[:100])
-    best = found[found.scores > found.scores[3]]
-    assert 1 <= len(best) <= 3 and best.names == found.names[: len(best)] and len(found[1]) == 1
-    assert found.to_coco(category_ids=[7, 8, 9])[0]["category_id"] == 7 + found.classes[0]
-    gray = predictor(np.ascontiguousarray(pixels[:, :, 1]))
-    assert_close(gray.boxes, predictor(np.repeat(pixels[:, :, 1:2], 3, axis=2)).boxes)
-
-
-@pytest.mark.parametrize(
-    "image, error, message",
-    [
-        (np.zeros((9, 9, 3), np.float32), ValueError, "an array of float32. It has to be of uint8"),
-        (np.zeros((9, 9, 4), np.uint8), ValueError, r"the shape \(9, 9, 4\). It has to be \(H, W, 3\)"),
-        (None, TypeError, "a path, an array or a PIL image, not a NoneType"),
-        ("missing.jpg", ValueError, "The image missing.jpg cannot be read"),
-        (Image.new("I;16", (9, 9)), ValueError, "more than 8 bits per channel"),
-    ],
-)
-def test_predictor_names_what_is_no_image(fcos_file, image, error, message):
-    from detkit import OnnxPredictor
-
-    with pytest.raises(error, match=message):
-        OnnxPredictor(fcos_file, threads=1)(image)
-
-
-def test_file_in_the_place_of_the_model(fcos_file):
-    images, sizes = batch()
-    inputs = [
-        {"image": image[:, :h, :w].byte(), "height": 2 * h, "width": 2 * w} for image, (h, w) in zip(images, sizes.tolist(), strict=True)
-    ]
-    model, stand_in = detector("FCOS"), OnnxModel(fcos_file, threads=1)
-    with torch.no_grad():
-        expected, actual = model(inputs), stand_in(inputs)
-    for wanted, found in zip(expected, actual, strict=True):
-        assert found["instances"].image_size == wanted["instances"].image_size
-        assert_close(found["instances"].scores, wanted["instances"].scores, atol=1e-5, rtol=0)
-        assert_close(found["instances"].pred_boxes.tensor, wanted["instances"].pred_boxes.tensor, atol=0.01, rtol=0)
-
-
-@pytest.mark.slow
-def test_file_of_several_tasks_in_the_place_of_the_model(tmp_path):
-    needs("onnx", "onnxscript", "onnxruntime")
-    file = write("LSNet bbox+pose+segm", tmp_path / "several.onnx", ExportSettings(size=(160, 192), batch=2))
-    images, sizes = batch()
-    inputs = [{"image": image[:, :h, :w].byte(), "height": h, "width": w} for image, (h, w) in zip(images, sizes.tolist(), strict=True)]
-    model, stand_in = detector("LSNet bbox+pose+segm"), OnnxModel(file, threads=1)
-    assert stand_in.predictor.metadata["landmarks"] == ["bbox", "pose", "segm"]
-    with torch.no_grad():
-        expected, actual = model(inputs), stand_in(inputs)
-    for wanted, found in zip(expected, actual, strict=True):
-        wanted, found = wanted["instances"], found["instances"]
-        assert set(wanted.get_fields()) == set(found.get_fields()) and len(wanted) == len(found) > 5
-        for field in ("pred_extreme_points", "pred_polygons", "pred_keypoints"):
-            assert_close(found.get(field), wanted.get(field), atol=0.01, rtol=0)
-
-
-def test_demo_takes_the_file_in_the_place_of_weights(fcos_file):
-    from detkit.demo.models import load_model
-
-    pixels = batch(200, 300)[0][0].permute(1, 2, 0).numpy().astype(np.uint8)[:, :, ::-1]
-    found = load_model(None, str(fcos_file))([pixels])[0]
-    assert len(found) > 5 and set(found.names) <= {"cat", "dog", "bird"} and found.image_size == (200, 300)
-    assert found.draw(min_score=0.0).size[0] >= 300
-
-
-def test_convolutions_are_stored_in_8_bits(fcos_file, tmp_path, capsys):
-    import onnx
-
-    from detkit import OnnxPredictor
-
-    photo, output = tmp_path / "image.png", tmp_path / "small.onnx"
-    Image.fromarray(batch(200, 300)[0][0].permute(1, 2, 0).numpy().astype(np.uint8)).save(photo)
-    tool("quantize_onnx").main([str(fcos_file), "--images", str(tmp_path), "--output", str(output)])
-    assert "ranges of 1 images" in capsys.readouterr().out
-    weights = [tensor for tensor in onnx.load(output).graph.initializer if len(tensor.dims) == 4]
-    assert weights and all(tensor.data_type == onnx.TensorProto.INT8 for tensor in weights)
-    expected, found = (OnnxPredictor(file, threads=1)(photo) for file in (fcos_file, output))
-    assert found.class_names == expected.class_names
-    assert abs(found.scores[0] - expected.scores[0]) < 0.05
-
-
-@pytest.mark.parametrize("images, message", [("missing", "there is no image or folder 'missing'"), (".", "there are no images in .")])
-def test_quantization_needs_images(images, message, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit, match=message):
-        tool("quantize_onnx").main(["file.onnx", "--images", images])
-
-
-def test_predicting_imports_no_torch(fcos_file, tmp_path):
-    Image.new("RGB", (200, 150), "gray").save(tmp_path / "image.png")
-    code = f"""
-import sys
-from detkit import OnnxPredictor
-OnnxPredictor({str(fcos_file)!r})({str(tmp_path / "image.png")!r})
-loaded = [name for name in ("torch", "torchvision", "detectron2") if name in sys.modules]
-assert not loaded, loaded
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 def test_a_file_that_gives_something_else_is_not_kept(tmp_path, monkeypatch):
     from detkit.export import export
 
@@ -387,19 +224,32 @@ def test_what_the_exporter_stumbles_on_is_named(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_predictor_refuses_what_it_cannot_read(tmp_path):
-    from detkit import OnnxPredictor
-
-    with pytest.raises(FileNotFoundError, match="there is no file 'missing.onnx'"):
-        OnnxPredictor("missing.onnx")
-
-
 def test_a_comparison_of_nothing_is_refused(tmp_path):
     model, settings = detector("FCOS"), ExportSettings(size=(160, 192), batch=1)
     model.postprocessor.score_thresh = 0.9999
     with pytest.raises(ExportError, match="no detection passes the score threshold"):
         export_detector(model, tmp_path / "x.ts", file_format="torchscript", settings=settings)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [None, (32, 40)])
+def test_images_to_compare_on_have_a_size_in_batches_of_any_number(size):
+    for images, sizes in example_inputs(ExportSettings(size=size, batch=16)):
+        assert (sizes >= 24).all() and (sizes <= torch.tensor(images.shape[2:])).all() and len(sizes.unique(dim=0)) == 4
+
+
+def test_a_file_of_another_opset_than_asked_for_is_refused(tmp_path):
+    needs("onnx", "onnxscript", "onnxruntime")
+    with pytest.raises(ExportError, match="opset is 99, but torch .* can write no such file; it wrote 18"):
+        export_detector(detector("FCOS"), tmp_path / "x.onnx", settings=ExportSettings(size=(160, 192), batch=1, opset=99))
+    assert not list(tmp_path.iterdir())
+
+
+def test_places_that_are_no_file_of_the_format_are_refused(tmp_path):
+    with pytest.raises(ExportError, match="is a folder: name a file in it"):
+        export_detector(detector("FCOS"), tmp_path)
+    with pytest.raises(ExportError, match=r"ends as a file of another format than torch_export, whose files end in .pt2"):
+        export_detector(detector("FCOS"), tmp_path / "x.onnx", file_format="torch_export")
 
 
 def test_counts_of_what_differs():
