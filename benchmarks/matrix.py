@@ -1,14 +1,16 @@
 """Which assigner on which head? Box AP and time of every cell, all at one budget.
 
     python benchmarks/matrix.py                             # every assigner on every head on the embedded `shapes`, seed 0: many hours
-    python benchmarks/matrix.py --heads FCOS --iterations 200 --hours 1         # a column; the same command goes on from there
-    python benchmarks/matrix.py --assigners PAA DW --seeds 0 1 2 --train-json DIR/annotations/train.json --val-json DIR/annotations/val.json
+    python benchmarks/matrix.py --heads FCOS --hours 1      # a column; the same command goes on from there
+    python benchmarks/matrix.py --assigners PAA DW --seeds 0 1 2 --output output/own \\
+        --train-json DIR/annotations/train.json --val-json DIR/annotations/val.json     # a folder for each dataset and budget
     python benchmarks/page.py                               # the table and docs/images/performance_matrix.png
 
 Box AP, mean over the seeds and in brackets the lowest and the highest where there are several; on CPUs the seconds of processor time that a
 training takes with its evaluation, on GPUs the median milliseconds of a step by the clock. Everything but assigner and head is the same:
-network, data, batches and learning rate of the quick configs, GIoU, nothing tuned for any cell. Assigners that give weights are trained and
-ranked by class probability times quality, hard labels have the losses of FCOS and are ranked by the root of that.
+network, data, batches and learning rate of the quick configs, GIoU, NMS at test (also after one-to-one assignment), nothing tuned for any
+cell. Assigners that give weights are trained and ranked by class probability times quality; hard labels have the losses of FCOS and are
+ranked by the root of that.
 
 Rows are all of ``ASSIGNER_REGISTRY`` that label the cells of a grid; columns are the heads of FCOS, ATSS and DW, and all others of
 ``DENSE_HEAD_REGISTRY`` in DW's place. A cell that fails says why. How cells are kept: ``benchmarks/trainings.py``.
@@ -134,6 +136,7 @@ def parse() -> argparse.Namespace:
     if len(args.keys) % 2:
         parser.error("--keys takes pairs: a key and its value.")
     if args.quick:
+        args.output = args.output / "quick"
         args.heads, args.assigners, args.seeds, args.iterations = args.heads[:1], args.assigners[:1], args.seeds[:1], 2
     return args
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainings import Run, method_cells, method_changes, parse_arguments, print_table, trainings_of
+from trainings import Run, digest, method_cells, method_changes, parse_arguments, print_table, trainings_of
 
 METRICS = ("AP", "AP50", "AP75")
 
@@ -64,10 +64,14 @@ def main() -> None:
 
     def measure(name: str, what: Run) -> Run:
         config, changes = names[what["method"]]
-        results = trainings.train(config, name, {**method_changes(config, what, args), **changes})
+        results = trainings.train(config, name, method_changes(config, what, args, changes))
         return {**{metric: results["bbox"][metric] for metric in METRICS}, "step_ms": results["step_ms"]}
 
-    print_table(trainings.collect(method_cells(args), measure), list(names), METRICS)
+    cells = method_cells(args)
+    for what in cells.values():
+        config, changes = names[what["method"]]
+        what["keys"] = digest(config, changes)
+    print_table(trainings.collect(cells, measure), list(names), METRICS)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ cut off resumes from its checkpoint. A cell that fails is kept with one line tha
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import resource
@@ -19,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import CfgNode
 from timing import environment, environment_of_sides
 
 from detkit.checkpoint import write_text_atomically
@@ -78,7 +80,15 @@ class Trainings:
         Args:
             cells: by name, what each is: method, seed, ...
             measure: gives the figures of a cell by its name and what it is. An exception is the reason why it failed.
+
+        Raises:
+            SystemExit: what is kept under the name of a cell is something else.
         """
+        for name, what in cells.items():
+            if (kept := self.kept(name)) is not None and any(kept.get(key) != value for key, value in what.items()):
+                sys.exit(
+                    f"{self.folder / name}.json is of other keys than it would have now. Remove it and its folder, or name another one."
+                )
         start = time.monotonic()
         with interruptible("meanwhile. The same command goes on from there"):
             for number, (name, what) in enumerate(cells.items(), 1):
@@ -243,12 +253,22 @@ def method_cells(args: argparse.Namespace) -> dict[str, Run]:
     return cells
 
 
-def method_changes(config: str, what: Run, args: argparse.Namespace) -> dict[str, Any]:
-    """The keys of a cell of :func:`method_cells`."""
+def method_changes(config: str, what: Run, args: argparse.Namespace, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The keys of a cell of :func:`method_cells`, with ``changes`` of its own, of whose learning rate its factor is one, too."""
+    rate = _resolved(config, changes or {}).SOLVER.BASE_LR * what["factor"]
+    return {**(changes or {}), "SOLVER.BASE_LR": rate, **data_keys(args), "SEED": what["seed"], "MODEL.DEVICE": "cpu"}
+
+
+def digest(config: str, changes: Mapping[str, Any]) -> str:
+    """What a quick config with changes comes to, in a word: with it in a cell, what was kept of another config is not taken for it."""
+    return hashlib.sha256(_resolved(config, changes).dump().encode()).hexdigest()[:12]
+
+
+def _resolved(config: str, changes: Mapping[str, Any]) -> CfgNode:
     cfg = get_cfg()
     cfg.merge_from_file(str(CONFIGS / f"{config}.yaml"))
-    rate = cfg.SOLVER.BASE_LR * what["factor"]
-    return {"SOLVER.BASE_LR": rate, **data_keys(args), "SEED": what["seed"], "MODEL.DEVICE": "cpu"}
+    cfg.merge_from_list([part for item in changes.items() for part in item])
+    return cfg
 
 
 def print_table(runs: list[Run], methods: Sequence[str], metrics: Sequence[str]) -> None:

@@ -46,12 +46,17 @@ class Denoising:
         return torch.cat([center - half, center + half], dim=-1)
 
     def features(self, learned: Tensor | None, objects: GroundTruth) -> Tensor | None:
-        """Features (M, G, C) of the queries: those of the learned proposals (N, C), one after the other; None where there are none."""
+        """Features (M, G, C) of the queries: those of the learned proposals (N, C) in turn, object by object; None where there are none."""
         if learned is None:
             return None
         groups, count = objects.valid.shape
-        index = torch.arange(self.copies * count, device=learned.device) % len(learned)
-        return learned[index].view(self.copies, count, -1).repeat(groups // self.copies, 1, 1)
+        index = torch.arange(self.copies * count, device=learned.device).view(count, self.copies).T % len(learned)
+        return learned[index].repeat(groups // self.copies, 1, 1)
+
+    def seen(self, objects: GroundTruth) -> Tensor:
+        """(M, G) bool, queries that the others of their group attend to: all but those of padding, so that an image with few objects
+        learns the same beside one with many. In a group without objects, which learns nothing, all."""
+        return objects.valid | ~objects.valid.any(1, keepdim=True)
 
     def assignments(self, objects: GroundTruth, num_stages: int) -> Tensor:
         """The object (S, M, G) of each query at every stage, -1 where padded."""

@@ -153,7 +153,8 @@ class SparseRCNN(InParts, nn.Module):
         pyramid, objects = self._pyramid(images), self.denoising.objects(gt)
         queries = self.denoising.boxes(objects), self.denoising.features(self.proposals.features, objects)
         outputs = self.head(pyramid, *self.proposals(image_sizes), image_sizes)
-        return outputs, self.head(pyramid, *queries, image_sizes.repeat_interleave(self.denoising.copies, 0))
+        sizes = image_sizes.repeat_interleave(self.denoising.copies, 0)
+        return outputs, self.head(pyramid, *queries, sizes, self.denoising.seen(objects))
 
     def denoising_losses(self, denoised: StageOutputs, gt: GroundTruth) -> dict[str, Tensor]:
         """``loss_l1_denoising`` and ``loss_giou_denoising``, summed over the stages."""

@@ -57,7 +57,9 @@ class IterativeHead(nn.Module):
         """Whether the stages hand on object features and start from those of the proposals."""
         return any(module.uses_features for module in self.modules() if isinstance(module, Interaction))
 
-    def forward(self, pyramid: Sequence[Tensor], boxes: Tensor, features: Tensor | None, image_sizes: Tensor) -> StageOutputs:
+    def forward(
+        self, pyramid: Sequence[Tensor], boxes: Tensor, features: Tensor | None, image_sizes: Tensor, seen: Tensor | None = None
+    ) -> StageOutputs:
         """Runs all stages.
 
         Args:
@@ -66,12 +68,13 @@ class IterativeHead(nn.Module):
                 that do not attend to each other. Features and sizes are then given for each group, too.
             features: (B, N, C) of the proposals, or None where ``uses_features`` is false.
             image_sizes: (B, 2) height and width in pixels, without padding.
+            seen: (B, N) bool, proposals that the others attend to; None: all.
         """
         pyramid = [level.float().contiguous() for level in pyramid]  # as RoIAlign reads them, once for all stages
         logits_of, boxes_of, features_of = [], [], []
         for stage in self.stages:
             rois = self.pooler(pyramid, boxes.detach().reshape(pyramid[0].shape[0], -1, 4))
-            objects, logits, deltas = stage(features, rois, boxes, image_sizes)
+            objects, logits, deltas = stage(features, rois, boxes, image_sizes, seen)
             refined = self.box_coder.apply(deltas.float(), boxes)
             logits_of.append(logits)
             boxes_of.append(refined)

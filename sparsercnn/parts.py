@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -27,6 +28,8 @@ from .stage import BoxEncoding, FeedForward, SelfAttention, Stage
 
 __all__ = ["parts_from_config"]
 
+logger = logging.getLogger(__name__)
+
 
 def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
     """The arguments of :class:`sparsercnn.SparseRCNN` from ``cfg.MODEL.SPARSE_RCNN``.
@@ -39,6 +42,7 @@ def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
     node.check({"TEST.STAGE": f"[{-node.NUM_STAGES}, {node.NUM_STAGES - 1}]"})
     if len(node.MATCHES_PER_OBJECT) >= node.NUM_STAGES:
         raise node.refusal("MATCHES_PER_OBJECT", f"fewer numbers than there are stages, {node.NUM_STAGES}: the last one matches one to one")
+    _warn_of_duplicates(node)
     if node.ASSIGNER == "HungarianAssigner":
         cost = node.choice("HEAD.CLASSIFIER", {"sigmoid": "focal", "softmax": "softmax"})
         Section(cfg, "MODEL.ASSIGNERS.HUNGARIAN").check({"CLASS_COST": (cost,)})  # matched by what they are trained with
@@ -63,6 +67,14 @@ def parts_from_config(cfg: CfgNode) -> dict[str, Any]:
         "pixel_std": cfg.MODEL.PIXEL_STD,
         "conventions": Conventions.of(cfg),
     }
+
+
+def _warn_of_duplicates(node: Section) -> None:
+    """A stage that learns several proposals for an object detects them, for nothing suppresses them."""
+    matches = [*node.MATCHES_PER_OBJECT, *[1] * (node.NUM_STAGES - len(node.MATCHES_PER_OBJECT))][node.TEST.STAGE]
+    if matches > 1:
+        words = "whose training matches %d proposals to each object. It detects all of them: nothing suppresses them."
+        logger.warning(f"%s.TEST.STAGE is %d, {words}", node.path, node.TEST.STAGE, matches)
 
 
 def _check_pyramid(node: Section, levels: list[ShapeSpec]) -> None:

@@ -22,14 +22,20 @@ class SelfAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(channels)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, N, C) to (B, N, C)."""
+    def forward(self, features: Tensor, seen: Tensor | None = None) -> Tensor:
+        """(B, N, C) to (B, N, C).
+
+        Args:
+            seen: (B, N) bool, which of the N the others attend to, at least one of each B; None: all.
+        """
         layers, heads = self.attention, self.attention.num_heads
         batch, count, channels = features.shape
         projected = F.linear(features, layers.in_proj_weight, layers.in_proj_bias)
         query, key, value = projected.view(batch, count, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, C / heads)
         dropout = layers.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout).transpose(1, 2).reshape(batch, count, channels)
+        mask = None if seen is None else seen[:, None, None]
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        attended = attended.transpose(1, 2).reshape(batch, count, channels)
         return self.norm(features + self.dropout(layers.out_proj(attended)))
 
 
@@ -119,7 +125,9 @@ class Stage(nn.Module):
         if prior_prob is not None:
             nn.init.constant_(self.cls_score.bias, -math.log((1 - prior_prob) / prior_prob))
 
-    def forward(self, features: Tensor | None, rois: Tensor, boxes: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, features: Tensor | None, rois: Tensor, boxes: Tensor, image_sizes: Tensor, seen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Looks at the RoIs once.
 
         Args:
@@ -127,6 +135,7 @@ class Stage(nn.Module):
             rois: (B * N, C, H, W) pooled features.
             boxes: (B, N, 4) xyxy in pixels, where they were pooled.
             image_sizes: (B, 2) height and width.
+            seen: as in :class:`SelfAttention`.
 
         Returns:
             object features (B, N, C), logits (B, N, K), box deltas (B, N, 4).
@@ -136,7 +145,7 @@ class Stage(nn.Module):
             if self.encoding is not None:
                 features = features + self.encoding(boxes, image_sizes)
             if self.attention is not None:
-                features = self.attention(features)
+                features = self.attention(features, seen)
             features = features.flatten(0, 1)
         objects = self.ffn(self.interaction(features, rois.flatten(2).transpose(1, 2))).view(batch, count, -1)
         return objects, self.cls_score(self.cls_tower(objects)), self.box_pred(self.box_tower(objects))

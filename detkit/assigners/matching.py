@@ -35,6 +35,7 @@ class NonFiniteCostError(FloatingPointError):
 
     def __init__(self, problems: Sequence[int], where: str = "") -> None:
         self.problems = tuple(problems)
+        self.is_named = bool(where)
         where = where or f"in the problems {list(self.problems)} of the batch"
         super().__init__(
             f"The costs of matching predictions with objects are not finite {where}: the network predicts NaN or infinite classes or "

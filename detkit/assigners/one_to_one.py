@@ -23,7 +23,7 @@ def best_pairs(values: Tensor, pairs: Pairs, count: int) -> tuple[Tensor, Pairs]
     ``count - 1`` of its priors. How many pairs remain follows from the objects alone.
 
     Args:
-        values: (M,) of the pairs.
+        values: (M,) of the pairs; NaN counts as the highest, so that matching sees and refuses it.
         pairs: with their ``sizes``.
         count: pairs of an object.
 
@@ -31,7 +31,7 @@ def best_pairs(values: Tensor, pairs: Pairs, count: int) -> tuple[Tensor, Pairs]
         (N,) int64, ascending: places in the list; and the pairs there, with their sizes.
     """
     assert pairs.sizes is not None
-    best = best_in_groups(-values, pairs.gt_index, pairs.sizes, count)
+    best = best_in_groups((-values).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf), pairs.gt_index, pairs.sizes, count)
     prior_index, gt_index = (index.index_select(0, best) for index in (pairs.prior_index, pairs.gt_index))
     return best, Pairs(prior_index, gt_index, pairs.sizes.clip(max=count))
 

@@ -11,7 +11,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
 from fvcore.nn import smooth_l1_loss
 
-from detkit.assigners import Assigner, FCOSAssigner, build_assigner
+from detkit.assigners import ASSIGNER_REGISTRY, Assigner, FCOSAssigner, build_assigner
 from detkit.backbones import levels_named
 from detkit.config import ConfigError, Conventions, Section
 from detkit.config.dense import DENSE_LIMITS, DENSE_TEST_LIMITS
@@ -113,12 +113,15 @@ def head_parts_from_config(
         num_levels=len(levels),
         num_anchors=prior_generator.anchors_per_point,
     )
+    criterion = _build_criterion(node, num_classes, box_coder, assigner)
+    if getattr(head, "needs_weighted_loss", False) and not isinstance(criterion, WeightedCriterion):
+        raise node.refusal("LOSS.CRITERION", f"'weighted' for HEAD.NAME {node.HEAD.NAME}, whose quality learns as a factor of the class")
     return {
         "head": head,
         "prior_generator": prior_generator,
         "box_coder": box_coder,
         "assigner": assigner,
-        "criterion": _build_criterion(node, num_classes, box_coder, assigner),
+        "criterion": criterion,
     }
 
 
@@ -169,8 +172,13 @@ _QUALITY_KEYS = ("QUALITY", "QUALITY_WEIGHT")
 
 def _refuse_keys_of_labels(node: Section, assigner: Assigner) -> None:
     own = ("BOX_WEIGHT",) if assigner.gives_weights else ()
-    unread = [f"LOSS.{key}" for key in (*_LABEL_KEYS, *own, *_QUALITY_KEYS, "IOU_PLUS_ONE", "SMOOTH_L1_BETA")]
-    node.refuse_unread(unread, "a loss of weighted pairs")
+    labels = () if _auxiliary_reads_labels(node) else (*_LABEL_KEYS, *own, "IOU_PLUS_ONE", "SMOOTH_L1_BETA")
+    node.refuse_unread([f"LOSS.{key}" for key in (*labels, *_QUALITY_KEYS)], "a loss of weighted pairs")
+
+
+def _auxiliary_reads_labels(node: Section) -> bool:
+    name = node.AUXILIARY.ASSIGNER
+    return node.LOSS.CRITERION != "weighted" and name in ASSIGNER_REGISTRY and not ASSIGNER_REGISTRY.get(name).gives_weights
 
 
 def _build_weighted_criterion(node: Section, num_classes: int, assigner: Assigner) -> WeightedCriterion:
@@ -187,6 +195,8 @@ def _build_auxiliary_loss(cfg: CfgNode, node: Section, *, num_classes: int, num_
     if not node.AUXILIARY.ASSIGNER:
         node.refuse_unread(("AUXILIARY.CLS_WEIGHT", "AUXILIARY.BOX_WEIGHT"), "a detector without AUXILIARY.ASSIGNER")
         return None
+    if not node.AUXILIARY.CLS_WEIGHT and not node.AUXILIARY.BOX_WEIGHT:
+        raise node.refusal("AUXILIARY.CLS_WEIGHT", f"above 0, or AUXILIARY.BOX_WEIGHT: else {node.AUXILIARY.ASSIGNER} assigns for nothing")
     key = f"{node.path}.AUXILIARY.ASSIGNER"
     assigner = build_assigner(node.AUXILIARY.ASSIGNER, cfg, key=key, num_classes=num_classes)
     _check_ranges_of_sizes(cfg, assigner, num_levels)

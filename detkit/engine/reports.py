@@ -71,7 +71,7 @@ class Findings:
         self, *, iteration: int, losses: Sequence[str], values: Tensor, images: Sequence[dict[str, Any]], data_time: float
     ) -> None:
         self.iteration, self.data_time = iteration, data_time
-        self._names, self._images = list(losses), _names(images)
+        self._names, self._images = list(losses), image_names(images)
         self._values = HostCopy(values)
         self._parameters: list[str] = []
         self._norms: HostCopy | None = None
@@ -132,5 +132,5 @@ def _describe(iteration: int, losses: dict[str, float], images: list[str]) -> st
     return f"Loss is not finite at iteration {iteration}. " + "; ".join(lines)
 
 
-def _names(images: Sequence[dict[str, Any]]) -> list[str]:
+def image_names(images: Sequence[dict[str, Any]]) -> list[str]:
     return [f"{image.get('image_id', '?')} ({image.get('file_name', 'no file name')})" for image in images]

@@ -13,10 +13,11 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from detkit.assigners import NonFiniteCostError
 from detkit.distributed import reduce_mean
 from detkit.engine.fused import skips_by_itself
 from detkit.engine.optimizer import GradientClipper
-from detkit.engine.reports import Findings, NonFiniteGradientError, NonFiniteLossError, StepReport
+from detkit.engine.reports import Findings, NonFiniteGradientError, NonFiniteLossError, StepReport, image_names
 
 __all__ = ["NonFiniteGradientError", "NonFiniteLossError", "StepReport", "TrainingStep"]
 
@@ -97,7 +98,7 @@ class TrainingStep:
             data_time += time.perf_counter() - start
             images += batch
             with self._communication(last):
-                losses = self._forward(batch)
+                losses = self._forward(batch, iteration)
                 total = total + torch.stack([loss.detach().float() for loss in losses.values()]) / self._parts
                 if last:
                     mean = reduce_mean(torch.cat([total, torch.full((1,), float(stop), device=self._device)]))
@@ -147,9 +148,15 @@ class TrainingStep:
                 buffer.copy_(before[name])
         return dict(zip(losses, torch.stack([loss.float() for loss in losses.values()]).tolist(), strict=True))
 
-    def _forward(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
-        with self._autocast():
-            return self.model(batch)
+    def _forward(self, batch: list[dict[str, Any]], iteration: int) -> dict[str, Tensor]:
+        try:
+            with self._autocast():
+                return self.model(batch)
+        except NonFiniteCostError as error:
+            if error.is_named:
+                raise
+            images = ", ".join(image_names([batch[number] for number in error.problems]))
+            raise NonFiniteCostError(error.problems, f"at iteration {iteration} for the images {images}") from None
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self._device.type, dtype=self._amp_dtype, enabled=self._amp_dtype is not None)

@@ -182,6 +182,18 @@ def test_one_transfer_for_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
     assert transfers == [(2, len(values))]
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_qualities_that_are_not_finite_are_among_the_best(sign: float) -> None:
+    """Behind pairs that are not allowed they would be dropped, and an object would go without a location and without a word."""
+    values, pairs = random_pairs(0, images=3)
+    values[::2] = torch.copysign(torch.tensor(torch.nan), torch.tensor(sign))
+    values[1::2] = -torch.inf
+    best, kept = best_pairs(values, pairs, 2)
+    assert values[best].isnan().sum() >= len(kept.sizes) - 1
+    with pytest.raises(NonFiniteCostError):
+        match_pairs(values[best], kept, 3)
+
+
 def test_qualities_that_are_not_finite_name_the_images() -> None:
     values, pairs = random_pairs(0, images=3)
     values[pairs.gt_index >= 8] = torch.nan

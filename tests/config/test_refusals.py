@@ -153,6 +153,14 @@ def flat(section: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
         ),
         (["MODEL.FCOS.AUXILIARY.ASSIGNER", "ATTSAssigner"], "MODEL.FCOS.AUXILIARY.ASSIGNER is 'ATTSAssigner'"),
         (["MODEL.FCOS.HEAD.FILTER_SIZE", 5], "MODEL.FCOS.HEAD.FILTER_SIZE is 5, but DenseHead does not read it"),
+        (
+            ["MODEL.FCOS.AUXILIARY.ASSIGNER", "ATSSAssigner", "MODEL.FCOS.AUXILIARY.CLS_WEIGHT", 0.0],
+            "MODEL.FCOS.AUXILIARY.CLS_WEIGHT is 0.0. It has to be above 0, or AUXILIARY.BOX_WEIGHT: else ATSSAssigner assigns for nothing",
+        ),
+        (
+            ["MODEL.FCOS.HEAD.NAME", "MaxFilteringHead", "MODEL.FCOS.HEAD.QUALITY", "box", "MODEL.FCOS.ASSIGNER", "POTOAssigner"],
+            "MODEL.FCOS.LOSS.CRITERION is 'auto'. It has to be 'weighted' for HEAD.NAME MaxFilteringHead",
+        ),
         (["MODEL.FCOS.HEAD.NAME", "MaxFilteringHead"], "MODEL.FCOS.HEAD.QUALITY is 'cls'. It has to be 'box' for MaxFilteringHead"),
         (
             ["MODEL.FCOS.HEAD.NAME", "MaxFilteringHead", "MODEL.FCOS.HEAD.QUALITY", "box", "MODEL.FCOS.HEAD.FILTER_SIZE", 4],

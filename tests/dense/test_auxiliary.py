@@ -47,7 +47,8 @@ def test_a_term_without_weight_is_left_out():
 def test_weights_beside_labels_and_labels_beside_weights():
     found = losses_of(AUXILIARY__ASSIGNER="TaskAlignedAssigner", LOSS__BOX="giou", AUXILIARY__BOX_WEIGHT=1.0)
     assert set(found) == {"loss_cls", "loss_box", "loss_auxiliary_cls_pos", "loss_auxiliary_cls_neg", "loss_auxiliary_box"}
-    model = detector("DW", AUXILIARY__ASSIGNER="FCOSAssigner", AUXILIARY__BOX_WEIGHT=1.0)
+    model = detector("DW", AUXILIARY__ASSIGNER="FCOSAssigner", AUXILIARY__BOX_WEIGHT=1.0, LOSS__FOCAL_ALPHA=0.3)
+    assert model.auxiliary.criterion.focal_alpha == 0.3  # which the loss of the weights does not read
     found = model(random_inputs())
     assert set(found) == {"loss_cls_pos", "loss_cls_neg", "loss_box", "loss_auxiliary_cls", "loss_auxiliary_box"}
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detkit.assigners import NonFiniteCostError
 from detkit.engine.step import NonFiniteGradientError, NonFiniteLossError, TrainingStep
 
 
@@ -63,6 +64,19 @@ def test_a_nan_is_named_before_the_weights_are_touched() -> None:
     with pytest.raises(NonFiniteLossError, match=r"iteration 7.*loss_a = nan, loss_b = nan.*2 \(2\.jpg\)"):
         _run([batch], model)
     torch.testing.assert_close(model.state_dict(), before)
+
+
+def test_an_assigner_that_meets_a_nan_has_its_images_named() -> None:
+    class Matched(Regression):
+        def forward(self, batch: list[dict]) -> dict[str, Tensor]:
+            raise NonFiniteCostError([1, 2], "where it says" if batch[0]["image"][0] == 7 else "")
+
+    batch = _batch()
+    with pytest.raises(NonFiniteCostError, match=r"not finite at iteration 7 for the images 1 \(1\.jpg\), 2 \(2\.jpg\): the network"):
+        _run([batch], Matched())
+    batch[0]["image"][0] = 7
+    with pytest.raises(NonFiniteCostError, match="not finite where it says: the network"):
+        _run([batch], Matched())
 
 
 def test_an_infinite_term_alone_is_named() -> None:

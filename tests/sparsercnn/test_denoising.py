@@ -56,11 +56,29 @@ def test_groups_do_not_attend_to_each_other() -> None:
     images, sizes = model._tensors(model.preprocess_image(random_inputs()))
     pyramid, groups = model._pyramid(images), model.denoising.objects(objects())
     boxes, features = model.denoising.boxes(groups), model.denoising.features(model.proposals.features, groups)
-    together = model.head(pyramid, boxes, features, sizes.repeat_interleave(COPIES, 0))
+    together = model.head(pyramid, boxes, features, sizes.repeat_interleave(COPIES, 0), model.denoising.seen(groups))
     for copy in range(COPIES):
-        alone = model.head(pyramid, boxes[copy::COPIES], features[copy::COPIES], sizes)
+        alone = model.head(pyramid, boxes[copy::COPIES], features[copy::COPIES], sizes, model.denoising.seen(objects()))
         assert_close(together.boxes[:, copy::COPIES], alone.boxes, rtol=1e-4, atol=1e-3)
         assert_close(together.logits[:, copy::COPIES], alone.logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_an_image_learns_the_same_beside_one_with_more_objects(count: int) -> None:
+    """Padding is not attended to, and changes no feature."""
+    _, model = with_and_without()
+    (item,) = random_inputs(1)
+    model.denoising = Denoising(copies=COPIES, noise=0.0)  # equal queries, however many are drawn
+    images, sizes = model._tensors(model.preprocess_image([item]))
+    of_two = item["instances"][:2]
+    outputs = []
+    for padded in (2, count):
+        gt = GroundTruth.from_instances([of_two], min_objects=padded)
+        _, denoised = model.outputs_with_denoised(images, sizes, gt)
+        assert denoised.boxes.shape == (2, COPIES, padded, 4)
+        outputs.append((denoised.boxes[:, :, :2], model.denoising_losses(denoised, gt)))
+    assert_close(outputs[1], outputs[0], rtol=1e-4, atol=1e-3)
+    assert outputs[0][1]["loss_l1_denoising"] > 0
 
 
 def test_features_are_those_of_the_proposals_in_turn() -> None:
@@ -69,7 +87,7 @@ def test_features_are_those_of_the_proposals_in_turn() -> None:
     for image in range(2):
         for copy in range(2):
             for index in range(3):
-                assert features[2 * image + copy, index].equal(learned[(3 * copy + index) % 5])
+                assert features[2 * image + copy, index].equal(learned[(2 * index + copy) % 5])
     assert denoising.features(None, objects()) is None
 
 

@@ -196,3 +196,10 @@ def test_softmax_gives_each_proposal_its_best_class() -> None:
     (found,) = SetPostprocessor(activation="softmax")(logits, torch.zeros(1, 2, 4)).to_instances([(10, 20)])
     assert found.pred_classes.tolist() == [1, 0]
     torch.testing.assert_close(found.scores, torch.stack([logits[0, 1].softmax(0)[1], logits[0, 0].softmax(0)[0]]))
+
+
+def test_a_test_stage_that_learns_duplicates_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    build_tiny("MATCHES_PER_OBJECT", [4], "TEST.STAGE", -1)
+    assert "nothing suppresses them" not in caplog.text
+    build_tiny("MATCHES_PER_OBJECT", [4], "TEST.STAGE", 0)
+    assert "SPARSE_RCNN.TEST.STAGE is 0, whose training matches 4 proposals to each object" in caplog.text

@@ -220,6 +220,13 @@ def test_a_cell_that_cannot_train_says_why(tmp_path: Path) -> None:
     assert "SOLVER.OWN_KEY" in row["failed"] and "AP" not in row, shown
 
 
+def test_what_was_kept_of_other_keys_is_not_taken(trainings: ModuleType, tmp_path: Path) -> None:
+    folder = trainings.Trainings(tmp_path, {})
+    folder.collect({"a": {"seed": 0, "keys": "old"}}, lambda *_: {"AP": 1.0})
+    with pytest.raises(SystemExit, match=r"a\.json is of other keys than it would have now"):
+        folder.collect({"a": {"seed": 0, "keys": "new"}}, lambda *_: {"AP": 2.0})
+
+
 # recipes --------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -231,3 +238,17 @@ def test_recipes_change_keys_that_there_are_to_values_that_are_allowed(benchmark
         cfg.merge_from_list([str(part) for item in changes.items() for part in item])
         check_config(cfg)
         assert (cfg.dump() == before) is (not changes)
+
+
+def test_a_factor_of_the_rate_holds_for_changes_of_the_rate_too(trainings: ModuleType) -> None:
+    args = Namespace(train_json=None, val_json=None)
+    cell = {"seed": 1, "factor": 0.5}
+    of_config = trainings.method_changes("sparsercnn_mobilenetv2", cell, args)
+    changed = trainings.method_changes("sparsercnn_mobilenetv2", cell, args, {"SOLVER.BASE_LR": 0.002, "SOLVER.MAX_ITER": 7})
+    assert changed == of_config | {"SOLVER.BASE_LR": 0.001, "SOLVER.MAX_ITER": 7}
+    assert of_config["SOLVER.BASE_LR"] != 0.001
+
+
+def test_recipes_differ_by_their_digest(trainings: ModuleType, benchmark: Any) -> None:
+    of_runs = [trainings.digest(config, changes) for config, changes in benchmark("recipes").runs().values()]
+    assert len(set(of_runs)) == len(of_runs) > 20

@@ -70,6 +70,8 @@ class DenseHead(nn.Module):
             init_conv(self.quality)
 
     #: keys of other heads, which have to keep their defaults
+    #: whether its quality learns as a factor of the class probability alone, by ``LOSS.CRITERION: "weighted"``
+    needs_weighted_loss: ClassVar[bool] = False
     unread_keys: ClassVar[tuple[str, ...]] = ("HEAD.COARSE_BOX", "HEAD.DCN_ON_FIRST_CONVS", "HEAD.FILTER_SIZE", "HEAD.FILTER_LEVELS")
 
     @classmethod

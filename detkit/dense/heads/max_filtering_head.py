@@ -30,6 +30,7 @@ class MaxFilteringHead(DenseHead):
     """
 
     unread_keys = ("HEAD.COARSE_BOX", "HEAD.DCN_ON_FIRST_CONVS")
+    needs_weighted_loss = True
 
     def __init__(self, *, in_channels: int, tower: Tower, filter_size: int = 3, filter_levels: int = 2, **others: Any) -> None:
         if others.get("quality", "box") != "box":
