@@ -262,10 +262,10 @@ def _coerce(raw: Any, current: Any, key: str) -> Any:
         return usable_device(value)
     if type(value) not in _LEAF_TYPES:
         raise ConfigError(f"'{key}' cannot take the {type(value).__name__} {shown(value)}")
+    if (current is None or isinstance(current, float)) and isinstance(raw, str) and raw.strip().lower() in ("none", "null"):
+        return None  # as yaml's null; whether the key may be None is checked with its range
     if current is None or value is None or type(value) is type(current):
         return value
-    if isinstance(current, float) and isinstance(raw, str) and raw.strip().lower() in ("none", "null"):
-        return None  # as yaml's null; whether the key may be None is checked with its range
     if isinstance(current, str) and isinstance(raw, str):
         return raw  # a word that looks like a number
     if isinstance(current, float) and type(value) is int:

@@ -61,7 +61,8 @@ def test_none_and_other_types_are_refused() -> None:
 @pytest.mark.parametrize("word", ["none", "None", "null"])
 def test_suppression_can_be_left_out(word: str) -> None:
     cfg = get_cfg()
-    cfg.merge_from_list(["MODEL.FCOS.TEST.NMS_THRESH", word, "MODEL.LSNET.TEST.NMS_THRESH", word])
+    for _ in range(2):  # of a number, and of what is none already
+        cfg.merge_from_list(["MODEL.FCOS.TEST.NMS_THRESH", word, "MODEL.LSNET.TEST.NMS_THRESH", word])
     assert cfg.MODEL.FCOS.TEST.NMS_THRESH is None is cfg.MODEL.LSNET.TEST.NMS_THRESH
     check_config(cfg)
     cfg.merge_from_list(["MODEL.FCOS.TEST.NMS_THRESH", "0.5"])
