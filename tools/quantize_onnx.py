@@ -10,11 +10,13 @@ should be like those that the detector will see. Then tools/evaluate_onnx.py say
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import logging
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,9 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("file", type=Path, help="written by tools/export.py, without --fp16")
     parser.add_argument("--images", nargs="+", type=Path, required=True, help="images, or folders of images")
     parser.add_argument("--count", type=int, default=50, help="images that are used at most (default: 50)")
-    parser.add_argument(
-        "--keep", nargs="*", default=(), metavar="NAME", help="convolutions that stay in float32, by the names of their nodes"
-    )
+    parser.add_argument("--keep", nargs="*", default=(), metavar="NAME", help="convolutions that stay in float32, such as 'head.*_pred'")
     parser.add_argument("--output", type=Path, help="default: FILE_int8.onnx")
     args = parser.parse_args(argv)
     output = args.output or args.file.with_name(f"{args.file.stem}_int8.onnx")
@@ -57,7 +57,7 @@ def quantize(predictor: OnnxPredictor, file: Path, output: Path, images: Sequenc
     Args:
         predictor: of the file.
         images: on which ranges are measured.
-        keep: names of nodes that stay as they are.
+        keep: convolutions that stay as they are, by their names in the model; ``*`` and ``?`` stand for any letters.
 
     Raises:
         ValueError: there is no convolution of such a name.
@@ -74,9 +74,7 @@ def quantize(predictor: OnnxPredictor, file: Path, output: Path, images: Sequenc
             return next(self.feeds, None)
 
     original = onnx.load(file, load_external_data=False)
-    convolutions = [node.name for node in original.graph.node if node.op_type == "Conv"]
-    if unknown := sorted(set(keep) - set(convolutions)):
-        raise ValueError(f"--keep {' '.join(unknown)}: {file} has no such convolution. Its last ones are {', '.join(convolutions[-8:])}.")
+    kept = _nodes(original.graph, keep, file)
     logging.getLogger().setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         prepared, quantized = Path(folder) / "prepared.onnx", Path(folder) / "quantized.onnx"
@@ -90,7 +88,7 @@ def quantize(predictor: OnnxPredictor, file: Path, output: Path, images: Sequenc
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
-            nodes_to_exclude=list(keep),
+            nodes_to_exclude=kept,
         )
         model = onnx.load(quantized)
     onnx.helper.set_model_props(model, {entry.key: entry.value for entry in original.metadata_props})
@@ -100,6 +98,16 @@ def quantize(predictor: OnnxPredictor, file: Path, output: Path, images: Sequenc
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _nodes(graph: Any, patterns: Sequence[str], file: Path) -> list[str]:
+    """The convolutions of a graph that patterns name; one whose weights several levels share is several nodes."""
+    names = {node.name: node.input[1].removeprefix("model.").removesuffix(".weight") for node in graph.node if node.op_type == "Conv"}
+    for pattern in patterns:
+        if not fnmatch.filter(names.values(), pattern):
+            last = list(dict.fromkeys(names.values()))[-8:]
+            raise ValueError(f"--keep {pattern}: {file} has no such convolution. Its last ones are {', '.join(last)}.")
+    return [node for node, name in names.items() if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
 
 
 def _images(places: Sequence[Path]) -> list[Path]:

@@ -182,6 +182,11 @@ def test_convolutions_are_stored_in_8_bits(fcos_file, tmp_path, capsys):
     assert "ranges of 1 images" in capsys.readouterr().out
     weights = [tensor for tensor in onnx.load(output).graph.initializer if len(tensor.dims) == 4]
     assert weights and all(tensor.data_type == onnx.TensorProto.INT8 for tensor in weights)
+    kept = tmp_path / "kept.onnx"
+    tool("quantize_onnx").main([str(fcos_file), "--images", str(photo), "--output", str(kept), "--keep", "head.*_pred", "head.cls_score"])
+    of_kind = {tensor.name: tensor.data_type for tensor in onnx.load(kept).graph.initializer if len(tensor.dims) == 4}
+    whole = {name for name, kind in of_kind.items() if kind == onnx.TensorProto.FLOAT}
+    assert whole == {"model.head.box_pred.weight", "model.head.cls_score.weight"} and len(of_kind) == len(weights)
     expected, found = (OnnxPredictor(file, threads=1)(photo) for file in (fcos_file, output))
     assert found.class_names == expected.class_names
     assert abs(found.scores[0] - expected.scores[0]) < 0.05
@@ -190,7 +195,7 @@ def test_convolutions_are_stored_in_8_bits(fcos_file, tmp_path, capsys):
 def test_quantization_refuses_unknown_convolutions_and_to_overwrite_its_file(fcos_file, tmp_path):
     Image.new("RGB", (200, 160)).save(tmp_path / "image.png")
     content, quantize = fcos_file.read_bytes(), tool("quantize_onnx").main
-    with pytest.raises(SystemExit, match="--keep no_such: .*fcos.onnx has no such convolution. Its last ones are .*conv2d"):
+    with pytest.raises(SystemExit, match="--keep no_such: .*fcos.onnx has no such convolution. Its last ones are .*head.box_pred"):
         quantize([str(fcos_file), "--images", str(tmp_path), "--output", str(tmp_path / "x.onnx"), "--keep", "no_such"])
     with pytest.raises(SystemExit, match="--output .*fcos.onnx is the file itself"):
         quantize([str(fcos_file), "--images", str(tmp_path), "--output", str(fcos_file)])
