@@ -66,8 +66,8 @@ def questions(batches: tuple[int, int]) -> Iterator[Question]:
         yield from (Question(task, method, batch, "float32", compiled=True) for method in METHODS)
 
 
-def call_of(side: str, question: Question, device: str, size: tuple[int, int]) -> tuple[Callable[[], object], int]:
-    """What one call of a side does, and the bytes of its weights."""
+def call_of(side: str, question: Question, device: str, size: tuple[int, int]) -> tuple[Callable[[], object], Callable[[], int]]:
+    """What one call of a side does, and the bytes that it holds between two calls: weights, gradients, state of the optimizer."""
     training = question.task == "training"
     module = importlib.import_module(f"peers.{PEERS[side][0] if side in PEERS else 'our_side'}")
     changes = COMPILED[question.task] if question.compiled else ()
@@ -75,16 +75,17 @@ def call_of(side: str, question: Question, device: str, size: tuple[int, int]) -
     module.build.cache_clear()  # or the weights of one side after the other would stay
     dtype = {"cpu": torch.bfloat16}.get(device, torch.float16)
     cast = partial(torch.autocast, device, dtype=dtype, enabled=question.precision == "mixed")
-    held = sum(x.nbytes for x in [*model.parameters(), *model.buffers()])
+    weights = [*model.parameters(), *model.buffers()]
     if not training:
 
         def detect() -> None:
             with torch.inference_mode(), cast():
                 forward()
 
-        return detect, held
+        return detect, lambda: sum(x.nbytes for x in weights)
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr=1e-6, momentum=0.9, weight_decay=1e-4)
+    # as each side's own trainer takes it: our step is skipped on the device where a gradient is infinite, the others' scaler reads it
+    optimizer = torch.optim.SGD(trained, lr=1e-6, momentum=0.9, weight_decay=1e-4, fused=side not in PEERS and device != "cpu")
     scaler = torch.amp.GradScaler(device, enabled=question.precision == "mixed" and dtype == torch.float16)
 
     def step() -> None:
@@ -94,6 +95,10 @@ def call_of(side: str, question: Question, device: str, size: tuple[int, int]) -
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
+
+    def held() -> int:
+        state = [x for of_one in optimizer.state.values() for x in of_one.values() if isinstance(x, torch.Tensor)]
+        return sum(x.nbytes for x in [*weights, *(p.grad for p in trained if p.grad is not None), *state])
 
     return step, held
 
@@ -105,7 +110,7 @@ COMPILED: dict[str, tuple[Any, ...]] = {"training": ("SOLVER.COMPILE", True), "i
 def measure(report: Report, question: Question, sides: list[str], *, device: str, size: tuple[int, int], rounds: int, until: float) -> None:
     """A row for each side."""
     calls: dict[str, Callable[[], object]] = {}
-    held: dict[str, int] = {}
+    held: dict[str, Callable[[], int]] = {}
     for side in sides:
         try:
             calls[side], held[side] = call_of(side, question, device, size)
@@ -116,7 +121,7 @@ def measure(report: Report, question: Question, sides: list[str], *, device: str
             report.add(**question._asdict(), side=side, failed=_in_words(error))
         if time.monotonic() > until:
             return
-    memory = {side: _memory(call, held[side], device) for side, call in calls.items()}
+    memory = {side: _memory(call, held[side](), device) for side, call in calls.items()}
     waits = {side: _waits(call, device) for side, call in calls.items()}
     samples: dict[str, list[Sample]] = alternate(
         {side: partial(clocked, call) for side, call in calls.items()}, rounds=rounds, seconds=until - time.monotonic()
@@ -133,7 +138,7 @@ def _in_words(error: Exception) -> str:
 
 
 def _memory(call: Callable[[], object], held: int, device: str) -> int | None:
-    """MiB at the peak of a call, with the weights."""
+    """MiB at the peak of a call, with the ``held`` bytes that are this side's own before it."""
     if device == "cpu":
         return None
     torch.cuda.reset_peak_memory_stats()

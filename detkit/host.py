@@ -32,7 +32,12 @@ def send(values: np.ndarray | Tensor, device: torch.device | str) -> Tensor:
 
 
 def remember(tensor: Any, values: np.ndarray) -> Tensor:
-    """The same tensor, of which :func:`on_host` gives these values until it is changed."""
+    """The same tensor, of which :func:`on_host` gives these values until it is changed.
+
+    One made in inference mode remembers nothing, for torch does not tell when it is changed.
+    """
+    if tensor.is_inference():
+        return tensor
     tensor.host_copy = (values, tensor._version)
     return tensor
 
@@ -41,7 +46,7 @@ def on_host(tensor: Tensor) -> np.ndarray:
     """The values of a tensor in the host's memory. Waits for the device, unless they are known from :func:`send` or
     :func:`remember` and unchanged since."""
     values, version = getattr(tensor, "host_copy", (None, 0))
-    if values is not None and version == tensor._version:
+    if values is not None and not tensor.is_inference() and version == tensor._version:
         return values
     return (tensor if tensor.device.type == "cpu" else tensor.cpu()).numpy(force=tensor.requires_grad)
 

@@ -108,7 +108,8 @@ class DWAssigner(Assigner):
         gamma1: shape of P_neg (equation 6).
         gamma2: exponent of the score in the importance of a negative (equation 7); the background keeps 2, as in a focal loss.
         bag: candidates of an object, always with their location inside it: ``"inside"`` all of them; ``"threshold"`` those nearer to its
-            center than ``radius`` strides; ``"topk"`` the ``topk`` nearest of each level (table 4).
+            center than ``radius`` strides; ``"topk"`` the ``topk`` nearest of each level (table 4). The last two wait for the device once a
+            step, for how many there are.
         prior: what positive weights are multiplied by: ``"soft"`` a Gaussian of the distance from the center, ``"hard"`` 1 where that is
             above ``prior_threshold`` and else 0 (strongwolf/DW ``soft_prior=False``), ``"none"`` 1.
         prior_sigma: width of the Gaussian in strides: 1.11 in the code; 0.7071 is the paper's ``exp(-r ** 2)``.

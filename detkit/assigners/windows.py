@@ -7,13 +7,16 @@ runs along long rows. The symbols are defined in :mod:`detkit.structures`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from detkit.geometry import Grid, Priors
+from detkit.host import send
 
 __all__ = [
     "LevelTable",
@@ -44,14 +47,21 @@ class LevelTable:
     starts: Tensor
 
 
+def _table(values: Sequence[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor of constants; a compiler knows them, a GPU gets them without being waited for."""
+    if torch.compiler.is_compiling():
+        return torch.tensor(values, dtype=dtype, device=device)
+    return send(torch.tensor(values, dtype=dtype), device)
+
+
 @lru_cache(maxsize=64)
 def level_table(grid: Grid) -> LevelTable:
     """The table of a grid. Kept for the grids seen last, so that a training step copies nothing to the device."""
     heights, widths = zip(*grid.sizes, strict=True)
     return LevelTable(
-        sizes=torch.tensor([widths, heights], device=grid.device)[..., None, None],
-        strides=torch.tensor(grid.strides, dtype=torch.float32, device=grid.device)[:, None, None],
-        starts=torch.tensor(grid.level_starts[:-1], device=grid.device)[:, None, None],
+        sizes=_table([widths, heights], grid.device)[..., None, None],
+        strides=_table(grid.strides, grid.device, torch.float32)[:, None, None],
+        starts=_table(grid.level_starts[:-1], grid.device)[:, None, None],
     )
 
 
@@ -104,7 +114,7 @@ def rank_pairs(k: int, device: torch.device) -> tuple[Tensor, Tensor]:
     can be among the k nearest only if ``(i + 1) * (j + 1) <= k``.
     """
     pairs = [(i, j) for i in range(k) for j in range(k) if (i + 1) * (j + 1) <= k]
-    columns, rows = torch.tensor(pairs, device=device).unbind(1)
+    columns, rows = _table(pairs, device).unbind(1)
     return columns, rows
 
 

@@ -44,7 +44,7 @@ def prepare_for_inference(cfg: CfgNode, model: nn.Module) -> nn.Module:
     ``MODEL.COMPILE``.
 
     The model itself stays as it is, its weights included: where something is to be changed, that happens to a copy in evaluation mode
-    that shares with the model all tensors that stay. It does not follow later changes of the model.
+    that shares with the model all tensors that stay. After a change of the model it is to be made again: it follows in part.
 
     Args:
         model: a detector with its weights, on its device. One without weights, such as a file that another runtime runs

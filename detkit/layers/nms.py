@@ -22,6 +22,8 @@ __all__ = ["nms_mask", "nms_mask_by_offsets"]
 _AHEAD = 4
 #: extent in pixels from which on boxes are not moved apart, but compared class by class: moved farther, they would lose digits
 _FAR = 1e6
+#: the largest coordinate in pixels when boxes are moved: with 1000 groups 5 of the 16 digits of float64 remain behind the point
+_WILD = 1e7
 
 
 @torch.library.custom_op("detkit::nms_mask", mutates_args=())
@@ -39,7 +41,9 @@ def nms_mask(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: floa
     Returns:
         (B, N) bool.
     """
-    return nms_mask_by_offsets(boxes, scores, classes, iou_threshold, wanted)
+    # image by image, for comparisons grow with the square of the boxes; a GPU is waited for as often
+    images = [each.split(1) for each in (boxes, scores, classes)]
+    return torch.cat([nms_mask_by_offsets(*image, iou_threshold) for image in zip(*images, strict=True)])
 
 
 @nms_mask.register_fake
@@ -78,12 +82,12 @@ def nms_mask_by_offsets(boxes: Tensor, scores: Tensor, classes: Tensor, iou_thre
     """``nms_mask`` by a single call of torchvision's operator, on boxes that are moved apart by image and class.
 
     In float64, in which the moved boxes keep all digits of their coordinates. All boxes that are not there become one and the same box, so
-    that the first of them removes the others.
+    that the first of them removes the others. Coordinates beyond 1e7 pixels count as that, for a wild box would push the digits out of all.
     """
     there, batch = scores >= 0, scores.shape[0]  # len() would make the batch a constant of exported programs
     images = torch.arange(batch, device=scores.device)[:, None]
     group = torch.where(there, classes * batch + images + 1, 0)
-    wide = boxes.double()
+    wide = torch.where(there[..., None], boxes.double(), 0.0).nan_to_num(nan=0.0).clamp(-_WILD, _WILD)
     lowest = wide.amin()
     spacing = wide.amax() - lowest + 2
     unit = (torch.arange(4, device=boxes.device) >= 2).double()  # 0, 0, 1, 1

@@ -19,7 +19,8 @@ class CompiledParts:
     """Compiles the parts of a detector when they first run, each as one graph for all sizes. Belongs to no detector: a copy of one (as a
     moving average is) has its own weights in the same programs.
 
-    Whatever cannot be compiled runs as it is from then on, which the log says once: a training does not end by it.
+    Whatever cannot be compiled runs as it is from then on, in all models of its class, which the log says once: a training does not end by
+    it. An error of the compiler on the graph of the gradients comes up with them and does end it.
 
     Args:
         training: compile what computes gradients.
@@ -45,7 +46,7 @@ class CompiledParts:
 
     def __call__(self, part: Callable[..., Any], *args: Any) -> Any:
         """What ``part(*args)`` gives."""
-        name = part.__qualname__
+        name = f"{type(args[0]).__name__}.{part.__name__}"  # of the model's own class: many inherit their parts
         wanted = self.training if torch.is_grad_enabled() else self.inference
         if not wanted or name in self.failed or torch.compiler.is_compiling():
             return part(*args)

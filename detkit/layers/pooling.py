@@ -36,8 +36,7 @@ class PyramidPooler(ROIPooler):
         levels = assign_boxes_to_levels([Boxes(rois[:, 1:])], self.min_level, self.max_level, *canonical)
         scales = [pooler.spatial_scale for pooler in self.level_poolers]
         first = self.level_poolers[0]
-        one_operator = torch.compiler.is_compiling() and (not torch.is_grad_enabled() or boxes.device.type == "cpu")
-        pool = pool_pyramid if one_operator else pool_pyramid_densely
+        pool = pool_pyramid if boxes.device.type == "cpu" else pool_pyramid_densely
         return pool(list(x), rois, levels, scales, self.output_size[0], first.sampling_ratio, first.aligned)
 
 

@@ -132,14 +132,18 @@ class Predictor:
         cfg.freeze()
         Section(cfg, "INPUT").check({"FORMAT": ("BGR", "RGB")})
         self.cfg = cfg
-        #: with its weights as they were read; what detects is a faster form of it, made of the weights as they are now
+        #: with its weights as they were read; what detects is a faster form of it, made anew where they have been changed or moved
         self.model: nn.Module = Trainer.build_model(cfg).eval()
         load_state(self.model, state["model"], source=source)
-        self._detector = prepare_for_inference(cfg, self.model)
+        self._prepare()
         self._resize = transforms.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
         self.class_names = self._names(class_names, state.get("classes", []))
         #: of the classes and keypoints, for Detectron2's ``Visualizer`` and whatever else takes metadata
         self.metadata = self._metadata()
+
+    def _prepare(self) -> None:
+        self._detector = prepare_for_inference(self.cfg, self.model)
+        self._prepared_of = _fingerprint(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -202,6 +206,8 @@ class Predictor:
             return self([images])[0]
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}. It has to be 1 or more.")
+        if _fingerprint(self.model) != self._prepared_of:
+            self._prepare()
         found: list[NamedInstances] = []
         for start in range(0, len(images), batch_size):
             group = list(images[start : start + batch_size])
@@ -217,3 +223,9 @@ class Predictor:
         resized = transformed_pixels(self._resize.get_transform(pixels), pixels, resizing=self.cfg.INPUT.RESIZE)
         image = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)).astype("float32"))
         return {"image": image, "height": height, "width": width}
+
+
+def _fingerprint(model: nn.Module) -> list[tuple[Any, ...]]:
+    """What differs where a tensor of a model was exchanged, moved, or changed in place."""
+    tensors = (*model.parameters(), *model.buffers())
+    return [(id(tensor), tensor.data_ptr(), tensor.device, 0 if tensor.is_inference() else tensor._version) for tensor in tensors]

@@ -47,6 +47,18 @@ def test_nothing_there_keeps_nothing(way):
     assert torch.equal(way(boxes, scores, many, 0.5), nms_mask(boxes, scores, many, 0.5))
 
 
+@WAYS
+@pytest.mark.parametrize("value", [1e18, float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_wild_box_changes_nothing_for_the_others(way, value, there):
+    boxes, scores, classes = scene()
+    boxes[0, 3], scores[0, 3] = value, 0.5 if there else -1.0
+    others = torch.arange(300) != 3
+    expected = way(boxes[:, others], scores[:, others], classes[:, others], 0.5)
+    assert 0 < expected.sum() < (scores >= 0).sum()
+    assert torch.equal(way(boxes, scores, classes, 0.5)[:, others], expected)
+
+
 @pytest.mark.parametrize("spread", [1.0, 40.0])
 def test_the_best_that_are_wanted_are_those_of_all(spread):
     boxes, scores, classes = scene(count=400, classes=2)

@@ -60,6 +60,24 @@ def test_it_predicts_what_detectron2s_predictor_does(predictor: detkit.Predictor
     same(predictor(image), DefaultPredictor(cfg)(image)["instances"])
 
 
+def test_it_follows_its_model(trained: Path) -> None:
+    """What detects is made of the model, in part of the same tensors: it is of one moment, whatever is changed."""
+    predictor, photo = detkit.Predictor.from_run(trained / "out"), trained / "data" / "train" / "2.jpg"
+    before = predictor(photo)
+    own = {name: value.clone() for name, value in predictor.model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in predictor.model.parameters():
+            parameter.mul_(0.7)
+    changed = predictor(photo)
+    assert len(changed) != len(before) or not torch.equal(changed.scores, before.scores)
+    fresh = detkit.Predictor.from_run(trained / "out")
+    fresh.model.load_state_dict(predictor.model.state_dict())
+    fresh._prepare()
+    torch.testing.assert_close(changed.scores, fresh(photo).scores, rtol=0, atol=0)
+    predictor.model.load_state_dict(own)
+    same(predictor(photo), before)
+
+
 def test_every_kind_of_image_gives_the_same(predictor: detkit.Predictor, trained: Path, tmp_path: Path) -> None:
     pixels = cv2.imread(str(trained / "data" / "train" / "2.jpg"))
     path = tmp_path / "photo.png"

@@ -182,6 +182,24 @@ def test_a_value_that_is_read_would_be_noticed(monkeypatch):
             on_fake_gpu(cfg_of("FCOS"), random_inputs(), train=True)
 
 
+def test_a_copy_that_is_waited_for_would_be_noticed(monkeypatch):
+    from detkit.assigners import FCOSAssigner
+
+    forward = FCOSAssigner.forward
+    for copied in (lambda gt: torch.tensor([1.0, 2.0], device=gt.boxes.device), lambda gt: torch.ones(2).to(gt.boxes.device)):
+        monkeypatch.setattr(FCOSAssigner, "forward", lambda self, context, copied=copied: (copied(context.gt), forward(self, context))[1])
+        with pytest.raises(AssertionError, match=r"\(2,\) numbers of torch.float32 are copied to the GPU, and waited for"):
+            on_fake_gpu(cfg_of("FCOS"), random_inputs(), train=True)
+
+
+@pytest.mark.parametrize("name", ["FCOS", "LSNet bbox", "SparseRCNN"])
+def test_inference_mode_remembers_nothing_and_detects(name):
+    with torch.inference_mode():
+        assert not hasattr(send(torch.arange(3.0).numpy(), "meta"), "host_copy")
+        model = build_model(cfg_of(name)).eval()
+        assert len(model(inputs_of(name))) == 2
+
+
 def test_what_was_sent_is_known_on_the_host_until_it_changes():
     tensor = send(torch.arange(3.0).numpy(), "meta")
     assert on_host(tensor).tolist() == [0, 1, 2]

@@ -13,6 +13,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from detkit.assigners import Pairs, hungarian, poto, windows
 from detkit.host import remember
@@ -57,6 +58,22 @@ def matched_by_hand(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return read
 
 
+class NoBlockingCopies(TorchDispatchMode):
+    """Refuses copies from the host that wait for what a GPU has to do before: all that are not said to be non-blocking."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, name = kwargs or {}, func._schema.name
+        if name == "aten::_to_copy":
+            source, target, free = args[0], kwargs.get("device"), kwargs.get("non_blocking", False)
+        elif name == "aten::copy_":
+            source, target, free = args[1], args[0].device, len(args) > 2 and args[2]
+        else:
+            return func(*args, **kwargs)
+        if source.device.type == "cpu" and target is not None and target.type == "cuda" and not free and source.numel() > 0:
+            raise AssertionError(f"{tuple(source.shape)} numbers of {source.dtype} are copied to the GPU, and waited for.")
+        return func(*args, **kwargs)
+
+
 @contextlib.contextmanager
 def fake_gpu(model: nn.Module, data: list[dict[str, Any]]) -> Iterator[None]:
     """Within it the model lies on a GPU of fake tensors, where it is an error to read a value or to mix devices."""
@@ -64,7 +81,7 @@ def fake_gpu(model: nn.Module, data: list[dict[str, Any]]) -> Iterator[None]:
         instances = item["instances"]
         for given in (instances.gt_boxes.tensor, *(value for value in instances.get_fields().values() if isinstance(value, Tensor))):
             remember(given, given.numpy())
-    with no_tables_kept(), FakeTensorMode(allow_non_fake_inputs=True):
+    with no_tables_kept(), FakeTensorMode(allow_non_fake_inputs=True), NoBlockingCopies():
         make = partial(torch.empty, device="cuda")
         for module in model.modules():
             for name, p in module._parameters.items():
