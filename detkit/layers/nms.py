@@ -42,8 +42,8 @@ def nms_mask(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: floa
         (B, N) bool.
     """
     # image by image, for comparisons grow with the square of the boxes; a GPU is waited for as often
-    images = [each.split(1) for each in (boxes, scores, classes)]
-    return torch.cat([nms_mask_by_offsets(*image, iou_threshold) for image in zip(*images, strict=True)])
+    images = [slice(i, i + 1) for i in range(len(boxes))]
+    return torch.cat([nms_mask_by_offsets(boxes[i], scores[i], classes[i], iou_threshold) for i in images])
 
 
 @nms_mask.register_fake
