@@ -33,7 +33,7 @@ from tqdm import tqdm
 from detkit import analysis
 from detkit.assigners import ATSSAssigner
 from detkit.checkpoint import load_weights
-from detkit.config import check_config, get_cfg, usable_device
+from detkit.config import check_config, get_cfg, method_node, usable_device
 from detkit.data import find_image_folder, read_coco_json, register_coco_folder
 from detkit.dense import DenseDetector, PriorGenerator
 from detkit.evaluation import read_detections, read_ground_truth
@@ -80,14 +80,13 @@ SIZES = (
     option("--min-size", type=int, default=800, help="shorter side of the images"),
     option("--max-size", type=int, default=1333, help="longer side at most"),
 )
-CONFIGS = (
-    option("--config-files", nargs="+", type=Path, default=[], help="default: the settings of the paper's table"),
-    option("--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides of config keys, for all configs"),
-)
+OPTS = option("--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides of config keys, for all configs; MODEL.WEIGHTS FILE")
+CONFIGS = (option("--config-files", nargs="+", type=Path, default=[], help="whose detectors are looked at"), OPTS)
+PAPERS_OR_CONFIGS = (option("--config-files", nargs="+", type=Path, default=[], help="default: the settings of the paper's table"), OPTS)
 DETECTIONS = option("files", nargs="+", metavar="NAME=PATH", help="detections in COCO's result format")
 
 
-@command(DATASET, *SIZES, *CONFIGS)
+@command(DATASET, *SIZES, *PAPERS_OR_CONFIGS)
 def recall(args: argparse.Namespace) -> None:
     """Best possible recall and ambiguous samples (FCOS, Tables 1 and 2)."""
     images = list(analysis.labeled_images(_records(args.dataset), min_size=args.min_size, max_size=args.max_size))
@@ -118,7 +117,7 @@ def ambiguous(args: argparse.Namespace) -> None:
     """The share of detections that come from ambiguous locations (FCOS, section 4.1.1: 2.3 %, across classes 1.5 %)."""
     records = [record for record in _records(args.dataset) if record["annotations"]]
     rows = {}
-    for name, cfg in _configs(args).items():
+    for name, cfg in _named_configs(args).items():
         models, _, _ = _models({name: cfg}, records[0])
         mapper = _test_size_mapper(cfg)
         found = analysis.ambiguous_detections(models[name].eval(), map(mapper, tqdm(records, desc=name, leave=False, disable=None)))
@@ -132,7 +131,7 @@ def ambiguous(args: argparse.Namespace) -> None:
     _deliver(args, rows, f"{len(records)} images with objects")
 
 
-@command(DATASET, *SIZES, *CONFIGS)
+@command(DATASET, *SIZES, *PAPERS_OR_CONFIGS)
 def positives(args: argparse.Namespace) -> None:
     """Positives per object by size and by level (ATSS, section 4.1)."""
     images = list(analysis.labeled_images(_records(args.dataset), min_size=args.min_size, max_size=args.max_size))
@@ -149,7 +148,7 @@ def positives(args: argparse.Namespace) -> None:
 def assigners(args: argparse.Namespace) -> None:
     """What several assigners pick on one image, side by side."""
     record = _record(args)
-    models, batched_input, channels = _models(_configs(args), record)
+    models, batched_input, channels = _models(_named_configs(args), record)
     analysis.save_figure(analysis.compare_assigners(models, batched_input, channels=channels), args.output_dir / "assigners.png")
     print(args.output_dir / "assigners.png")
 
@@ -164,11 +163,14 @@ def assigners(args: argparse.Namespace) -> None:
 def weightings(args: argparse.Namespace) -> None:
     """What weightings make of one object: maps of score, IoU and weights; curves and formulas of DW (DW, Figures 3 and 5)."""
     record, configs = _record(args), {}
-    for name, cfg in _configs(args).items():
+    for name, cfg in _named_configs(args).items():
         for assigner in args.assigners:
             weighting = assigner.removesuffix("Assigner")
             configs[weighting if len(args.config_files) == 1 else f"{name}, {weighting}"] = variant = cfg.clone()
-            variant.MODEL[cfg.MODEL.META_ARCHITECTURE].ASSIGNER = assigner
+            node = method_node(cfg)
+            if "ASSIGNER" not in node:
+                raise ValueError(f"{name}: {cfg.MODEL.META_ARCHITECTURE} has no assigner that could be exchanged.")
+            variant.merge_from_list([f"{node.path}.ASSIGNER", assigner])
     models, batched_input, channels = _models(configs, record)
     boxes = batched_input["instances"].gt_boxes
     chosen = int(boxes.area().argmax()) if args.object is None else args.object
@@ -243,7 +245,7 @@ def landmarks(args: argparse.Namespace) -> None:
     record = _record(args)
     inputs = labeled_input(cfg, record)
     found = None
-    if _names_a_file(cfg):
+    if cfg.MODEL.WEIGHTS:
         cfg.MODEL.DEVICE = usable_device(cfg.MODEL.DEVICE)
         model = build_model(cfg).eval()
         load_weights(model, cfg.MODEL.WEIGHTS, strict=True)
@@ -260,29 +262,41 @@ def _deliver(args: argparse.Namespace, rows: dict[str, dict[str, Any]], head: st
     print(f"\n{path}")
 
 
+def _named_configs(args: argparse.Namespace) -> dict[str, Any]:
+    if not args.config_files:
+        raise ValueError("--config-files: name the configs whose detectors are to be looked at.")
+    return _configs(args)
+
+
 def _configs(args: argparse.Namespace) -> dict[str, Any]:
+    """The configs by name, with weights where these are of a trained detector: an address in a file is the start of a backbone."""
+    if args.opts and not args.config_files:
+        raise ValueError("--opts: name the configs that they belong to, by --config-files.")
     configs = {}
     for path in args.config_files:
         cfg = get_cfg()
         cfg.merge_from_file(str(path))
+        if "://" in cfg.MODEL.WEIGHTS:
+            cfg.MODEL.WEIGHTS = ""
         cfg.merge_from_list(args.opts)
         check_config(cfg)
-        configs[path.stem] = cfg
+        alike = sum(other.stem == path.stem for other in args.config_files) > 1
+        configs[f"{path.resolve().parent.name}/{path.stem}" if alike else path.stem] = cfg
     return configs
 
 
 def _models(configs: dict[str, Any], record: dict[str, Any]) -> tuple[dict[str, DenseDetector], dict[str, Any], str]:
-    """The detectors with their weights where they name a file, the image as for training, and its order of channels."""
-    if not configs:
-        raise ValueError("--config-files: name the configs whose assigners are to be compared.")
+    """The detectors, with their weights where these are named, the image as for training, and its order of channels."""
     models: dict[str, DenseDetector] = {}
     for name, cfg in configs.items():
         cfg.MODEL.DEVICE = usable_device(cfg.MODEL.DEVICE)
         model = build_model(cfg)
         if not isinstance(model, DenseDetector):
             raise ValueError(f"{name}: {cfg.MODEL.META_ARCHITECTURE} has no grid that an assigner could pick from.")
-        if _names_a_file(cfg):
+        if cfg.MODEL.WEIGHTS:
             load_weights(model, cfg.MODEL.WEIGHTS, strict=True)
+        else:
+            print(f"{name}: no weights are named (--opts MODEL.WEIGHTS FILE), so the detector is a random one.", file=sys.stderr)
         models[name] = model
     cfg = next(iter(configs.values()))
     batched_input = _test_size_mapper(cfg)(record)
@@ -295,11 +309,6 @@ def _test_size_mapper(cfg: CfgNode) -> DatasetMapper:
     """Reads an image and its objects at the size of testing."""
     resize = T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
     return DatasetMapper(is_train=True, augmentations=[resize], image_format=cfg.INPUT.FORMAT)
-
-
-def _names_a_file(cfg: CfgNode) -> bool:
-    """Whether ``MODEL.WEIGHTS`` are those of a trained detector: configs name the start of a backbone by its address."""
-    return bool(cfg.MODEL.WEIGHTS) and "://" not in cfg.MODEL.WEIGHTS
 
 
 def _settings(args: argparse.Namespace) -> list[analysis.AssignmentSetting]:

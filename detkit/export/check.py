@@ -68,7 +68,7 @@ def open_exported(path: Path, file_format: str, output_names: Sequence[str]) -> 
         try:
             import onnxruntime
         except ImportError as error:
-            raise ExportError("onnxruntime, with which the file is checked, is not installed: pip install 'detkit[export]'.") from error
+            raise ExportError("onnxruntime, with which the file is checked, is not installed: pip install onnxruntime.") from error
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
 

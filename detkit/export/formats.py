@@ -51,7 +51,7 @@ def save_onnx(program: DetectorProgram, settings: ExportSettings, path: Path, me
     """
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
-            raise ExportError(f"{package} is not installed: pip install 'detkit[export]'.")
+            raise ExportError(f"{package} is not installed: pip install onnx onnxscript onnxruntime.")
     exported = export_program(program, settings)
     try:
         with torch.no_grad(), quiet():

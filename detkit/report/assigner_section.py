@@ -85,8 +85,10 @@ def _load_model(cfg: CfgNode, folder: Path) -> nn.Module:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = usable_device(cfg.MODEL.DEVICE)
-    model = build_model(cfg)
     checkpoint = CheckpointFolder(folder).load_last(read_checkpoint)
+    if checkpoint is not None:
+        cfg.MODEL.WEIGHTS = str(checkpoint[0])  # so that the backbone does not look for a start of its own
+    model = build_model(cfg)
     if checkpoint is not None:
         model.load_state_dict(checkpoint[1]["model"])
     return model

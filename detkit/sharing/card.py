@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -81,18 +82,28 @@ def _classes(model: SharedModel) -> str:
 
 
 def _results(model: SharedModel, half: bool) -> str:
-    rows = [
-        f"| {dataset} | {_TASKS.get(task, task)} | {' | '.join(_figure(metrics.get(metric)) for metric in _METRICS)} |"
-        for dataset, tasks in model.results.items()
-        for task, metrics in tasks.items()
-    ]
-    if not rows:
+    measured: dict[tuple[str, ...], list[str]] = {}
+    for dataset, tasks in model.results.items():
+        for task, metrics in tasks.items():
+            names = _columns(metrics)
+            cells = " | ".join(_figure(metrics.get(name)) for name in names)
+            measured.setdefault(names, []).append(f"| {dataset} | {_TASKS.get(task, task)} | {cells} |")
+    if not measured:
         return "The average precision of these weights was not measured."
-    table = [f"| dataset | task | {' | '.join(_METRICS)} |", f"|---|---|{'---|' * len(_METRICS)}", *rows]
     remarks = [f"{key}: `{value}`" for key, value in model.origin.items() if value]
     if half:
         remarks.append("The numbers were measured before the weights were rounded to 16 bits.")
-    return "\n".join(table) + "\n\n" + "  \n".join(["In percent, COCO's average precision.", *remarks])
+    return "\n\n".join([*(_table(names, rows) for names, rows in measured.items()), "  \n".join(remarks)]).rstrip()
+
+
+def _columns(metrics: Mapping[str, Any]) -> tuple[str, ...]:
+    """COCO's six, or what else a dataset is measured by (CrowdHuman: AP, mMR, recall, JI), without single classes."""
+    return _METRICS if "AP50" in metrics else tuple(name for name in metrics if not name.startswith("AP-"))
+
+
+def _table(names: Sequence[str], rows: Sequence[str]) -> str:
+    whose = "COCO's average precision" if names == _METRICS else "as the dataset's own benchmark defines it"
+    return "\n".join([f"| dataset | task | {' | '.join(names)} |", f"|---|---|{'---|' * len(names)}", *rows, "", f"In percent, {whose}."])
 
 
 def _is_number(value: Any) -> bool:

@@ -44,7 +44,7 @@ def has_bias(model: Any) -> list[bool]:
 
 TOOD = {"HEAD.NAME": "TOODHead", "HEAD.QUALITY": "none", "BOX_CODER.NAME": "linear", "HEAD.NUM_CONVS": 2}
 DELTA = {"BOX_CODER.NAME": "delta"}
-FILTER = {"HEAD.NAME": "MaxFilteringHead", "HEAD.QUALITY": "box"}
+FILTER = {"HEAD.NAME": "MaxFilteringHead", "HEAD.QUALITY": "box", "LOSS.CRITERION": "weighted"}
 AUXILIARY = {"AUXILIARY.ASSIGNER": "ATSSAssigner"}
 ANCHORS = DELTA | {"ANCHORS.SCALES": [2.3, 4.1], "ANCHORS.RATIOS": [1.0, 4.0]}
 

@@ -12,7 +12,7 @@ from tests.export.test_program import CONFIGS, detector
 
 def needs(*packages: str) -> None:
     for package in packages:
-        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'detkit[export]'")
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install onnx onnxscript onnxruntime")
 
 
 def write(name: str, path: Path, settings: ExportSettings | None = None, **options) -> Path:

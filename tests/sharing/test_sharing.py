@@ -21,6 +21,9 @@ import detkit
 from detkit.checkpoint import CheckpointError
 from detkit.config import ConfigError
 from detkit.sharing import SHARED_FILES, model_of_run, write_shared_model
+from detkit.sharing.card import card_of
+from detkit.sharing.model import SharedModel
+from tests.toys.detectors import tiny_cfg
 
 from .hub import served_hub
 
@@ -69,6 +72,22 @@ def test_the_card_has_the_measured_numbers(shared: Path, trained: Path) -> None:
     (result,) = matter["model-index"][0]["results"]
     assert result["dataset"]["name"] == "balls_val" and result["metrics"][0]["value"] == pytest.approx(measured, abs=0.01)
     assert f"| balls_val | box | {measured:.1f} |" in text and "2: ball, cube." in text
+
+
+def test_the_card_has_what_other_benchmarks_measure() -> None:
+    coco = {"AP": 50.0, "AP50": 70.0, "AP75": 55.0, "APs": float("nan"), "APm": 40.0, "APl": 60.0, "AP-ball": 50.0}
+    crowd = {"AP": 94.5, "mMR": 10.6, "Recall": 98.8, "JI": 90.1}
+    results = {"balls_val": {"bbox": coco, "box_proposals": {"AR@100": 68.0}}, "crowdhuman_val": {"bbox": crowd}}
+    text = card_of(SharedModel(tiny_cfg(), {}, ["ball", "cube", "disk"], results), name="x", half=False, licence=None)
+    for line in (
+        "| dataset | task | AP | AP50 | AP75 | APs | APm | APl |",
+        "| balls_val | box | 50.0 | 70.0 | 55.0 | - | 40.0 | 60.0 |",
+        "| balls_val | box_proposals | 68.0 |",
+        "| dataset | task | AP | mMR | Recall | JI |",
+        "| crowdhuman_val | box | 94.5 | 10.6 | 98.8 | 90.1 |",
+    ):
+        assert line in text.splitlines()
+    assert text.count("COCO's average precision") == 1 and text.count("as the dataset's own benchmark defines it") == 2
 
 
 def test_other_weights_have_no_numbers(share: ModuleType, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -11,7 +11,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from tests.toys.detectors import tiny_cfg
+from tests.toys.detectors import tiny_cfg, tiny_sparse_cfg
 
 _SPEC = importlib.util.spec_from_file_location("analyze", Path(__file__).parents[2] / "tools" / "analyze.py")
 assert _SPEC and _SPEC.loader
@@ -114,12 +114,41 @@ def test_detections_files(tmp_path, dataset):
         (["recall", "--dataset", "nowhere"], "neither a registered dataset nor a COCO json"),
         (["assigners", "--dataset", "{data}", "--image", "9", "--config-files", "x.yaml"], "no image of this id"),
         (["assigners", "--dataset", "{data}", "--image", "1"], "--config-files"),
+        (["ambiguous", "--dataset", "{data}"], "--config-files"),
+        (["recall", "--dataset", "{data}", "--opts", "MODEL.FCOS.NUM_CLASSES", "2"], "--opts: name the configs"),
+        (["weightings", "--dataset", "{data}", "--image", "2", "--config-files", "{sparse}"], "which gives weights, and this model learns"),
+        (
+            ["ambiguous", "--dataset", "{data}", "--config-files", "{sparse}", "--opts", "MODEL.WEIGHTS", "detkit://none"],
+            "SparseRCNN has no grid",
+        ),
         (["precision", "--dataset", "{data}", "missing.json"], "no such file"),
     ],
 )
 def test_bad_input_is_named(tmp_path, dataset, argv, message):
+    files = {name: tmp_path / f"{name}.yaml" for name in ("sparse", "lsnet")}
+    files["sparse"].write_text(tiny_sparse_cfg().dump())
+    files["lsnet"].write_text(tiny_cfg("LSNet").dump())
     with pytest.raises(SystemExit, match=message):
-        run(tmp_path, *(part.format(data=dataset) for part in argv))
+        run(tmp_path, *(part.format(data=dataset, **files) for part in argv))
+
+
+def test_weights_by_an_address_are_loaded_where_they_are_asked_for(tmp_path, dataset, config, capsys):
+    argv = ["ambiguous", "--dataset", dataset, "--config-files", config]
+    with pytest.raises(SystemExit, match="no_such_name"):
+        run(tmp_path, *argv, "--opts", "MODEL.WEIGHTS", "detkit://no_such_name")
+    cfg = tiny_cfg("ATSS")
+    cfg.MODEL.WEIGHTS = "detectron2://ImageNetPretrained/MSRA/R-50.pkl"  # where a training starts
+    Path(config).write_text(cfg.dump())
+    assert "tiny" in run(tmp_path, *argv)
+    assert "tiny: no weights are named" in capsys.readouterr().err
+
+
+def test_configs_of_one_name_are_told_apart(tmp_path, dataset, config):
+    other = tmp_path / "other" / "tiny.yaml"
+    other.parent.mkdir()
+    other.write_text(Path(config).read_text())
+    rows = run(tmp_path, "recall", "--dataset", dataset, "--min-size", "96", "--max-size", "128", "--config-files", config, str(other))
+    assert set(rows) == {f"{tmp_path.name}/tiny", "other/tiny"}
 
 
 def test_contours(tmp_path, dataset):
