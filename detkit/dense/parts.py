@@ -177,7 +177,7 @@ def _refuse_keys_of_labels(node: Section, assigner: Assigner) -> None:
 
 
 def _auxiliary_reads_labels(node: Section) -> bool:
-    name = node.AUXILIARY.ASSIGNER
+    name = node.AUXILIARY.ASSIGNER if "AUXILIARY" in node else ""  # a proposal network has none
     return node.LOSS.CRITERION != "weighted" and name in ASSIGNER_REGISTRY and not ASSIGNER_REGISTRY.get(name).gives_weights
 
 

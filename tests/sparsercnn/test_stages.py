@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -18,9 +20,9 @@ CHANNELS, SIZE = 16, torch.tensor([[60.0, 80.0]])
 class Watched(Stage):
     """Remembers what it was given."""
 
-    def forward(self, features: Tensor | None, rois: Tensor, boxes: Tensor, image_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, features: Tensor | None, rois: Tensor, boxes: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
         self.given = features, boxes
-        return super().forward(features, rois, boxes, image_sizes)
+        return super().forward(features, rois, boxes, *others)
 
 
 def make_head(interaction: type = DynamicInteraction) -> IterativeHead:

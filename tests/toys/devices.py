@@ -124,6 +124,6 @@ def launches_of_step(cfg: Any, data: list[dict[str, Any]], monkeypatch: pytest.M
     return forward.total, backward.total
 
 
-def _fused_attention(query: Tensor, key: Tensor, value: Tensor, mask: Any = None, dropout_p: float = 0.0, causal: bool = False) -> Tensor:
+def _fused_attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, dropout_p: float = 0.0) -> Tensor:
     """What GPUs run: one kernel forward, one backward."""
-    return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, mask, True, dropout_p, causal)[0]
+    return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, attn_mask, True, dropout_p)[0]
