@@ -41,7 +41,7 @@ def nms_mask(boxes: Tensor, scores: Tensor, classes: Tensor, iou_threshold: floa
     Returns:
         (B, N) bool.
     """
-    # image by image, for comparisons grow with the square of the boxes; a GPU is waited for as often
+    # image by image, for comparisons grow with the square of the boxes; a GPU is waited for once for each
     images = [slice(i, i + 1) for i in range(len(boxes))]
     return torch.cat([nms_mask_by_offsets(boxes[i], scores[i], classes[i], iou_threshold) for i in images])
 

@@ -69,9 +69,9 @@ class DenseHead(nn.Module):
         if self.quality is not None:
             init_conv(self.quality)
 
-    #: keys of other heads, which have to keep their defaults
     #: whether its quality learns as a factor of the class probability alone, by ``LOSS.CRITERION: "weighted"``
     needs_weighted_loss: ClassVar[bool] = False
+    #: keys of other heads, which have to keep their defaults
     unread_keys: ClassVar[tuple[str, ...]] = ("HEAD.COARSE_BOX", "HEAD.DCN_ON_FIRST_CONVS", "HEAD.FILTER_SIZE", "HEAD.FILTER_LEVELS")
 
     @classmethod
