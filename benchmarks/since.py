@@ -4,7 +4,7 @@
     python benchmarks/since.py --commit v0.1
 
 LSNet's head on the pyramid of one image of 800 x 1344, in inference and in training (forward and backward); FCOS from an image of
-800 x 1333 to detections, as it is tested by default. The earlier code is checked out into ``output/benchmarks/earlier``.
+800 x 1333 to detections. Each in the form in which it runs by default. The earlier code is checked out into ``output/benchmarks/earlier``.
 """
 
 from __future__ import annotations

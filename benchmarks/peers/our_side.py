@@ -219,9 +219,12 @@ def launches(method: str) -> dict[str, int]:
 
 
 def head(method: str, training: bool) -> Callable[[], object]:
-    """A head alone, from the pyramid of one image to raw outputs; in training with the gradient of their sum."""
-    model: Any = build(method).train(training)
-    features = [torch.randn(1, 256, *size).requires_grad_(training) for size in LEVELS]
+    """A head alone in the form in which it runs, from the pyramid of one image to raw outputs; in training with the gradient of their sum."""
+    prepare = prepare_for_training if training else prepare_for_inference
+    model: Any = prepare(_config(method), build(method).train(training))
+    weight = next(p for p in model.head.parameters() if p.dim() == 4 and p.shape[-1] > 1)
+    of_backbone = torch.channels_last if weight.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    features = [torch.randn(1, 256, *size).contiguous(memory_format=of_backbone).requires_grad_(training) for size in LEVELS]
     leaves = [*features, *(p for p in model.head.parameters() if p.requires_grad)]
 
     def run() -> None:
