@@ -102,6 +102,38 @@ def test_a_step_in_channels_last_and_its_checkpoint(name: str, tmp_path: Any) ->
     assert_close(saved["model"], dict(model.state_dict()), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("capability", "groups", "last"), [("AVX2", 1, False), ("AVX2", 32, True), ("AVX512", 1, True), ("DEFAULT", 1, True)]
+)
+def test_a_processor_trains_in_the_layout_in_which_its_gradients_are_fast(
+    capability: str, groups: int, last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    cfg = cfg_of("FCOS")
+    cfg.MODEL.MEMORY_FORMAT = "auto"
+    model: Any = build_model(cfg)
+    model.backbone.down[0] = nn.Conv2d(32, 32, 3, stride=2, padding=1, groups=groups)
+    trained: Any = prepare_for_training(cfg, model)
+    assert trained.backbone.stem.weight.is_contiguous(memory_format=torch.channels_last) == last
+    prepared: Any = prepare_for_inference(cfg, model)
+    assert prepared.backbone.stem.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_processor_that_emulates_bfloat16_is_named(
+    supported: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    cfg = cfg_of("FCOS")
+    cfg.SOLVER.AMP.ENABLED, cfg.SOLVER.AMP.DTYPE, cfg.TEST.PRECISION = True, "bfloat16", "bfloat16"
+    model = build_model(cfg)
+    prepare_for_training(cfg, model)
+    prepare_for_inference(cfg, model)
+    said = [message for message in caplog.messages if "no instructions for bfloat16" in message]
+    assert [message.split(": ")[1] for message in said] == ([] if supported else ["SOLVER.AMP.ENABLED False.", "TEST.PRECISION float32."])
+
+
 def test_convolutions_of_one_thread_are_those_of_onednn_and_others_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     cfg = cfg_of("FCOS")
