@@ -137,7 +137,8 @@ def _number(value: Any) -> str:
         return ""
     if not isinstance(value, float):
         return str(value)
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    digits = 4 if 0.9 < abs(value) < 1.1 else 3  # a ratio near one lives in its thousandths
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.{digits}g}"
 
 
 def _table(lines: Sequence[Sequence[str]]) -> str:

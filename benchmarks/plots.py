@@ -52,10 +52,7 @@ def growth(rows: Rows, path: Path) -> None:
         panel.tick_params(axis="x", rotation=45)
         panel.set_ylabel(label)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
-    figure.set_layout_engine("constrained")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80, metadata={"Software": None})
-    plt.close(figure)
+    _save(figure, path)
 
 
 def bars(value: str, label: str) -> Callable[[Rows, Path], None]:
@@ -64,14 +61,14 @@ def bars(value: str, label: str) -> Callable[[Rows, Path], None]:
     def draw(rows: Rows, path: Path) -> None:
         methods = list(dict.fromkeys(row["method"] for row in rows))
         sides = [side for side in COLORS if any(row["side"] == side for row in rows)]
-        figure, panel = plt.subplots(figsize=(1.6 * len(methods) + 1.5, 2.8))
+        figure, panel = plt.subplots(figsize=(1.6 * len(methods) + 2.5, 2.8))
         for number, side in enumerate(sides):
             those = {row["method"]: row[value] for row in rows if row["side"] == side}
             at = [methods.index(method) + 0.8 * (number + 0.5) / len(sides) - 0.4 for method in those]
             panel.bar(at, list(those.values()), 0.8 / len(sides), color=COLORS[side], label=side)
         panel.set_xticks(range(len(methods)), methods, fontsize=8)
         panel.set_ylabel(label)
-        panel.legend(fontsize=8)
+        figure.legend(*panel.get_legend_handles_labels(), loc="outside right center", fontsize=8)
         _save(figure, path)
 
     return draw
@@ -82,7 +79,7 @@ def heat_map(rows: Rows, path: Path) -> None:
     assigners, heads = (list(dict.fromkeys(row[key] for row in rows)) for key in ("assigner", "side"))
     found = {(row["assigner"], row["side"]): row for row in rows}
     values = [[found.get((assigner, head), {}).get("AP", float("nan")) for head in heads] for assigner in assigners]
-    figure, panel = plt.subplots(figsize=(1.7 * len(heads) + 2.6, 0.36 * len(assigners) + 1.0), layout="constrained")
+    figure, panel = plt.subplots(figsize=(1.7 * len(heads) + 2.6, 0.36 * len(assigners) + 1.0))
     panel.set_facecolor("#d5d8dc")
     shown = panel.imshow(values, cmap="viridis", aspect="auto")
     middle = sum(shown.get_clim()) / 2
@@ -118,7 +115,7 @@ def _logarithmic(panel: Any, label: str, ticks: Sequence[float]) -> None:
 
 
 def _save(figure: Any, path: Path) -> None:
-    figure.tight_layout()
+    figure.set_layout_engine("constrained")  # legends outside of the panels
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80, metadata={"Software": None})
     plt.close(figure)

@@ -219,7 +219,7 @@ def launches(method: str) -> dict[str, int]:
 
 
 def head(method: str, training: bool) -> Callable[[], object]:
-    """A head alone in the form in which it runs, from the pyramid of one image to raw outputs; in training with the gradient of their sum."""
+    """A head alone in the form in which it runs, from the pyramid of one image to raw outputs; in training with their sum's gradient."""
     prepare = prepare_for_training if training else prepare_for_inference
     model: Any = prepare(_config(method), build(method).train(training))
     weight = next(p for p in model.head.parameters() if p.dim() == 4 and p.shape[-1] > 1)

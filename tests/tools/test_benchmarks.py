@@ -111,6 +111,8 @@ def test_benchmarks_run(name, options, tmp_path):
     assert not done.returncode, done.stderr
     written = json.loads(path.read_text())
     assert written["finished"] and written["quick"]
-    measured = {row["side"]: row for row in written["rows"] if row["method"] == "FCOS" and not row.get("compiled")}
+    # the others may have no compiler, or a peer that fails in mixed precision
+    plain = [row for row in written["rows"] if row.get("precision", "float32") == "float32" and not row.get("compiled")]
+    measured = {row["side"]: row for row in plain if row["method"] == "FCOS"}
     assert {"ours", "torchvision", "Detectron2"} <= set(measured)
     assert all(row["wall_ms"] > 0 for row in measured.values())
