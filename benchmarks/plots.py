@@ -23,7 +23,7 @@ def losses(rows: Rows, path: Path) -> None:
     """Time against objects, a panel for each method, both states of log1p."""
     rows = [row for row in rows if row.get("proposals") in (None, 100)]
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    figure, panels = plt.subplots(1, len(methods), figsize=(3.1 * len(methods), 3.0), squeeze=False)
+    figure, panels = plt.subplots(1, len(methods), figsize=(3.1 * len(methods), 3.0), squeeze=False, layout="constrained")
     for panel, method in zip(panels[0], methods, strict=True):
         for side in COLORS:
             for state, style in (("fast", "-"), ("slow", ":")):
@@ -41,7 +41,7 @@ def losses(rows: Rows, path: Path) -> None:
 def growth(rows: Rows, path: Path) -> None:
     """Time and memory against objects, a line for each loss."""
     losses_of = list(dict.fromkeys(row["loss"] for row in rows))
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4.8))
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4.8), layout="constrained")
     for number, name in enumerate(losses_of):
         those = [row for row in rows if row["loss"] == name]
         style = {"color": plt.get_cmap("tab10")(number % 10), "linestyle": "--" if number >= 10 else "-", "marker": "os^v"[number % 4]}
@@ -61,7 +61,7 @@ def bars(value: str, label: str) -> Callable[[Rows, Path], None]:
     def draw(rows: Rows, path: Path) -> None:
         methods = list(dict.fromkeys(row["method"] for row in rows))
         sides = [side for side in COLORS if any(row["side"] == side for row in rows)]
-        figure, panel = plt.subplots(figsize=(1.6 * len(methods) + 2.5, 2.8))
+        figure, panel = plt.subplots(figsize=(1.6 * len(methods) + 2.5, 2.8), layout="constrained")
         for number, side in enumerate(sides):
             those = {row["method"]: row[value] for row in rows if row["side"] == side}
             at = [methods.index(method) + 0.8 * (number + 0.5) / len(sides) - 0.4 for method in those]
@@ -79,7 +79,7 @@ def heat_map(rows: Rows, path: Path) -> None:
     assigners, heads = (list(dict.fromkeys(row[key] for row in rows)) for key in ("assigner", "side"))
     found = {(row["assigner"], row["side"]): row for row in rows}
     values = [[found.get((assigner, head), {}).get("AP", float("nan")) for head in heads] for assigner in assigners]
-    figure, panel = plt.subplots(figsize=(1.7 * len(heads) + 2.6, 0.36 * len(assigners) + 1.0))
+    figure, panel = plt.subplots(figsize=(1.7 * len(heads) + 3.2, 0.36 * len(assigners) + 1.0), layout="constrained")
     panel.set_facecolor("#d5d8dc")
     shown = panel.imshow(values, cmap="viridis", aspect="auto")
     middle = sum(shown.get_clim()) / 2
@@ -92,9 +92,7 @@ def heat_map(rows: Rows, path: Path) -> None:
     panel.set_yticks(range(len(assigners)), assigners)
     panel.xaxis.tick_top()
     figure.colorbar(shown, label="box AP")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80, metadata={"Software": None})
-    plt.close(figure)
+    _save(figure, path)
 
 
 def _columns(rows: Rows, x: str, y: str) -> tuple[list[float], list[float]]:
@@ -115,7 +113,6 @@ def _logarithmic(panel: Any, label: str, ticks: Sequence[float]) -> None:
 
 
 def _save(figure: Any, path: Path) -> None:
-    figure.set_layout_engine("constrained")  # legends outside of the panels
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80, metadata={"Software": None})
     plt.close(figure)
