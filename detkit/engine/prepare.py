@@ -117,8 +117,10 @@ def _fastest_format(model: nn.Module, training: bool) -> torch.memory_format:
 
 def _warn_of_emulation(dtype: torch.dtype, model: nn.Module, instead: str) -> None:
     """Says that a processor computes a half-precision type by others, which takes many times as long as float32."""
+    if _device(model) != "cpu" or not torch.backends.mkldnn.is_available():
+        return
     supported = {torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported, torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported}
-    if _device(model) == "cpu" and torch.backends.mkldnn.is_available() and not supported[dtype]():
+    if not supported[dtype]():
         name = str(dtype).removeprefix("torch.")
         logger.warning(
             "This processor has no instructions for %s, in which networks run many times slower on it than in float32: %s.", name, instead
