@@ -86,6 +86,7 @@ class AutoAssignAssigner(Assigner):
         if weights not in ("learned", "detached", "on_loss"):
             raise ValueError(f"weights must be learned, detached or on_loss, not '{weights}'.")
         self.learned, self.on_loss = weights == "learned", weights == "on_loss"
+        self.has_box_term = self.on_loss
         self.box_sharpness, self.positive, self.negative, self.center = box_sharpness, positive, negative, center
         self.center_prior = CenterPrior(num_classes, sigma=1.0, learned=self.learned)
 

@@ -87,6 +87,8 @@ class Assigner(nn.Module):
     needs_anchors: ClassVar[bool] = False
     #: whether the result is a :class:`detkit.assigners.SoftAssignment` or a :class:`detkit.assigners.BagAssignment`
     gives_weights: ClassVar[bool] = False
+    #: whether boxes have a loss of their own; False where one likelihood holds class and box
+    has_box_term: bool = True
     #: whether ``torch.compile`` can follow: beyond ``ahead``, no size depends on values, not even on those that the host knows
     compiles: ClassVar[bool] = False
 

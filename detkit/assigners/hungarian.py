@@ -16,9 +16,12 @@ from .base import AssignContext, Assigner
 from .costs import focal_class_cost, giou_cost, l1_cost, softmax_class_cost
 from .matching import match
 from .registry import ASSIGNER_REGISTRY
+from .windows import padding_mask
 
 __all__ = ["HungarianAssigner"]
 
+#: cost of a prediction in the padding, above all others; float64, in which they are matched, still tells those apart beside it
+_NEVER = 1e9
 #: logits (B, P, K) and classes (B, G) to costs (B, P, G)
 ClassCost = Callable[[Tensor, Tensor], Tensor]
 
@@ -69,7 +72,12 @@ class HungarianAssigner(Assigner):
             NonFiniteCostError: predictions are NaN or infinite; ``problems`` are the positions of the images.
             ValueError: the context lacks predictions or image sizes.
         """
-        return HardAssignment(match(self.costs(context), context.gt.valid))
+        costs = self.costs(context)
+        padding = None if context.priors is None else padding_mask(context.priors, context.valid_sizes)
+        if padding is None:
+            return HardAssignment(match(costs, context.gt.valid))
+        gt_index = match(costs.masked_fill(padding[..., None], _NEVER), context.gt.valid)
+        return HardAssignment(gt_index.masked_fill(padding, -1), padding)
 
     def costs(self, context: AssignContext) -> Tensor:
         """Costs (B, P, G) of each prediction for each padded object."""

@@ -43,9 +43,10 @@ class OneNetAssigner(Assigner):
         batch, num_gts = context.gt.valid.shape
         pairs = points_inside(context)
         cost = self._costs(pairs, context)
-        best, kept = best_pairs(-cost, pairs, num_gts)
+        value = (-cost).clamp(min=torch.finfo(cost.dtype).min)  # of an endless cost, too: without a match its loss would be silent
+        best, kept = best_pairs(value, pairs, num_gts)
         num_priors = batch * context.grid_priors.num_priors
-        chosen = greedy_matching(-cost.index_select(0, best), kept, batch * num_gts, num_priors, num_gts)
+        chosen = greedy_matching(value.index_select(0, best), kept, batch * num_gts, num_priors, num_gts)
         return hard_labels(kept, context, chosen)
 
     def _costs(self, pairs: Pairs, context: AssignContext) -> Tensor:

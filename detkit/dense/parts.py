@@ -168,6 +168,7 @@ def _build_criterion(node: Section, num_classes: int, box_coder: BoxCoder, assig
 #: what a weighted loss does not read: the weights bring their own factors along
 _LABEL_KEYS = ("FOCAL_ALPHA", "FOCAL_GAMMA", "CLS_WEIGHT", "BOX_WEIGHTING", "NORMALIZER", "MIN_BOX_NORMALIZER")
 _QUALITY_KEYS = ("QUALITY", "QUALITY_WEIGHT")
+_WEIGHTED_BOX_LOSSES = {"iou": iou_loss, "giou": giou_loss}
 
 
 def _refuse_keys_of_labels(node: Section, assigner: Assigner) -> None:
@@ -182,7 +183,7 @@ def _auxiliary_reads_labels(node: Section) -> bool:
 
 
 def _build_weighted_criterion(node: Section, num_classes: int, assigner: Assigner) -> WeightedCriterion:
-    box_loss = node.choice("LOSS.BOX", {"iou": iou_loss, "giou": giou_loss})
+    box_loss = node.choice("LOSS.BOX", _WEIGHTED_BOX_LOSSES)
     return WeightedCriterion(num_classes=num_classes, box_loss=box_loss, box_weight=1.0 if assigner.gives_weights else node.LOSS.BOX_WEIGHT)
 
 
@@ -201,6 +202,10 @@ def _build_auxiliary_loss(cfg: CfgNode, node: Section, *, num_classes: int, num_
     assigner = build_assigner(node.AUXILIARY.ASSIGNER, cfg, key=key, num_classes=num_classes)
     _check_ranges_of_sizes(cfg, assigner, num_levels)
     weighted = node.LOSS.CRITERION == "weighted" or assigner.gives_weights
+    if not node.AUXILIARY.CLS_WEIGHT and not assigner.has_box_term:
+        raise node.refusal("AUXILIARY.CLS_WEIGHT", f"above 0: the loss of {node.AUXILIARY.ASSIGNER} holds class and box in one")
+    if weighted and node.LOSS.BOX not in _WEIGHTED_BOX_LOSSES:
+        raise node.refusal("LOSS.BOX", f"'iou' or 'giou' with AUXILIARY.ASSIGNER {node.AUXILIARY.ASSIGNER}, whose loss weights pairs")
     return AuxiliaryLoss(
         assigner=assigner,
         criterion=(

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
 from torch import Tensor, nn
 
-from .towers import BATCH_NORMS, init_conv
+from .towers import init_conv
 
 __all__ = ["MaxFiltering3d"]
 
@@ -22,14 +22,14 @@ class MaxFiltering3d(nn.Module):
         channels: C.
         size: side of the window in cells, odd (the paper's phi, 3).
         levels: spanned beside the own one, even (the paper's tau, 2: one finer, one coarser).
-        norm: a Detectron2 norm name that looks at one image alone, ``""`` for none.
+        norm: ``"GN"``, or ``""`` for none: all levels share it.
     """
 
     def __init__(self, channels: int, *, size: int = 3, levels: int = 2, norm: str = "GN") -> None:
         super().__init__()
         if size % 2 == 0 or levels % 2:
             raise ValueError(f"The window needs a middle: an odd size and an even number of further levels, not {size} and {levels}.")
-        if norm in BATCH_NORMS:
+        if norm not in ("", "GN"):
             raise ValueError(f"3D max filtering takes the norm 'GN' or '', not '{norm}': all levels share it.")
         self.size = size
         self.levels = levels

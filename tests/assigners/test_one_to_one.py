@@ -15,9 +15,18 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from detkit.assigners import AssignContext, Assigner, NonFiniteCostError, OneNetAssigner, POTOAssigner, QualityATSSAssigner, build_assigner
+from detkit.assigners import (
+    AssignContext,
+    Assigner,
+    HungarianAssigner,
+    NonFiniteCostError,
+    OneNetAssigner,
+    POTOAssigner,
+    QualityATSSAssigner,
+    build_assigner,
+)
 from detkit.assigners.candidates import points_inside
-from detkit.assigners.matching import match_pairs
+from detkit.assigners.matching import match, match_pairs
 from detkit.assigners.one_to_one import best_pairs, greedy_matching
 from detkit.assigners.soft import Pairs
 from detkit.config import get_cfg
@@ -233,6 +242,37 @@ def test_one_location_for_each_object_and_none_is_lost(context: AssignContext, s
             assert len(found) == most
         lost = set(pairs.gt_index.tolist()) - set(found)
         assert all(prior in found.values() for gt_index, prior in inside if gt_index in lost), "it could have a location that is free"
+
+
+@settings(max_examples=60, deadline=None)
+@given(contexts(max_anchors=2), st.integers(0, 1000))
+def test_a_matching_of_all_locations_has_none_in_the_padding(context: AssignContext, seed: int) -> None:
+    context = with_predictions(context, seed, coarse=False)
+    assigner = HungarianAssigner()
+    result, costs = assigner(context), assigner.costs(context)
+    assert (result.ignore is None) is (context.valid_sizes is None)
+    padding = torch.zeros_like(result.gt_index, dtype=torch.bool) if result.ignore is None else result.ignore
+    for image, rows in enumerate(~padding):
+        found = result.gt_index[image]
+        alone = match(costs[image : image + 1, rows], context.gt.valid[image : image + 1])[0]
+        assert (found[~rows] == -1).all() and found[rows].equal(alone)
+
+
+def test_the_padding_of_a_batch_is_not_background() -> None:
+    context = sized(scene(0))
+    sizes = torch.tensor(context.grid_priors.grid.sizes).expand(len(context.gt.boxes), -1, -1).clone()
+    sizes[-1] = (sizes[-1] + 1) // 2
+    result = HungarianAssigner()(replace(context, valid_sizes=sizes))
+    assert result.ignore is not None and result.ignore[-1].any() and not result.ignore[:-1].any()
+
+
+def test_endless_costs_do_not_go_unnoticed() -> None:
+    """Without a location the object would have no loss, and a network that has overflowed would train on without a word."""
+    context = sized(scene(0))
+    expected = by_object(OneNetAssigner(), context)
+    predictions = context.given_predictions
+    broken = replace(context, predictions=replace(predictions, logits=torch.full_like(predictions.logits, -torch.inf)))
+    assert set(by_object(OneNetAssigner(), broken)) == set(expected) and expected
 
 
 def table_shape(context: AssignContext) -> tuple[int, int]:

@@ -161,6 +161,22 @@ def flat(section: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
             ["MODEL.FCOS.HEAD.NAME", "MaxFilteringHead", "MODEL.FCOS.HEAD.QUALITY", "box", "MODEL.FCOS.ASSIGNER", "POTOAssigner"],
             "MODEL.FCOS.LOSS.CRITERION is 'auto'. It has to be 'weighted' for HEAD.NAME MaxFilteringHead",
         ),
+        (
+            ["MODEL.FCOS.AUXILIARY.ASSIGNER", "AutoAssignAssigner", "MODEL.FCOS.AUXILIARY.CLS_WEIGHT", 0.0]
+            + ["MODEL.FCOS.AUXILIARY.BOX_WEIGHT", 1.0],
+            "MODEL.FCOS.AUXILIARY.CLS_WEIGHT is 0.0. It has to be above 0: the loss of AutoAssignAssigner holds class and box in one",
+        ),
+        (
+            ["MODEL.FCOS.AUXILIARY.ASSIGNER", "DWAssigner", "MODEL.FCOS.LOSS.BOX", "smooth_l1"],
+            "MODEL.FCOS.LOSS.BOX is 'smooth_l1'. It has to be 'iou' or 'giou' with AUXILIARY.ASSIGNER DWAssigner",
+        ),
+        *(
+            (
+                ["MODEL.FCOS.HEAD.NAME", "MaxFilteringHead", "MODEL.FCOS.HEAD.QUALITY", "box", "MODEL.FCOS.HEAD.NORM", norm],
+                f"MODEL.FCOS.HEAD.NORM is '{norm}'. It has to be 'GN' or '' for MaxFilteringHead",
+            )
+            for norm in ("BN", "nnSyncBN")
+        ),
         (["MODEL.FCOS.HEAD.NAME", "MaxFilteringHead"], "MODEL.FCOS.HEAD.QUALITY is 'cls'. It has to be 'box' for MaxFilteringHead"),
         (
             ["MODEL.FCOS.HEAD.NAME", "MaxFilteringHead", "MODEL.FCOS.HEAD.QUALITY", "box", "MODEL.FCOS.HEAD.FILTER_SIZE", 4],

@@ -43,7 +43,7 @@ class MaxFilteringHead(DenseHead):
         """From the section of a detector.
 
         Raises:
-            ConfigError: the quality sits elsewhere than on the box tower, or a window without a middle.
+            ConfigError: the quality sits elsewhere than on the box tower, a window without a middle, or a norm of batches.
         """
         if node.HEAD.QUALITY != "box":
             raise node.refusal("HEAD.QUALITY", "'box' for MaxFilteringHead, which filters what the box tower gives")
@@ -51,6 +51,8 @@ class MaxFilteringHead(DenseHead):
             raise node.refusal("HEAD.FILTER_SIZE", "odd: the location lies in the middle of its window")
         if node.HEAD.FILTER_LEVELS % 2:
             raise node.refusal("HEAD.FILTER_LEVELS", "even: half of the levels are finer, half coarser")
+        if node.HEAD.NORM not in ("", "GN"):
+            raise node.refusal("HEAD.NORM", "'GN' or '' for MaxFilteringHead, one filter of which serves all levels")
         return super().from_config(node) | {"filter_size": node.HEAD.FILTER_SIZE, "filter_levels": node.HEAD.FILTER_LEVELS}
 
     def qualities(self, features: list[Tensor]) -> list[Tensor]:
