@@ -25,7 +25,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from timing import Report, arguments
-from trainings import Run, Trainings, add_arguments, data_keys
+from trainings import Run, Trainings, add_arguments, data_keys, digest
 
 from detkit.assigners import ASSIGNER_REGISTRY
 from detkit.config import load_method_packages
@@ -80,9 +80,14 @@ def cell_keys(head: Head, assigner: str) -> dict[str, Any]:
     return {f"MODEL.{head.method}.{key}": value for key, value in keys.items()}
 
 
+def cell_config(head: Head, assigner: str, iterations: int) -> tuple[str, dict[str, Any]]:
+    """The quick config of a cell, and the keys that differ from it."""
+    return f"{head.method.lower()}_mobilenetv2", {**cell_keys(head, assigner), **budget_keys(iterations)}
+
+
 def budget_keys(iterations: int) -> dict[str, Any]:
     """The schedule of the quick configs, drawn out or shortened."""
-    steps = sorted({iterations * 2 // 3, iterations * 9 // 10})  # of a few iterations both are the same
+    steps = sorted({iterations * 2 // 3, iterations * 9 // 10} - {0})  # of a few iterations both are the same, of one there are none
     return {
         "SOLVER.MAX_ITER": iterations,
         "SOLVER.STEPS": str(tuple(steps)),
@@ -144,20 +149,21 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     data, keys = data_keys(args), dict(zip(args.keys[0::2], args.keys[1::2], strict=True))
-    settings = {"iterations": args.iterations, "data": str(args.train_json or "shapes"), "keys": keys}
+    settings = {"iterations": args.iterations, "train_json": str(args.train_json), "val_json": str(args.val_json), "keys": keys}
     trainings = Trainings(args.output, settings, threads=args.threads, hours=args.hours, retry=args.retry)
     heads = all_heads()
 
     def measure(name: str, what: Run) -> Run:
-        head = heads[what["head"]]
-        changes = {**cell_keys(head, what["assigner"]), **budget_keys(args.iterations), **data, "SEED": what["seed"], **keys}
-        results = trainings.train(f"{head.method.lower()}_mobilenetv2", name, changes)
+        config, changes = cell_config(heads[what["head"]], what["assigner"], args.iterations)
+        results = trainings.train(config, name, {**changes, **data, "SEED": what["seed"], **keys})
         return {**{metric: results["bbox"][metric] for metric in METRICS}, "step_ms": results["step_ms"], "cpu_s": results["cpu_s"]}
 
     cells = {
         f"{head}_{assigner}_{seed}": {"assigner": assigner, "head": head, "seed": seed}
         for seed, head, assigner in itertools.product(args.seeds, args.heads, args.assigners)
     }
+    for what in cells.values():
+        what["config"] = digest(*cell_config(heads[what["head"]], what["assigner"], args.iterations))
     runs = trainings.collect(cells, measure)
     title, name = "Assigners and weightings on every head", data.get("DATASETS.NAME", "shapes")
     changed = f", with {', '.join(f'`{key} {value}`' for key, value in keys.items())}" if keys else ""

@@ -284,7 +284,7 @@ def print_table(runs: list[Run], methods: Sequence[str], metrics: Sequence[str])
                 of_factor.setdefault(run["factor"], {})[run["seed"]] = run
         lines = []
         for factor, those in of_factor.items():
-            values = [run[metric] for _, run in sorted(those.items())]
+            values = [run[metric] or 0.0 for _, run in sorted(those.items())]  # null: nothing was found
             minutes = statistics.median(run["seconds"] for run in those.values()) / 60
             seeds = ", ".join(f"{value:.1f}" for value in values)
             lines.append((statistics.mean(values), f"seeds {seeds}   median {minutes:.1f} min a run", factor))

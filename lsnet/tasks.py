@@ -157,6 +157,7 @@ class ContourTask(Task):
     """
 
     name = "segm"
+    vector_losses = ("cross_iou", "smooth_l1")
 
     def __init__(self, landmarks: LandmarkSet, *, box_source: BoxSource = "contour", box_stands_in: bool = True) -> None:
         super().__init__(landmarks, box_source=box_source)
@@ -227,7 +228,9 @@ def _masks_of(detections: Instances) -> Tensor:
 
 
 def _draw_outline(visualizer: Any, points: NDArray[np.float64], color: str, *, large: tuple[int, ...]) -> None:
-    """A polygon with its points, some of them larger."""
+    """A polygon with its points (V, 2 or 3), some of them larger; nothing of an object of which no point is known (visibility 0)."""
+    if points.shape[1] > 2 and not points[:, 2].any():
+        return
     visualizer.draw_polygon(points[:, :2], color, alpha=0.3)
     for index, point in enumerate(points[:, :2]):
         visualizer.draw_circle(point, color, radius=(3 if index in large else 1.2) / visualizer.output.scale)

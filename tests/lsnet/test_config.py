@@ -134,6 +134,10 @@ def test_keys_that_are_read_are_allowed(key: str) -> None:
             r"LOSS\.VECTOR is 'giou'\. It has to be 'cross_iou' or 'smooth_l1' with TASKS \['pose'\]",
         ),
         (
+            {"TASKS": ["bbox", "segm"], "LOSS.VECTOR": "giou"},
+            r"LOSS\.VECTOR is 'giou'\. It has to be 'cross_iou' or 'smooth_l1' with TASKS \['bbox', 'segm'\]",
+        ),
+        (
             {"TASKS": ["segm", "pose"], "LOSS.VECTOR": "giou"},
             r"LOSS\.VECTOR is 'giou'\. It has to be 'cross_iou' or 'smooth_l1' with TASKS \['segm', 'pose'\]",
         ),

@@ -53,3 +53,13 @@ def test_landmarks_are_drawn_where_they_are() -> None:
     changed = (np.abs(drawn.astype(int) - drawn[-1, -1]) > 20).any(-1)
     rows, columns = np.flatnonzero(changed.any(1)) / scale, np.flatnonzero(changed.any(0)) / scale
     np.testing.assert_allclose([columns[0], rows[0], columns[-1], rows[-1]], [20, 20, 60, 60], atol=3)
+
+
+def test_what_is_not_known_is_not_drawn() -> None:
+    """With several tasks an object without a mask has the outline of its box in the place of a contour, which is not learned."""
+    blank, task = np.full((120, 160, 3), 90, np.uint8), build_task(cfg_of("segm"))
+    angles = np.linspace(0, 2 * np.pi, task.landmarks.num_landmarks, endpoint=False)
+    circle = np.stack([80 + 30 * np.sin(angles), 60 - 30 * np.cos(angles), np.ones_like(angles)], axis=1)[None]
+    nothing = draw_landmarks(blank, circle[:0], task)
+    assert not np.array_equal(draw_landmarks(blank, circle, task), nothing)
+    assert np.array_equal(draw_landmarks(blank, circle * [1, 1, 0], task), nothing)

@@ -104,6 +104,13 @@ def test_each_side_takes_its_better_learning_rate(trainings: ModuleType, tmp_pat
     assert "25.0" in best and "0.5 times its learning rate, the better one" in best and "15.0" in other
 
 
+def test_a_run_that_finds_nothing_has_an_average_precision_of_zero(trainings: ModuleType, capsys: Any) -> None:
+    """COCO's is null where there is no detection."""
+    run = {"method": "fcos", "factor": 1.0, "seconds": 60.0}
+    trainings.print_table([{**run, "seed": 0, "AP": None}, {**run, "seed": 1, "AP": 10.0}], ["fcos"], ["AP"])
+    assert "5.0" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "said, reason",
     [
@@ -147,6 +154,30 @@ def test_the_schedule_is_the_configs_at_their_own_length(matrix: ModuleType) -> 
     before = cfg.SOLVER.clone()
     cfg.merge_from_list([part for item in matrix.budget_keys(300).items() for part in item])
     assert cfg.SOLVER == before
+
+
+def test_one_iteration_has_no_steps(matrix: ModuleType) -> None:
+    assert [matrix.budget_keys(number)["SOLVER.STEPS"] for number in (1, 2, 10)] == ["()", "(1,)", "(6, 9)"]
+
+
+def test_cells_of_another_validation_set_or_config_are_not_taken(
+    matrix: ModuleType, trainings: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = dict.fromkeys(matrix.METRICS, 1.0)
+    monkeypatch.setattr(trainings.Trainings, "train", lambda *_: {"bbox": metrics, "step_ms": 1, "cpu_s": 1.0})
+    files = ["--train-json", "a/annotations/train.json", "--output", str(tmp_path / "cells"), "--json", str(tmp_path / "matrix.json")]
+
+    def run(*words: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["matrix.py", "--heads", "FCOS", "--assigners", "PAA", *files, *words])
+        matrix.main()
+
+    run("--val-json", "a/annotations/val.json")
+    run("--val-json", "a/annotations/val.json")
+    with pytest.raises(SystemExit, match=r"holds trainings of other settings: val_json 'a/annotations/val.json' there"):
+        run("--val-json", "a/annotations/test.json")
+    monkeypatch.setitem(matrix.HEADS, "FCOS", matrix.HEADS["FCOS"]._replace(keys={"HEAD.NUM_CONVS": 1}))
+    with pytest.raises(SystemExit, match=r"FCOS_PAA_0\.json is of other keys"):
+        run("--val-json", "a/annotations/val.json")
 
 
 def run_of(assigner: str, head: str, seed: int, ap: float | None) -> dict[str, Any]:
