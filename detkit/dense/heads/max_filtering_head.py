@@ -43,7 +43,7 @@ class MaxFilteringHead(DenseHead):
         """From the section of a detector.
 
         Raises:
-            ConfigError: the quality sits elsewhere than on the box tower, a window without a middle, or a norm of batches.
+            ConfigError: the quality sits elsewhere than on the box tower, a window without a middle, or a norm other than GN.
         """
         if node.HEAD.QUALITY != "box":
             raise node.refusal("HEAD.QUALITY", "'box' for MaxFilteringHead, which filters what the box tower gives")
